@@ -1,0 +1,188 @@
+"""Checkpoints on disk: checked before they are read, written whole or not at all, and hashed.
+
+`models` is the room users enter; here lies what it does to directories. A saved config.json carries
+the RoPE scaling twice, as `rope_parameters` (transformers 5) and as `rope_scaling` + `rope_theta`
+(4.x, which ignores the former and would silently load an unscaled model).
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from cream.rope import to_legacy
+
+__all__ = ["check_files", "save", "weights_digest"]
+
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+# What 4.x families call the keys that transformers 5 gathers in rope_parameters.
+_SPELLINGS = {
+    "rope_theta": ("rope_theta", "rotary_emb_base"),
+    "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
+}
+
+
+def check_files(path: str | Path) -> None:
+    """Raise if a local checkpoint is missing, incomplete, truncated or not safetensors.
+
+    A Hub id, which is no directory here, is left to transformers.
+    """
+    directory = Path(path)
+    if not directory.exists():
+        if directory.is_absolute() or str(path).startswith(".") or len(directory.parts) > 2:
+            raise FileNotFoundError(f"{path}: there is no such checkpoint directory")
+        return
+    if not (directory / "config.json").is_file():
+        raise FileNotFoundError(f"{directory} holds no config.json: it is not a checkpoint")
+    for name in _weight_files(directory):
+        _check_weights(directory / name)
+
+
+def _weight_files(directory: Path) -> list[str]:
+    if (directory / _INDEX).is_file():
+        return sorted(set(json.loads((directory / _INDEX).read_text())["weight_map"].values()))
+    pickled = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
+    if not (directory / _WEIGHTS).is_file() and pickled:
+        raise ValueError(
+            f"{directory} holds {pickled[0]} but no {_WEIGHTS}: pickled weights can run code and "
+            "are not read, convert them to safetensors"
+        )
+    return [_WEIGHTS]
+
+
+def _check_weights(file: Path) -> None:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: the checkpoint is incomplete")
+    try:
+        with safe_open(file, framework="pt"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(
+            f"{file} is truncated or no safetensors file ({error}): download or save it again"
+        ) from error
+
+
+def _spelling(config: PreTrainedConfig, key: str) -> str:
+    """Return the 4.x name of a RoPE key, by asking the config class which name it understands."""
+    for name in _SPELLINGS[key]:
+        probe = type(config)(**{name: 0.5})
+        if (probe.rope_parameters or {}).get(key) == 0.5:
+            return name
+    return key
+
+
+def _write_both_styles(file: Path, config: PreTrainedConfig) -> None:
+    """Add the transformers 4 keys to a config.json written by transformers 5."""
+    content = json.loads(file.read_text())
+    parameters = content.get("rope_parameters") or {}
+    if "rope_theta" in parameters:
+        legacy = to_legacy(parameters)
+        content["rope_scaling"] = legacy["rope_scaling"]
+        content[_spelling(config, "rope_theta")] = legacy["rope_theta"]
+        if "partial_rotary_factor" in parameters:
+            name = _spelling(config, "partial_rotary_factor")
+            content[name] = parameters["partial_rotary_factor"]
+    if "dtype" in content:
+        content["torch_dtype"] = content["dtype"]
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def _check_saved(part: Path, config: PreTrainedConfig) -> None:
+    """Refuse to publish a checkpoint that would not be read back as it was."""
+    check_files(part)
+    again = AutoConfig.from_pretrained(part)
+    if _rope_state(again) != _rope_state(config):
+        raise RuntimeError(
+            f"the config of this {config.model_type} model reads back with another RoPE: "
+            f"{_rope_state(again)} instead of {_rope_state(config)}"
+        )
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, part: Path, length: int | None) -> None:
+    if length and tokenizer.model_max_length < length:
+        tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.model_max_length = length
+    tokenizer.save_pretrained(part)
+
+
+def _swap(part: Path, target: Path) -> None:
+    """Put `part` where `target` is, and `target` back if that fails."""
+    if not target.exists():
+        part.rename(target)
+        return
+    old = target.with_name(f".{target.name}.old-{os.getpid()}")
+    target.rename(old)
+    try:
+        part.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old)
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: str | Path,
+    state_dict: dict[str, torch.Tensor] | None = None,
+) -> Path:
+    """Write a stock checkpoint and its tokenizer, in the model's dtype; return the directory.
+
+    A checkpoint already there is replaced, anything else is refused. Written beside and renamed, so
+    that a failure leaves nothing half-written. `state_dict` takes weights gathered from shards.
+    """
+    target = Path(directory)
+    if target.exists() and not (target / "config.json").is_file() and any(target.iterdir()):
+        raise FileExistsError(f"{target} holds files that are no checkpoint: choose another place")
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    part.mkdir(parents=True)
+    try:
+        model.save_pretrained(part, state_dict=state_dict)
+        length = getattr(model.config, "max_position_embeddings", None)
+        _save_tokenizer(tokenizer, part, length)
+        _write_both_styles(part / "config.json", model.config)
+        _check_saved(part, model.config)
+        _swap(part, target)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{target} was not saved, nothing is left behind: {error}") from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _rope_state(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return what decides a model's positions, in a form that survives JSON and versions."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in sorted(value.items()) if v is not None and k != "type"}
+        if isinstance(value, list | tuple):
+            return [plain(item) for item in value]
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return float(f"{value:.12g}") if number else value
+
+    keys = ("rope_parameters", "max_position_embeddings", "sliding_window", "layer_types")
+    return plain({key: getattr(config, key, None) for key in keys})
+
+
+def weights_digest(model: PreTrainedModel) -> str:
+    """Return 16 hex digits over the weights as float32 (tied ones once) and the RoPE config."""
+    digest = hashlib.sha256(json.dumps(_rope_state(model.config)).encode())
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    for name, tensor in sorted(model.state_dict().items()):
+        if name in tied:
+            continue
+        tensor = tensor.detach().cpu().contiguous()
+        tensor = tensor.float() if tensor.is_floating_point() else tensor
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data)
+    return digest.hexdigest()[:16]
