@@ -1,0 +1,164 @@
+"""Every number of a run in one place: training, evaluation, expected result and cost by preset.
+
+presets.get("miniature", method="pose", seed=1)      # a Preset, fields of `train` overridden
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cream.training import TrainConfig
+
+__all__ = ["PRESETS", "Evaluation", "Preset", "get", "names"]
+
+# The 17 lengths of the paper's LongChat-Lines plot, in tokens of a model with N = 4,096.
+PAPER_LENGTHS = (
+    2500, 3600, 4200, 4800, 6000, 7100, 9400, 11800, 14000, 16000, 17500, 20000, 22000, 26000,
+    28000, 30000, 32000,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a preset asks of a model; lengths are multiples of N."""
+
+    lines_lengths: tuple[float, ...]
+    lines_samples: int
+    pairs_lengths: tuple[float, ...]
+    pairs_samples: int  # for each of the five gold positions
+    perplexity_lengths: tuple[float, ...]
+    perplexity_documents: int
+    batch_size: int | str = "auto"
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named run: how it trains, how it is evaluated, what to expect and what it costs."""
+
+    name: str
+    train: TrainConfig
+    evaluation: Evaluation
+    expect: str
+
+
+def _tiny() -> Preset:
+    """Four steps and two samples: only to see that everything runs (seconds on two cores)."""
+    train = TrainConfig(
+        base="data/miniature",
+        corpus="runs/corpora/tiny",
+        scaling="yarn",
+        steps=4,
+        batch_size=2,
+        micro_batch=2,
+        learning_rate=1e-4,
+        warmup_steps=1,
+        log_steps=1,
+        probe="cream.tasks.probe:in_window_retrieval",
+        probe_steps=4,
+    )
+    evaluation = Evaluation((0.5, 1.5), 2, (1.2,), 1, (1, 2), 2)
+    return Preset("tiny", train, evaluation, _tiny.__doc__ or "")
+
+
+def _miniature() -> Preset:
+    """The paper on a laptop: scale 8 from N = 512 to L = 4,096."""
+    train = TrainConfig(
+        base="data/miniature",
+        corpus="runs/corpora/miniature",
+        scaling="yarn",
+        steps=100,
+        batch_size=8,
+        micro_batch=8,
+        learning_rate=1e-3,
+        warmup_steps=10,
+        save_steps=50,
+        log_steps=5,
+        probe="cream.tasks.probe:in_window_retrieval",
+        probe_steps=50,
+    )
+    evaluation = Evaluation(
+        lines_lengths=(0.6, 1, 2, 4, 6, 7.8),
+        lines_samples=50,
+        pairs_lengths=(1.2, 2.4),
+        pairs_samples=20,
+        perplexity_lengths=(1, 2, 4, 8),
+        perplexity_documents=20,
+    )
+    return Preset("miniature", train, evaluation, _miniature.__doc__ or "")
+
+
+def _llama2_7b() -> Preset:
+    """The paper's base run: Llama-2-7B, 32 x 4,096 tokens, 1,000 steps (protocols 4.1).
+
+    Two deliberate departures: the warm-up is linear from the first step, and the seed is fixed.
+    Not run here: the weights cannot be downloaded.
+    """
+    train = TrainConfig(
+        base="meta-llama/Llama-2-7b-hf",
+        revision="01c7f73d771dfac7d292323805ebc428287df4f9",
+        corpus="runs/corpora/pile_4k_train",
+        scaling="linear",
+        steps=1000,
+        batch_size=32,
+        micro_batch=1,
+        learning_rate=2e-5,
+        warmup_steps=10,
+        precision="bfloat16",
+        save_dtype="bfloat16",
+        gradient_checkpointing=True,
+        compile_layers=True,
+        save_steps=500,
+        log_steps=5,
+        workers=4,
+    )
+    lengths = tuple(length / 4096 for length in PAPER_LENGTHS)
+    evaluation = Evaluation(lengths, 50, (1.2, 2.4), 500, (1, 2, 4, 8), 50)
+    return Preset("llama2-7b", train, evaluation, _llama2_7b.__doc__ or "")
+
+
+def _llama2_7b_chat() -> Preset:
+    """The paper's chat run: Llama-2-7B-chat on ShareGPT, 100 steps, no warm-up (protocols 4.1).
+
+    Not run here: the weights cannot be downloaded.
+    """
+    base = _llama2_7b()
+    train = dataclasses.replace(
+        base.train,
+        base="meta-llama/Llama-2-7b-chat-hf",
+        revision="f5db02db724555f92da89c216ac04704f23d4590",
+        corpus="runs/corpora/ShareGPT_4k_train",
+        steps=100,
+        warmup_steps=0,
+        save_steps=100,
+    )
+    return Preset("llama2-7b-chat", train, base.evaluation, _llama2_7b_chat.__doc__ or "")
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {
+    "tiny": _tiny,
+    "miniature": _miniature,
+    "llama2-7b": _llama2_7b,
+    "llama2-7b-chat": _llama2_7b_chat,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of the presets."""
+    return tuple(PRESETS)
+
+
+def get(name: str, **overrides: object) -> Preset:
+    """Return a preset, with fields of its `train` replaced by every override that is not None.
+
+    ValueError for an unknown preset or field.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset is {name!r}; choose one of {', '.join(PRESETS)}")
+    preset = PRESETS[name]()
+    changed = {key: value for key, value in overrides.items() if value is not None}
+    fields = {f.name for f in dataclasses.fields(TrainConfig)}
+    if unknown := sorted(set(changed) - fields):
+        raise ValueError(f"a run has no {', '.join(unknown)}; it has: {', '.join(sorted(fields))}")
+    return dataclasses.replace(preset, train=dataclasses.replace(preset.train, **changed))
