@@ -1,0 +1,202 @@
+"""What every notebook does first: check its parameters, say what runs, find the project.
+
+The first code cell after the parameters cell of a notebook is
+
+    from cream import notebook
+
+    run = notebook.begin("02_train", globals())
+
+It works in JupyterLab, under papermill from any folder, and under nbval. Import modules above it,
+or nothing: a literal in the notebook's names that its parameters cell does not declare is taken for
+a misspelt parameter, because papermill runs on with the default and only warns.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import tomllib
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import nbformat
+
+from cream.provenance import commit, versions
+
+__all__ = ["Parameter", "Run", "begin", "declared", "find_root"]
+
+_LITERALS = (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))
+_IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
+_BEGUN = "_cream_begun"
+_SIMPLE = {"int": int, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict}
+
+
+class Parameter(NamedTuple):
+    """One declared parameter; `kind` is its annotation or, without one, its default's type."""
+
+    name: str
+    kind: ast.expr | None
+    default: object
+
+    def __str__(self) -> str:
+        kind = f": {ast.unparse(self.kind)}" if self.kind else ""
+        return f"{self.name}{kind} = {self.default!r}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One execution of a notebook: its checked parameters and where its project lies."""
+
+    name: str
+    root: Path
+    parameters: dict[str, object]
+    changed: dict[str, object] = field(default_factory=dict)
+
+    def path(self, where: str | Path) -> Path:
+        """Return `where` as an absolute path; a relative one starts at the project's root."""
+        return self.root / Path(where).expanduser()
+
+    def header(self) -> str:
+        """Return what a reader needs to run this again: parameters, commit and versions."""
+        changed = ", ".join(f"{name}={value!r}" for name, value in self.changed.items())
+        found = ", ".join(f"{name} {version}" for name, version in versions().items())
+        return (
+            f"run       {self.name}, {changed or 'parameters as declared'}\n"
+            f"commit    {commit(self.root)}\n"
+            f"versions  {found}"
+        )
+
+
+def begin(name: str, namespace: MutableMapping[str, object], root: str | Path | None = None) -> Run:
+    """Check the parameters of notebook `name` in `namespace` (its globals()) and print the header.
+
+    A whole number given for a float becomes that float in `namespace`. Names that were not declared
+    are refused by the first call in a kernel only: later ones are the reader's own. ValueError says
+    which parameter, what was given and what is declared.
+    """
+    root = find_root() if root is None else Path(root).resolve()
+    parameters = declared(root / "notebooks" / f"{name}.ipynb")
+    if _BEGUN not in namespace:
+        _refuse_unknown(name, namespace, parameters)
+    values = {known.name: _value(name, namespace, known) for known in parameters.values()}
+    namespace.update(values)
+    namespace[_BEGUN] = name
+    changed = {key: value for key, value in values.items() if value != parameters[key].default}
+    run = Run(name, root, values, changed)
+    print(run.header())
+    return run
+
+
+def find_root(start: str | Path | None = None) -> Path:
+    """Return the project's folder: above `start` (the working directory), or where cream lies."""
+    here = Path.cwd() if start is None else Path(start).resolve()
+    for folder in (here, *here.parents, Path(__file__).resolve().parents[1]):
+        if _is_ours(folder / "pyproject.toml"):
+            return folder
+    raise FileNotFoundError(
+        f"no project called cream-positions at or above {here}; start from inside a clone of it"
+    )
+
+
+def _is_ours(file: Path) -> bool:
+    try:
+        name = tomllib.loads(file.read_text(encoding="utf-8"))["project"]["name"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return name == "cream-positions"
+
+
+def declared(path: str | Path) -> dict[str, Parameter]:
+    """Return what the cell tagged `parameters` of the notebook at `path` declares, in its order."""
+    path = Path(path)
+    if not path.is_file():
+        there = sorted(file.stem for file in path.parent.glob("*.ipynb"))
+        near = difflib.get_close_matches(path.stem, there, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there) or 'none'}"
+        raise FileNotFoundError(f"there is no notebook {path.name} in {path.parent.name}/; {hint}")
+    book = nbformat.read(path, as_version=4)
+    tagged = [c for c in book.cells if "parameters" in c.get("metadata", {}).get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(f"{path.name} has {len(tagged)} cells tagged `parameters`; it must have 1")
+    statements = ast.parse(tagged[0].source).body
+    return {found.name: found for found in (_parameter(path, each) for each in statements)}
+
+
+def _parameter(path: Path, statement: ast.stmt) -> Parameter:
+    match statement:
+        case ast.AnnAssign(target=ast.Name(id=name), annotation=kind, value=value) if value:
+            pass
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            kind = None
+        case _:
+            raise ValueError(
+                f"{path.name}: `{ast.unparse(statement)}` stands in the parameters cell, which "
+                "holds only lines like `scale: int = 8`"
+            )
+    try:
+        default = ast.literal_eval(value)
+    except ValueError:
+        raise ValueError(f"{path.name}: the default of {name} must be a plain literal") from None
+    if kind is None and default is not None:
+        kind = ast.Name(type(default).__name__)
+    return Parameter(name, kind, default)
+
+
+def _refuse_unknown(
+    name: str, namespace: Mapping[str, object], parameters: Mapping[str, Parameter]
+) -> None:
+    for given, value in namespace.items():
+        ours = given in parameters or given.startswith("_") or given in _IPYTHON
+        if ours or not isinstance(value, _LITERALS):
+            continue
+        near = difflib.get_close_matches(given, parameters, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        raise ValueError(
+            f"{name} has no parameter {given!r}; {hint}It has: {', '.join(parameters) or 'none'}"
+        )
+
+
+def _value(name: str, namespace: Mapping[str, object], known: Parameter) -> object:
+    if known.name not in namespace:
+        raise ValueError(f"{name}: {known.name} is not set; run the parameters cell first")
+    value = namespace[known.name]
+    if known.kind is None or _fits(value, known.kind):
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(value) if whole and _only_float(known.kind) else value
+    # papermill reads the value of -p as Python would; -r hands it over as text.
+    text = " (papermill: `-r` instead of `-p` passes text as it is)"
+    hint = text if _fits("", known.kind) else ""
+    raise ValueError(
+        f"{name} declares `{known}` and was given {value!r}, a {type(value).__name__}{hint}"
+    )
+
+
+def _only_float(kind: ast.expr | None) -> bool:
+    return kind is not None and _fits(1.0, kind) and "int" not in ast.unparse(kind).split(" | ")
+
+
+def _fits(value: object, kind: ast.expr) -> bool:
+    match kind:
+        case ast.Constant(value=None):
+            return value is None
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _fits(value, left) or _fits(value, right)
+        case ast.Name(id="float"):
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case ast.Name(id="int"):
+            return isinstance(value, int) and not isinstance(value, bool)
+        case ast.Name(id=name) if name in _SIMPLE:
+            return isinstance(value, _SIMPLE[name])
+        case ast.Subscript(value=ast.Name(id="list" | "tuple"), slice=inner):
+            inner = inner.elts[0] if isinstance(inner, ast.Tuple) else inner
+            return isinstance(value, list | tuple) and all(_fits(each, inner) for each in value)
+        case ast.Subscript(value=ast.Name(id="dict"), slice=ast.Tuple(elts=[key, inner])):
+            return isinstance(value, dict) and all(
+                _fits(k, key) and _fits(v, inner) for k, v in value.items()
+            )
+    raise ValueError(
+        f"the annotation `{ast.unparse(kind)}` is not one of int, float, str, bool, list, tuple, "
+        "dict, None and unions of them"
+    )
