@@ -1,0 +1,168 @@
+"""Records that can be asked for, and the prompts that ask: the text of the three families.
+
+What belongs here: drawing (key, value) records, writing them and their questions the way every
+training document and every evaluation does, and the evaluation prompts. Use it through `retrieval`.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cream.vocabulary import values, words
+
+__all__ = [
+    "FAMILIES",
+    "PAIRS_HEADER",
+    "Prompt",
+    "answer_text",
+    "boundary",
+    "check_family",
+    "draw_records",
+    "endless_records",
+    "line_prompt",
+    "line_text",
+    "needle_prompt",
+    "needle_text",
+    "pair_prompt",
+    "pair_text",
+    "question_text",
+]
+
+FAMILIES = ("lines", "pairs", "needle")
+PAIRS_HEADER = (
+    "Extract the value corresponding to the specified key in the JSON object below.\n\nJSON data:\n"
+)
+
+
+class Prompt(NamedTuple):
+    """An evaluation prompt and the text that should follow it."""
+
+    prompt: str
+    answer: str
+
+
+def _draw_keys(family: str, rng: np.random.Generator, split: str, count: int) -> list[str]:
+    if family == "lines":
+        drawn = words(rng, split, 2 * count)
+        return [f"{a}-{b}" for a, b in zip(drawn[::2], drawn[1::2], strict=True)]
+    drawn = words(rng, split, count, syllables=3, coda=False)
+    return [word.capitalize() for word in drawn] if family == "needle" else drawn
+
+
+def _draw_values(family: str, rng: np.random.Generator, split: str, count: int) -> list[str]:
+    if family == "lines":
+        return values(rng, split, count)
+    if family == "pairs":
+        return words(rng, split, count, syllables=3, coda=False)
+    drawn = words(rng, split, 3 * count)
+    triples = zip(drawn[::3], drawn[1::3], drawn[2::3], strict=True)
+    return [f"{a} a {b} in {c}" for a, b, c in triples]
+
+
+def endless_records(
+    family: str, rng: np.random.Generator, split: str, batch: int
+) -> Iterator[tuple[str, str]]:
+    """Yield (key, value) without end, keys never repeated, drawn a batch at a time."""
+    seen: set[str] = set()
+    while True:
+        keys = _draw_keys(family, rng, split, batch)
+        for key, value in zip(keys, _draw_values(family, rng, split, batch), strict=True):
+            if key not in seen:
+                seen.add(key)
+                yield key, value
+
+
+def draw_records(
+    family: str, rng: np.random.Generator, count: int, split: str = "evaluation"
+) -> list[tuple[str, str]]:
+    """Draw `count` (key, value) pairs of a family, keys unique."""
+    check_family(family)
+    source = endless_records(family, rng, split, max(1, count))
+    return [next(source) for _ in range(count)]
+
+
+def check_family(family: str) -> None:
+    """Refuse (ValueError) a family that does not exist."""
+    if family not in FAMILIES:
+        raise ValueError(f"unknown family {family!r}: use one of {', '.join(FAMILIES)}")
+
+
+# --------------------------------------------------------------------- the text of a family
+
+
+def line_text(key: str, value: str) -> str:
+    """One line of a record of lines (LongChat-Lines, protocols 5.1), newline included."""
+    return f"line {key}: REGISTER_CONTENT is <{value}>\n"
+
+
+def pair_text(key: str, value: str) -> str:
+    """One pair of a JSON object (Lost in the Middle, protocols 5.2), without separators."""
+    return f"{json.dumps(key)}: {json.dumps(value)}"
+
+
+def needle_text(key: str, value: str) -> str:
+    """The sentence to hide (after Needle in a Haystack, protocols 5.3)."""
+    return f"The best thing to do in {key} is to {value}."
+
+
+def question_text(family: str, key: str) -> str:
+    """The question about a key, up to where its answer begins."""
+    if family == "lines":
+        return f"\nWhat is the REGISTER_CONTENT in line {key}? <"
+    if family == "pairs":
+        return f'\n\nKey: "{key}"\nCorresponding value:'
+    return f"\nWhat is the best thing to do in {key}? The best thing to do in {key} is to"
+
+
+def answer_text(family: str, value: str) -> str:
+    """The answer that follows `question_text`."""
+    return {"lines": f"{value}>", "pairs": f' "{value}"', "needle": f" {value}."}[family]
+
+
+def line_prompt(records: Sequence[tuple[str, str]], gold_index: int) -> Prompt:
+    """All lines in their order, then the miniature's question about line `gold_index`."""
+    key, value = _gold(records, gold_index)
+    body = "".join(line_text(k, v) for k, v in records)
+    return Prompt(body + question_text("lines", key), answer_text("lines", value))
+
+
+def pair_prompt(records: Sequence[tuple[str, str]], gold_index: int) -> Prompt:
+    """The official Lost-in-the-Middle prompt (protocols 5.2) over records in their order."""
+    key, value = _gold(records, gold_index)
+    body = ",\n ".join(pair_text(k, v) for k, v in records)
+    prompt = PAIRS_HEADER + "{" + body + "}" + question_text("pairs", key)
+    return Prompt(prompt, answer_text("pairs", value))
+
+
+def needle_prompt(haystack: str, record: tuple[str, str], depth_percent: float) -> Prompt:
+    """Hide a sentence at a depth of the haystack (at the nearest boundary after it), then ask.
+
+    Depth 0 stands before the text and 100 after it.
+    """
+    if not 0 <= depth_percent <= 100:
+        raise ValueError(f"depth_percent {depth_percent} must lie between 0 and 100")
+    start = round(len(haystack) * depth_percent / 100)
+    cut = 0 if start == 0 else boundary(haystack, start)
+    head, tail = haystack[:cut], haystack[cut:]
+    separator = " " if head.endswith(" ") else "\n"
+    if head and not head[-1].isspace():
+        head += separator
+    prompt = head + needle_text(*record) + separator + tail + question_text("needle", record[0])
+    return Prompt(prompt, answer_text("needle", record[1]))
+
+
+def _gold(records: Sequence[tuple[str, str]], gold_index: int) -> tuple[str, str]:
+    if not 0 <= gold_index < len(records):
+        raise ValueError(f"gold_index {gold_index} must be one of the {len(records)} records")
+    return records[gold_index]
+
+
+def boundary(text: str, start: int, reach: int = 240) -> int:
+    """Find where a sentence can be put in: after the next line or sentence end, or space."""
+    for mark in ("\n", ". ", " "):
+        found = text.find(mark, max(0, start - 1), start + reach)
+        if found >= 0:
+            return found + len(mark)
+    return min(start, len(text))

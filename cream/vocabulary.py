@@ -1,0 +1,65 @@
+"""The pseudo-words and numbers that can be asked for, split into training and evaluation.
+
+What belongs here: what a name or a value may look like, and which split it belongs to. How names
+and values become records, documents and questions is `retrieval`'s.
+"""
+
+import numpy as np
+
+__all__ = ["SPLITS", "is_evaluation_value", "is_evaluation_word", "values", "words"]
+
+SPLITS = ("training", "evaluation")
+
+_CONSONANTS = "bdhklmnprtvwyz"
+_SYLLABLES = tuple(c + v for c in _CONSONANTS for v in "aeiou")
+_CLASSES = 7  # divides the 70 syllables and the 14 consonants, so every class is equally large
+
+
+def _residues(rng: np.random.Generator, split: str, count: int) -> np.ndarray:
+    """Draw classes: 0 belongs to evaluation, 1 to 6 to training."""
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: use one of {', '.join(SPLITS)}")
+    if split == "evaluation":
+        return np.zeros(count, dtype=np.int64)
+    return rng.integers(1, _CLASSES, size=count)
+
+
+def words(
+    rng: np.random.Generator, split: str, count: int, syllables: int = 2, coda: bool = True
+) -> list[str]:
+    """Draw `count` pseudo-words (with repetition) of a split: CVCVC, or longer.
+
+    The indices of a word's parts sum to a multiple of 7 exactly in the evaluation split, so the
+    splits share every syllable at every place but no word.
+    """
+    residue = _residues(rng, split, count)
+    last = len(_CONSONANTS) if coda else len(_SYLLABLES)
+    free = syllables if coda else syllables - 1
+    parts = rng.integers(0, len(_SYLLABLES), size=(count, free))
+    rest = (residue - parts.sum(axis=1)) % _CLASSES
+    final = rest + _CLASSES * rng.integers(0, last // _CLASSES, size=count)
+    endings = _CONSONANTS if coda else _SYLLABLES
+    return [
+        "".join([_SYLLABLES[p] for p in row]) + endings[end]
+        for row, end in zip(parts.tolist(), final.tolist(), strict=True)
+    ]
+
+
+def values(rng: np.random.Generator, split: str, count: int) -> list[str]:
+    """Draw `count` five-digit numbers (with repetition): multiples of 7 are for evaluation."""
+    sevens = rng.integers(1429, 14285, size=count)  # 10,003 to 99,994
+    return [str(v) for v in (sevens * _CLASSES + _residues(rng, split, count)).tolist()]
+
+
+def is_evaluation_word(word: str) -> bool:
+    """Tell the split of a pseudo-word made by `words`."""
+    word = word.lower()
+    parts = [_SYLLABLES.index(word[i : i + 2]) for i in range(0, len(word) - 1, 2)]
+    if len(word) % 2:
+        parts.append(_CONSONANTS.index(word[-1]))
+    return sum(parts) % _CLASSES == 0
+
+
+def is_evaluation_value(value: int | str) -> bool:
+    """Tell the split of a number made by `values`."""
+    return int(value) % _CLASSES == 0

@@ -1,0 +1,82 @@
+"""Fixtures for all tests: a tiny tokenizer and tiny random models, made here, never downloaded."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import argparse
+import inspect
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from cream import retrieval
+
+TEXT = "\n".join(inspect.getsource(module) for module in (argparse, inspect))
+
+
+@pytest.fixture(scope="session")
+def haystack() -> str:
+    """Some hundred kilobytes of honest text: two modules of the standard library."""
+    return TEXT
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE of 600 tokens with digits split and a BOS token it puts before each text."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"\d"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_texts(), trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+
+
+def _texts() -> Iterator[str]:
+    rng = np.random.default_rng(0)
+    for family in retrieval.FAMILIES:
+        for _ in range(20):
+            yield retrieval.training_document(family, rng, 300, text=TEXT).text
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[..., LlamaForCausalLM]:
+    """Make a random 2-layer Llama: `tiny_model(window=64, seed=0, **config overrides)`."""
+
+    def make(window: int = 64, seed: int = 0, **overrides: object) -> LlamaForCausalLM:
+        torch.manual_seed(seed)
+        settings = {
+            "vocab_size": 600,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": window,
+            "initializer_range": 0.2,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 1,
+        }
+        return LlamaForCausalLM(LlamaConfig(**{**settings, **overrides})).eval()
+
+    return make
