@@ -21,7 +21,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from cream.rope import to_legacy
 
-__all__ = ["check_files", "save", "weights_digest"]
+__all__ = ["check_files", "check_place", "save", "weights_digest"]
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 # What 4.x families call the keys that transformers 5 gathers in rope_parameters.
@@ -31,15 +31,26 @@ _SPELLINGS = {
 }
 
 
+def check_place(path: str | Path) -> None:
+    """Raise FileNotFoundError for a path that is no directory and cannot be a Hub id either.
+
+    A name like runs/x beside an existing runs/ is a missing directory, not a model of the Hub.
+    """
+    place = Path(path)
+    hub_id = not place.is_absolute() and not str(path).startswith(".") and len(place.parts) <= 2
+    here = place.parent != Path(".") and place.parent.is_dir()
+    if not place.exists() and (here or not hub_id):
+        raise FileNotFoundError(f"{path}: there is no such checkpoint directory")
+
+
 def check_files(path: str | Path) -> None:
     """Raise if a local checkpoint is missing, incomplete, truncated or not safetensors.
 
     A Hub id, which is no directory here, is left to transformers.
     """
+    check_place(path)
     directory = Path(path)
     if not directory.exists():
-        if directory.is_absolute() or str(path).startswith(".") or len(directory.parts) > 2:
-            raise FileNotFoundError(f"{path}: there is no such checkpoint directory")
         return
     if not (directory / "config.json").is_file():
         raise FileNotFoundError(f"{directory} holds no config.json: it is not a checkpoint")
@@ -91,6 +102,8 @@ def _write_both_styles(file: Path, config: PreTrainedConfig) -> None:
         if "partial_rotary_factor" in parameters:
             name = _spelling(config, "partial_rotary_factor")
             content[name] = parameters["partial_rotary_factor"]
+    if "use_cache" in content:
+        content["use_cache"] = True  # training turns it off, decoding wants it
     if "dtype" in content:
         content["torch_dtype"] = content["dtype"]
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
@@ -140,10 +153,11 @@ def save(
     A checkpoint already there is replaced, anything else is refused. Written beside and renamed, so
     that a failure leaves nothing half-written. `state_dict` takes weights gathered from shards.
     """
-    target = Path(directory)
+    target = Path(directory).resolve()
     if target.exists() and not (target / "config.json").is_file() and any(target.iterdir()):
         raise FileExistsError(f"{target} holds files that are no checkpoint: choose another place")
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
         model.save_pretrained(part, state_dict=state_dict)
