@@ -140,6 +140,7 @@ def _generation_config(
         pad_token_id=pad,
         do_sample=False,
         num_beams=1,
+        use_cache=True,
     )
 
 

@@ -6,7 +6,7 @@ and values become records, documents and questions is `retrieval`'s.
 
 import numpy as np
 
-__all__ = ["SPLITS", "is_evaluation_value", "is_evaluation_word", "values", "words"]
+__all__ = ["SPLITS", "is_evaluation_value", "is_evaluation_word", "labels", "values", "words"]
 
 SPLITS = ("training", "evaluation")
 
@@ -63,3 +63,28 @@ def is_evaluation_word(word: str) -> bool:
 def is_evaluation_value(value: int | str) -> bool:
     """Tell the split of a number made by `values`."""
     return int(value) % _CLASSES == 0
+
+
+def labels(rng: np.random.Generator, count: int) -> list[str]:
+    """Draw up to `count` different adjective-noun labels, the kind that LongChat-Lines uses."""
+    pairs = rng.permutation(len(_ADJECTIVES) * len(_NOUNS))[:count].tolist()
+    return [f"{_ADJECTIVES[p // len(_NOUNS)]}-{_NOUNS[p % len(_NOUNS)]}" for p in pairs]
+
+
+_ADJECTIVES = (
+    "able amber ample bold brave brief bright broad calm careful chilly clean clear clever cold "
+    "common cosy curious daily damp dark deep dry dusty eager early easy empty even exact faint "
+    "fair famous fancy fast fine firm flat fond fresh full gentle glad golden grand green happy "
+    "hasty heavy hollow honest hot humble idle keen kind large late lazy light little lively long "
+    "loud lucky mellow merry mild modest narrow neat new noble odd old open pale plain polite "
+    "proud pure quick quiet rapid rare ready rich ripe rough round rusty safe sharp short shy"
+).split()
+_NOUNS = (
+    "anchor apple apron arrow badge bakery barrel basket beach bell bench bird boat book bottle "
+    "branch bread bridge brush bucket button cabin candle canyon carpet castle chair chalk cherry "
+    "circle cloud coast coffee comet copper corner cotton cradle dinner door dragon drum eagle "
+    "engine farmer feather fence field flute forest fountain garden gate glove guitar hammer "
+    "harbor hat hill honey island jacket jewel kettle kitchen ladder lake lamp lantern leaf lemon "
+    "letter magnet map market meadow mirror morning mountain needle ocean office onion orchard "
+    "paper parrot pencil piano pillow planet pocket pond potato quilt rabbit river road rocket"
+).split()
