@@ -20,7 +20,7 @@ def test_the_probe_measures_and_leaves_the_model_as_it_was(training, tiny_model,
     model = tiny_model(256).train(training)
     model.config.use_cache = False
     found = probe.in_window_retrieval(model, tiny_tokenizer, samples=2)
-    assert found == {"in_window_lines": 0.0, "in_window_pairs": 0.0}
+    assert found == {"lines": 0.0, "pairs": 0.0, "n": 2}
     assert model.training is training and model.config.use_cache is False
 
 
@@ -34,4 +34,4 @@ def test_a_model_that_knows_the_answers_scores(monkeypatch, tiny_model, tiny_tok
 
     monkeypatch.setattr(probe, "greedy", oracle)
     found = probe.in_window_retrieval(tiny_model(256), tiny_tokenizer, samples=4)
-    assert found == {"in_window_lines": 1.0, "in_window_pairs": 1.0}
+    assert found == {"lines": 1.0, "pairs": 1.0, "n": 4}

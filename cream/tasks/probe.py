@@ -38,15 +38,16 @@ def skills(
 def in_window_retrieval(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, samples: int = 16, seed: int = 1
 ) -> dict[str, float]:
-    """Share of exact answers to in-window questions of the families lines and pairs."""
+    """Share of exact answers to in-window questions of lines and of pairs, and `n` of each."""
     window = models.describe(model.config)["window"]
     was_training = model.training
     model.eval()
     try:
-        return {
-            f"in_window_{name}": _accuracy(model, tokenizer, task, asked)
+        found = {
+            name: _accuracy(model, tokenizer, task, asked)
             for name, (task, asked) in skills(tokenizer, window, samples, seed=seed).items()
         }
+        return {**found, "n": samples}
     finally:
         model.train(was_training)
 
