@@ -30,16 +30,18 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cream import rope
 from cream.checkpoints import check_files, check_place, save, weights_digest
-from cream.extension import check_rotation, describe, extend
+from cream.extension import check_rotation, describe, extend, rotary_dim
 
 __all__ = [
     "check_pair",
+    "check_rotation",
     "create",
     "describe",
     "extend",
     "guard_positions",
     "load",
     "load_tokenizer",
+    "rotary_dim",
     "save",
     "weights_hash",
 ]
