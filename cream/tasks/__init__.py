@@ -73,6 +73,7 @@ def evaluate(
     batch_size: int | str = "auto",
     allow_beyond: bool = False,
     progress: bool = True,
+    label: str = "",
 ) -> pd.DataFrame:
     """Answer the examples that have no row yet, a row each as answers come; return all their rows.
 
@@ -85,7 +86,7 @@ def evaluate(
         how = {**example.settings, **(settings or {})}
         keyed[rows.key(example.task, example.prompt_hash, example.sample, how)] = example, how
     missing = [keyed[key] for key in rows.missing(keyed)]
-    name = task.__name__.rpartition(".")[2]
+    name = f"{task.__name__.rpartition('.')[2]} {label}".strip()
     with tqdm(total=len(keyed), initial=len(keyed) - len(missing), desc=name, unit="sample",
               disable=not progress) as bar:  # fmt: skip
         if hasattr(task, "measure"):

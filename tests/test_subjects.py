@@ -1,0 +1,90 @@
+"""Names of models: what they resolve to, what their rows say, and what is refused."""
+
+import json
+
+import pytest
+
+from cream import models, subjects
+from cream.subjects import ask, find
+from cream.tasks import longchat_lines
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_model, tiny_tokenizer):
+    """A project folder with a base, a finished run and a run that has not finished."""
+    root = tmp_path_factory.mktemp("project")
+    models.save(tiny_model(256), tiny_tokenizer, root / "base")
+    for name in ("done", "going"):
+        (root / "runs" / name).mkdir(parents=True)
+        config = {"base": "base", "method": "pose", "seed": 3, "steps": 10, "batch_size": 4}
+        (root / "runs" / name / "config.json").write_text(json.dumps(config))
+    scaled = models.load(root / "base", scaling="yarn", scale=4)
+    models.save(scaled, tiny_tokenizer, root / "runs/done/model")
+    return root
+
+
+def test_names_become_models(place):
+    original, scaled, trained = find("original, scaled:linear:8,runs/done", "base", place, "tiny")
+    assert (original.method, scaled.method, trained.method) == ("original", "scaled", "pose")
+    found = [one.load() for one in (original, scaled, trained)]
+    assert [one.header["scaling"] for one in found] == ["none", "linear", "yarn"]
+    assert [one.header["scale"] for one in found] == [1, 8, 4]
+    assert [one.header["window"] for one in found] == [256] * 3
+    assert [one.header["base"] for one in found] == ["base"] * 3
+    assert [one.allow_beyond for one in found] == [True, False, False]
+    assert len({one.header["model_hash"] for one in found}) == 3
+    assert found[2].header["seed"] == 3 and found[2].header["preset"] == "tiny"
+    assert found[2].header["tokens_trained"] == 10 * 4 * 256
+    assert found[0].settings == {"dtype": "float32"}
+
+
+def test_a_folder_with_a_checkpoint_is_a_model(place):
+    (one,) = find("runs/done/model", "base", place)
+    assert one.load().header["scaling"] == "yarn"
+
+
+def test_all_models_are_asked_the_same(place, tmp_path, tiny_tokenizer):
+    examples = longchat_lines.examples(tiny_tokenizer, [200, 400], 2)
+    listed = find("original,runs/done", "base", place)
+    rows = tmp_path / "rows.jsonl"
+    frame = ask(listed, longchat_lines, examples, rows, progress=False)
+    assert frame.groupby("method")["prompt_hash"].apply(frozenset).nunique() == 1
+    assert frame.groupby("run").size().to_dict() == {"original": 4, "runs/done": 4}
+    before = rows.read_bytes()
+    assert ask(listed, longchat_lines, examples, rows, progress=False).equals(frame)
+    assert rows.read_bytes() == before
+
+
+def test_another_tokenizer_is_refused(place, tmp_path, tiny_tokenizer, tiny_model):
+    from transformers import PreTrainedTokenizerFast
+
+    other = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer)
+    other.add_tokens(["word"])
+    models.save(tiny_model(256, vocab_size=640), other, place / "other")
+    examples = longchat_lines.examples(tiny_tokenizer, [200], 1)
+    with pytest.raises(ValueError, match="other has another tokenizer"):
+        listed = find("original,other", "base", place)
+        ask(listed, longchat_lines, examples, tmp_path / "rows.jsonl", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (" , ", ValueError, "names no model"),
+        ("original,original", ValueError, "names original twice"),
+        ("scaled:yarns:8", ValueError, "a kind of none, linear, ntk, yarn"),
+        ("scaled:yarn", ValueError, "write scaled:KIND:SCALE"),
+        ("scaled:yarn:2.5", ValueError, "a whole scale"),
+        ("runs/none", FileNotFoundError, "there is no folder .*runs/none: train it with 02_train"),
+        ("runs/going", FileNotFoundError, "has no finished model"),
+    ],
+)
+def test_names_that_lead_nowhere_are_refused(names, error, message, place):
+    with pytest.raises(error, match=message):
+        find(names, "base", place)
+
+
+def test_cards_have_names():
+    import torch
+
+    assert subjects.card(torch.device("cpu")) == "cpu"
