@@ -47,18 +47,18 @@ def _draw_keys(family: str, rng: np.random.Generator, split: str, count: int) ->
     if family == "lines":
         drawn = words(rng, split, 2 * count)
         return [f"{a}-{b}" for a, b in zip(drawn[::2], drawn[1::2], strict=True)]
-    drawn = words(rng, split, count, syllables=3, coda=False)
-    return [word.capitalize() for word in drawn] if family == "needle" else drawn
+    if family == "pairs":
+        return words(rng, split, count)
+    return [word.capitalize() for word in words(rng, split, count, syllables=3, coda=False)]
 
 
 def _draw_values(family: str, rng: np.random.Generator, split: str, count: int) -> list[str]:
     if family == "lines":
         return values(rng, split, count)
     if family == "pairs":
-        return words(rng, split, count, syllables=3, coda=False)
-    drawn = words(rng, split, 3 * count)
-    triples = zip(drawn[::3], drawn[1::3], drawn[2::3], strict=True)
-    return [f"{a} a {b} in {c}" for a, b, c in triples]
+        return words(rng, split, count)
+    drawn = words(rng, split, 2 * count)
+    return [f"{a} a {b}" for a, b in zip(drawn[::2], drawn[1::2], strict=True)]
 
 
 def endless_records(

@@ -178,14 +178,14 @@ class _Writer:
         return self.parts[0]
 
 
-def _interleave(writer: _Writer, target: float) -> None:
+def _interleave(writer: _Writer, target: float, uniform: float) -> None:
     """Runs of records and queries about any earlier one: a query every two to three records."""
     longest = 2 if writer.family == "needle" else 6
     while writer.length < target or not writer.queries:
         count, asked = writer.rng.integers(1, [longest + 1, 3]).tolist()
         writer.block(count)
         for _ in range(asked):
-            writer.query()
+            writer.query(uniform=bool(writer.rng.random() < uniform))
 
 
 def training_document(
@@ -196,13 +196,14 @@ def training_document(
     text: str | None = None,
     query_placement: str = "interleaved",
     evaluation_form: float = 0.2,
+    uniform: float = 0.0,
     end_queries: int = 8,
     split: str = "training",
 ) -> Document:
     """Write one document of at least `min_tokens` tokens that asks about its own records.
 
     `query_placement` "interleaved" asks about one query every two to three records, the distance
-    back in records log-uniform; with probability `evaluation_form` the document begins with an
+    back in records log-uniform (a share `uniform` of them: uniform); with probability `evaluation_form` the document begins with an
     evaluation prompt (records for 20 to 95 % of `min_tokens`, one question, uniform distance).
     "end" writes all records, then `end_queries` questions. `count` (characters to tokens) is
     called about once; without it the length is estimated and 25 % added. `text` is what sentences
@@ -223,9 +224,9 @@ def training_document(
     if rng.random() < evaluation_form:
         writer.block(characters=int(estimate * rng.uniform(0.2, 0.95)))
         writer.query(uniform=True)
-    _interleave(writer, target)
+    _interleave(writer, target, uniform)
     while count is not None and (tokens := count(writer.text())) < min_tokens:
-        _interleave(writer, 1.03 * writer.length * min_tokens / max(tokens, 1))
+        _interleave(writer, 1.03 * writer.length * min_tokens / max(tokens, 1), uniform)
     return _finish(writer)
 
 
