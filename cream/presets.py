@@ -9,9 +9,11 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from transformers import LlamaConfig, PreTrainedTokenizerBase
+
 from cream.training import TrainConfig
 
-__all__ = ["PRESETS", "Evaluation", "Preset", "get", "names"]
+__all__ = ["PRESETS", "Evaluation", "Preset", "base_config", "get", "names"]
 
 # The 17 lengths of the paper's LongChat-Lines plot, in tokens of a model with N = 4,096.
 PAPER_LENGTHS = (
@@ -89,6 +91,55 @@ def _miniature() -> Preset:
     return Preset("miniature", train, evaluation, _miniature.__doc__ or "")
 
 
+def _miniature_base() -> Preset:
+    """Pre-training of the shipped base from random weights (A_pretrain_miniature).
+
+    One window of each document an epoch, at its true positions.
+    """
+    train = TrainConfig(
+        base="runs/pretrain/init",
+        corpus="runs/corpora/pretrain",
+        method="plain",
+        scaling="none",
+        scale=1,
+        steps=30_000,
+        batch_size=64,
+        micro_batch=64,
+        learning_rate=2e-3,
+        warmup_steps=500,
+        weight_decay=0.1,
+        adam_betas=(0.9, 0.95),
+        save_dtype="bfloat16",
+        compile_layers=True,
+        log_steps=200,
+        probe="cream.tasks.probe:in_window_retrieval",
+        probe_steps=5_000,
+        workers=8,
+    )
+    return Preset("miniature-base", train, _miniature().evaluation, _miniature_base.__doc__ or "")
+
+
+def base_config(tokenizer: PreTrainedTokenizerBase, theta: float = 520.0) -> LlamaConfig:
+    """Return the miniature's architecture: 5.8 M parameters, N = 512.
+
+    theta = 520 gives Llama-2's share of dimensions that turn at least once inside the window,
+    ln(N / 2 pi) / ln(theta) = 0.704.
+    """
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=688,
+        num_hidden_layers=6,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        rope_parameters={"rope_type": "default", "rope_theta": theta},
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
 def _llama2_7b() -> Preset:
     """The paper's base run: Llama-2-7B, 32 x 4,096 tokens, 1,000 steps (protocols 4.1).
 
@@ -139,6 +190,7 @@ def _llama2_7b_chat() -> Preset:
 PRESETS: dict[str, Callable[[], Preset]] = {
     "tiny": _tiny,
     "miniature": _miniature,
+    "miniature-base": _miniature_base,
     "llama2-7b": _llama2_7b,
     "llama2-7b-chat": _llama2_7b_chat,
 }

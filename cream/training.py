@@ -214,6 +214,7 @@ def train(
     trainer = _trainer(config, run_dir, model, dataset, tokenizer, probe, progress)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
+        model.config.use_cache = True
         model.to(getattr(torch, config.save_dtype))
         models.save(model, tokenizer, run_dir / "model")
     return run_dir / "model"
@@ -332,12 +333,16 @@ def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
 
 
 def compile_layers(model: PreTrainedModel) -> None:
-    """Compile each decoder layer in place: one graph serves all layers, and starts in seconds."""
+    """Compile each decoder layer and the loss: one graph serves all layers, in seconds.
+
+    The mask is made outside of the compiled parts, so a mask of ones still takes the causal kernel.
+    """
     count = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             for layer in module:
                 layer.compile()
+            model.loss_function = torch.compile(model.loss_function)
             return
     raise ValueError(f"{type(model).__name__} has no list of {count} layers; compile_layers=False")
 
