@@ -8,6 +8,7 @@ claim about methods takes trained models (bases, seeds) as its units, never samp
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "TwoLevel",
     "accuracies",
     "bootstrap_ratio",
+    "by_method",
     "match",
     "mean_interval",
     "paired_difference",
@@ -255,6 +257,28 @@ def perplexities(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return _table(
         frame, by, lambda part: perplexity(part["nll"], part["scored_tokens"], units(part))
     )
+
+
+def by_method(frame: pd.DataFrame, by: Sequence[str], value: str = "score") -> pd.DataFrame:
+    """Return one row a method, scaling and group of `by`: value, low, high, n, unit and runs.
+
+    `value` is "score", "contained" or "perplexity". One trained model: the interval is over its
+    samples. Several: it is over the models, with bases and seeds as units (`unit` says which).
+    """
+    table = perplexities if value == "perplexity" else partial(accuracies, score=value)
+    keys = ["method", "scaling", *by]
+    named = frame.assign(base=frame["base"].fillna(""), model=frame["model_hash"])
+    runs = table(named, [*keys, "base", "model"])
+    found = [(*key, *_over_runs(part)) for key, part in runs.groupby(keys, dropna=False)]
+    return pd.DataFrame(found, columns=[*keys, *Interval._fields, "unit", "runs"])
+
+
+def _over_runs(part: pd.DataFrame) -> tuple[float, float, float, int, str, int]:
+    n = int(part["n"].sum())
+    if len(part) == 1:
+        return (*part[["value", "low", "high"]].iloc[0], n, "sample", 1)
+    found = two_level(part, "value", inner="model")
+    return found.value, found.low, found.high, n, found.unit, len(part)
 
 
 def _table(

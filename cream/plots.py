@@ -1,0 +1,287 @@
+"""One function a figure: rows in, a matplotlib Figure out.
+
+Measured values are drawn thick, with marker and 95 % interval; published ones, where given, thin
+and dashed beside them. Figures of the method itself (what the samplers do) lie in `pictures` and
+figures' looks in `style`; both are reached from here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
+
+from cream.pictures import distance_coverage, indices_picture, middle_histogram
+from cream.statistics import by_method, wilson
+from cream.style import (
+    PAPER,
+    curve,
+    finish,
+    in_order,
+    in_windows,
+    legend,
+    printed,
+    published_curve,
+    save,
+    sheet,
+    style,
+)
+
+__all__ = [
+    "accuracy_by_length",
+    "accuracy_by_position",
+    "distance_coverage",
+    "document_lengths",
+    "indices_picture",
+    "middle_histogram",
+    "perplexity_by_length",
+    "read_published",
+    "save",
+    "training_curves",
+    "training_metrics",
+]
+
+PAPER_WINDOW = 4096
+
+
+def read_published(folder: str | Path, name: str) -> pd.DataFrame:
+    """Read data/paper/`name`.csv; accuracies in it are in %."""
+    path = Path(folder) / f"{name}.csv"
+    if not path.is_file():
+        there = ", ".join(sorted(file.stem for file in Path(folder).glob("*.csv")))
+        raise FileNotFoundError(f"there are no published numbers {path.name}; there are: {there}")
+    return pd.read_csv(path)
+
+
+def _scalings(rows: pd.DataFrame) -> list[str]:
+    """The scalings that get a panel; the unscaled model is drawn in each of them."""
+    found = sorted(set(rows["scaling"].dropna()) - {"none"})
+    return found or ["none"]
+
+
+def _of(table: pd.DataFrame, scaling: str) -> pd.DataFrame:
+    return table[table["scaling"].isin([scaling, "none"])]
+
+
+def _needs(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    if rows.empty:
+        raise ValueError("there are no rows to draw; evaluate a model first")
+    for name in columns:
+        if rows[name].isna().any():
+            raise ValueError(f"{rows[name].isna().sum()} rows have no {name}; the figure needs it")
+    return rows
+
+
+def _dodge(x: pd.Series, place: int, of: int, step: float) -> np.ndarray:
+    """x moved a little, by method, so that intervals stand beside each other (log2 scale)."""
+    return x.to_numpy(float) * 2 ** (step * (place - (of - 1) / 2))
+
+
+@printed
+def accuracy_by_length(
+    rows: pd.DataFrame, published: pd.DataFrame | None = None, score: str = "score"
+) -> Figure:
+    """Draw LongChat-Lines: accuracy over length in multiples of N, one panel a scaling.
+
+    `rows` of one task with method, scaling, window and token_length; `published` is longchat_lines
+    (N = 4,096). `score` may be "contained", the official metric.
+    """
+    rows = _needs(rows, "method", "window", "token_length", score)
+    rows = rows.assign(multiple=rows["token_length"] / rows["window"])
+    table, scalings = by_method(rows, ["multiple"], score), _scalings(rows)
+    figure, axes = sheet(max(6.6, 3.6 * len(scalings)), 3.7, 1, len(scalings), sharey=True)
+    for panel, scaling in zip(axes[0], scalings, strict=True):
+        part = _of(table, scaling)
+        if published is not None:
+            part_methods = set(part["method"])
+            _published_lengths(panel, published[published["method"].isin(part_methods)])
+        methods = in_order(part["method"])
+        for place, method in enumerate(methods):
+            ours = part[part["method"] == method]
+            curve(panel, method, _dodge(ours["multiple"], place, len(methods), 0.035), ours, 100)
+        in_windows(panel, table["multiple"])
+        panel.set_ylim(-4, 104)
+        finish(panel, _title("LongChat-Lines", scaling, part), "length of the record", "")
+    axes[0][0].set_ylabel("correct (%)" if score == "score" else "contained (%)")
+    legend(figure, None if published is None else f"{PAPER}, linear")
+    return figure
+
+
+def _title(name: str, scaling: str, table: pd.DataFrame, what: str = "") -> str:
+    return (name if scaling == "none" else f"{name}, {scaling}") + _n(table, what)
+
+
+def _n(table: pd.DataFrame, what: str = "") -> str:
+    least, most = table["n"].min(), table["n"].max()
+    return f" (n = {least}{what})" if least == most else f" (n = {least} to {most}{what})"
+
+
+def _published_lengths(panel: Axes, published: pd.DataFrame) -> None:
+    for method, part in published.groupby("method"):
+        published_curve(panel, method, part["token_length"] / PAPER_WINDOW, part["accuracy"])
+
+
+@printed
+def accuracy_by_position(
+    rows: pd.DataFrame, published: pd.DataFrame | None = None, score: str = "score"
+) -> Figure:
+    """Draw key-value retrieval: accuracy over the gold record's place, a panel a number of keys.
+
+    `rows` of one task and one tuned scaling, with num_keys, gold_index, token_length and window;
+    `published` is lost_in_the_middle, of one scaling: its two sizes (75 and 140 keys, 1.2 N and
+    2.4 N) are drawn beside the two measured ones, smaller beside smaller.
+    """
+    rows = _needs(rows, "method", "num_keys", "gold_index", score)
+    table = by_method(rows, ["num_keys", "gold_index"], score)
+    sizes = sorted(rows["num_keys"].unique())
+    figure, axes = sheet(max(6.6, 3.3 * len(sizes)), 3.5, 1, len(sizes), sharey=True)
+    theirs = [] if published is None else sorted(published["num_keys"].unique())
+    for number, (panel, keys) in enumerate(zip(axes[0], sizes, strict=True)):
+        part = table[table["num_keys"] == keys]
+        methods = in_order(part["method"])
+        if len(theirs) == len(sizes):
+            _published_positions(panel, published[published["num_keys"] == theirs[number]], methods)
+        for place, method in enumerate(methods):
+            ours = part[part["method"] == method]
+            x = 100 * ours["gold_index"].to_numpy(float) / (keys - 1)
+            curve(panel, method, x + 1.2 * (place - (len(methods) - 1) / 2), ours, 100)
+        panel.set_ylim(-4, 104)
+        panel.set_xticks([0, 25, 50, 75, 100])
+        panel.xaxis.set_major_formatter(PercentFormatter())
+        title = _size(rows[rows["num_keys"] == keys], keys) + _n(part)
+        finish(panel, title, "place of the gold record", "")
+    axes[0][0].set_ylabel("correct (%)" if score == "score" else "contained (%)")
+    legend(figure, PAPER if len(theirs) == len(sizes) else None)
+    return figure
+
+
+def _published_positions(panel: Axes, published: pd.DataFrame, methods: list[str]) -> None:
+    for method, part in published[published["method"].isin(methods)].groupby("method"):
+        share = 100 * part["gold_index"] / (part["num_keys"] - 1)
+        published_curve(panel, method, share, part["accuracy"])
+
+
+def _size(part: pd.DataFrame, keys: int) -> str:
+    multiple = (part["token_length"] / part["window"]).dropna()
+    return f"{keys} keys" + (f", {multiple.median():.2g} N" if len(multiple) else "")
+
+
+@printed
+def perplexity_by_length(rows: pd.DataFrame) -> Figure:
+    """Draw perplexity over length in multiples of N, one panel a scaling.
+
+    `rows` with nll, scored_tokens, document, window and token_length; bars are over documents.
+    Published perplexities belong to another tokenizer and are not drawn beside these.
+    """
+    rows = _needs(rows, "method", "window", "token_length", "nll", "scored_tokens")
+    rows = rows.assign(multiple=rows["token_length"] / rows["window"])
+    table, scalings = by_method(rows, ["multiple"], "perplexity"), _scalings(rows)
+    figure, axes = sheet(max(6.6, 3.6 * len(scalings)), 3.5, 1, len(scalings), sharey=True)
+    for panel, scaling in zip(axes[0], scalings, strict=True):
+        part = _of(table, scaling)
+        methods = in_order(part["method"])
+        for place, method in enumerate(methods):
+            ours = part[part["method"] == method]
+            curve(panel, method, _dodge(ours["multiple"], place, len(methods), 0.035), ours)
+        in_windows(panel, table["multiple"])
+        finish(
+            panel, _title("Perplexity", scaling, part, " documents"), "length of the document", ""
+        )
+    if table["value"].max() > 3 * table["value"].min():
+        axes[0][0].set_yscale("log")
+        axes[0][0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes[0][0].yaxis.set_major_formatter("{x:g}")
+        axes[0][0].yaxis.set_minor_locator(NullLocator())
+    axes[0][0].set_ylabel("perplexity")
+    legend(figure)
+    return figure
+
+
+def training_metrics(run: str | Path) -> pd.DataFrame:
+    """Read metrics.jsonl of a run directory; a torn last line is left out."""
+    path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no {path.name} in {path.parent}; train the run first")
+    lines = path.read_bytes()
+    return pd.DataFrame([json.loads(line) for line in lines[: lines.rfind(b"\n") + 1].splitlines()])
+
+
+@printed
+def training_curves(metrics: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw loss and in-window retrieval over training, by method.
+
+    `metrics` maps a method to its metrics (see `training_metrics`): step, loss, and every column
+    `probe_NAME` a share in [0, 1], with an interval where `probe_n` says of how many.
+    """
+    if not metrics:
+        raise ValueError("there are no metrics to draw; train a model first")
+    figure, axes = sheet(7.2, 3.3, 1, 2)
+    for place, method in enumerate(in_order(metrics)):
+        frame, look = metrics[method], style(method)
+        if "loss" in frame:
+            loss = frame.dropna(subset=["loss"])
+            axes[0][0].plot(
+                loss["step"], loss["loss"], color=look.color, linestyle=look.line, label=look.label
+            )
+        _probe_curve(axes[0][1], method, frame, place)
+    finish(axes[0][0], "Training loss", "step", "nats a token")
+    finish(axes[0][1], "Retrieval inside the window", "step", "correct (%)")
+    axes[0][1].set_ylim(-4, 104)
+    legend(figure)
+    return figure
+
+
+def _probe_curve(panel: Axes, method: str, frame: pd.DataFrame, place: int) -> None:
+    names = [c for c in frame if c.startswith("probe_") and c != "probe_n"]
+    frame = frame.dropna(subset=names, how="all") if names else frame.iloc[:0]
+    if frame.empty:
+        return
+    share = frame[names].mean(axis=1)
+    table = pd.DataFrame({"value": share, "low": share, "high": share})
+    if "probe_n" in frame:
+        asked = frame["probe_n"] * len(names)
+        found = [wilson(p * n, n) for p, n in zip(share, asked, strict=True)]
+        table[["low", "high"]] = [each[1:3] for each in found]
+    # Beside each other: two runs are often both at the ceiling.
+    shift = 0.008 * frame["step"].max() * place
+    curve(panel, method, frame["step"] + shift, table, 100)
+
+
+@printed
+def document_lengths(
+    documents: pd.DataFrame, window: int, target_length: int, by: str = "kind"
+) -> Figure:
+    """Draw how long a corpus's documents are: log2 bins stacked by `by`, N and L marked.
+
+    `documents` has num_tokens and the column `by`.
+    """
+    if documents.empty:
+        raise ValueError("there are no documents to draw; prepare a corpus first")
+    figure, axes = sheet(6.6, 3.2)
+    panel = axes[0][0]
+    kinds = documents.groupby(by)["num_tokens"].size().sort_values(ascending=False).index
+    low = np.floor(np.log2(max(1, documents["num_tokens"].min())) * 4) / 4
+    high = np.ceil(np.log2(documents["num_tokens"].max() + 1) * 4) / 4
+    shades = [str(shade) for shade in np.linspace(0.25, 0.85, len(kinds))]
+    panel.hist(
+        [documents.loc[documents[by] == kind, "num_tokens"] for kind in kinds],
+        bins=2 ** np.arange(low, high + 0.25, 0.25), stacked=True, color=shades,
+        edgecolor="white", linewidth=0.5,
+        label=[f"{kind} ({(documents[by] == kind).sum():,})" for kind in kinds],
+    )  # fmt: skip
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_formatter("{x:,.0f}")
+    panel.margins(y=0.14)
+    for length, name in ((window, "N"), (target_length, "L")):
+        panel.axvline(length, color="#B2182B", linewidth=1)
+        panel.annotate(name, (length, 1), xycoords=("data", "axes fraction"), color="#B2182B",
+                       xytext=(3, -9), textcoords="offset points")  # fmt: skip
+    finish(panel, "", "tokens in a document", "documents")
+    legend(figure)
+    return figure

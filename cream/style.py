@@ -1,0 +1,227 @@
+"""How figures look and are saved: one palette, one way to draw an interval, one way to write files.
+
+A method has the same colour, marker and line in every figure. The four that `make reproduce`
+compares also differ in lightness, so that a grey print can be read. Which figures there are
+belongs in `plots` and `pictures`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+__all__ = [
+    "PAPER",
+    "Sheet",
+    "Style",
+    "curve",
+    "finish",
+    "in_order",
+    "in_windows",
+    "legend",
+    "printed",
+    "published_curve",
+    "save",
+    "sheet",
+    "style",
+    "times_n",
+]
+
+PAPER = "paper, Llama-2-7B"
+GREY = "#555555"
+
+_RC = {
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.linewidth": 0.8,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.0,
+    "legend.frameon": False,
+    "legend.handlelength": 2.4,
+    "pdf.fonttype": 42,
+}
+
+
+class Style(NamedTuple):
+    """How one method is drawn and what it is called."""
+
+    label: str
+    color: str
+    marker: str
+    line: str | tuple
+
+
+_STYLES = {
+    "original": Style("original", "#222222", "x", (0, (1, 1.4))),
+    "scaled": Style("scaled, untuned", "#B8B8B8", "D", (0, (4, 1.5))),
+    "plain": Style("plain fine-tuning", "#9970AB", "v", (0, (3, 1, 1, 1))),
+    "randpos": Style("RandPos", "#E08214", "^", (0, (2, 1))),
+    "pose-v1": Style("PoSE v1", "#92C5DE", "P", (0, (6, 1.5))),
+    "pose": Style("PoSE", "#4393C3", "s", (0, (5, 1, 1, 1))),
+    "full": Style("full length", "#01665E", "*", (0, (8, 1.5))),
+    "cream": Style("CREAM", "#B2182B", "o", "-"),
+}
+_SPARE = [("#8C510A", "<"), ("#5E4FA2", ">"), ("#66A61E", "h"), ("#E7298A", "d"), ("#7F7F7F", "p")]
+
+
+def style(method: str) -> Style:
+    """Return how `method` is drawn; a name without a style of its own gets a spare one by name."""
+    if method in _STYLES:
+        return _STYLES[method]
+    color, marker = _SPARE[sum(map(ord, method)) % len(_SPARE)]
+    return Style(method, color, marker, (0, (3, 1.2)))
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Return the methods in the order of the palette, others after them by name."""
+    known = list(_STYLES)
+    return sorted(set(methods), key=lambda m: (known.index(m) if m in known else len(known), m))
+
+
+class Sheet(Figure):
+    """A figure that a notebook shows by itself, without pyplot and its global state."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        self.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
+        return buffer.getvalue()
+
+
+def sheet(
+    width: float, height: float, rows: int = 1, columns: int = 1, **options: object
+) -> tuple[Sheet, np.ndarray]:
+    """Return an empty figure of `width` x `height` inches and its axes, shape (rows, columns)."""
+    figure = Sheet(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def printed(draw: Callable[..., Sheet]) -> Callable[..., Sheet]:
+    """Make a figure function draw with our settings and leave the reader's own alone."""
+
+    @wraps(draw)
+    def inside(*args: object, **named: object) -> Sheet:
+        with mpl.rc_context(_RC):
+            return draw(*args, **named)
+
+    return inside
+
+
+def curve(axes: Axes, method: str, x: pd.Series, table: pd.DataFrame, factor: float = 1.0) -> None:
+    """Draw value, low and high of `table` (times `factor`) over `x` with bars for the interval."""
+    look = style(method)
+    value, low, high = (table[name].to_numpy(float) * factor for name in ("value", "low", "high"))
+    bars = np.nan_to_num(np.maximum([value - low, high - value], 0.0))
+    axes.errorbar(
+        x, value, yerr=bars, color=look.color, marker=look.marker, linestyle=look.line,
+        label=look.label, capsize=2, elinewidth=0.9, markeredgecolor=look.color,
+        markerfacecolor=look.color if method == "cream" else "white", zorder=3,
+    )  # fmt: skip
+
+
+def published_curve(axes: Axes, method: str, x: pd.Series, y: pd.Series) -> None:
+    """Draw a published curve: thin, dashed, the method's colour, no marker and no interval."""
+    axes.plot(
+        x, y, color=style(method).color, linestyle=(0, (2.5, 2)), linewidth=0.9, alpha=0.85,
+        label=f"_{PAPER}: {style(method).label}", zorder=2,
+    )  # fmt: skip
+
+
+def finish(axes: Axes, title: str = "", x: str = "", y: str = "") -> None:
+    """Name the axes."""
+    axes.set_title(title)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+
+
+def legend(figure: Figure, published: str | None = None) -> None:
+    """Put one legend above all axes, with a line for the published curves where there are any."""
+    found = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    if published:
+        found[published] = Line2D([], [], color=GREY, linestyle=(0, (2.5, 2)), linewidth=0.9)
+    if found:
+        figure.legend(
+            found.values(), found.keys(), loc="outside upper left", fontsize=8.5,
+            columnspacing=1.4, ncols=_columns(list(found), figure.get_figwidth()),
+        )  # fmt: skip
+
+
+def _columns(labels: list[str], inches: float) -> int:
+    """As many columns as fit: a handle and its gaps take half an inch, a letter 0.07."""
+    fits = 1
+    for columns in range(1, len(labels) + 1):
+        letters = sum(max(map(len, labels[k::columns])) for k in range(columns))
+        if 0.5 * columns + 0.07 * letters < inches:
+            fits = columns
+    return fits
+
+
+def in_windows(axes: Axes, multiples: Iterable[float]) -> None:
+    """Make x the length in multiples of N on a log2 scale, and mark the window itself.
+
+    Few lengths are named as they were measured, many by powers of two.
+    """
+    found = sorted({float(m) for m in multiples})
+    ticks = found
+    if len(found) > 8:
+        first, last = np.ceil(np.log2(found[0]) - 1e-9), np.floor(np.log2(found[-1]) + 0.05)
+        ticks = [2.0**k for k in np.arange(first, last + 1)]
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda m, _: times_n(m)))
+    axes.axvline(1, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
+    axes.set_xlim(found[0] * 0.88, found[-1] * 1.14)
+
+
+def times_n(multiple: float) -> str:
+    """Return 1.0 as "N" and 7.8 as "7.8N"."""
+    return "N" if abs(multiple - 1) < 0.005 else f"{multiple:.3g}N" if multiple else "0"
+
+
+def save(figure: Figure, stem: str | Path, meta: Mapping[str, str]) -> list[Path]:
+    """Write `stem`.png and `stem`.pdf and return them; equal figures give equal bytes.
+
+    `meta` (see `results.drawn_from`: rows, commit) goes into the PNG's text and the PDF's keywords.
+    """
+    stem = Path(stem)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    words = ", ".join(f"{name} {value}" for name, value in meta.items())
+    forms = {
+        "png": {"Software": None, **{name.capitalize(): value for name, value in meta.items()}},
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": None, "Keywords": words},
+    }
+    written = []
+    for form, metadata in forms.items():
+        path = stem.with_name(f"{stem.name}.{form}")
+        beside = stem.with_name(f".{stem.name}.{os.getpid()}.{form}")
+        try:
+            figure.savefig(beside, format=form, dpi=160, metadata=metadata)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+        written.append(path)
+    return written
