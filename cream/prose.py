@@ -17,6 +17,7 @@ from pathlib import Path
 
 __all__ = ["clean", "docstrings", "join", "manual_order", "read_manual"]
 
+VERSION = 1  # raised whenever the same archive gives other text
 SUFFIXES = (".rst", ".txt", ".md", ".inc")
 CHANGES = re.compile(r"release|relnote|change|history|whatsnew|\bnews\b|newsfragment", re.I)
 CHANGES_SHARE = 0.2  # at most this share of a distribution's text is lists of changes

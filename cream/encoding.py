@@ -1,0 +1,98 @@
+"""From text to token ids: batches cut in parallel, BOS by one policy, long texts in pieces.
+
+What belongs here: everything between a document's text and the array that is stored.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from transformers import PreTrainedTokenizerBase
+
+__all__ = ["count_tokens", "encoded", "pieces"]
+
+BATCH_CHARACTERS = 2_000_000  # of text cut in one parallel call
+
+
+def encoded(
+    documents: Iterable[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, bos: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield the documents with ``tokens`` (int64) in place of text, in the same order.
+
+    Special tokens spelt out in text are cut as text, so that a document about ``</s>`` does not
+    end there; in documents of kind "chat" they are the template's and stay special. With ``bos``,
+    BOS comes first once, unless a chat's template has put it there. ``input_ids`` are kept as
+    they are.
+    """
+    for batch in _batches(documents):
+        cut = _cut(batch, tokenizer, bos)
+        for document, tokens in zip(batch, cut, strict=True):
+            rest = {k: v for k, v in document.items() if k not in ("text", "input_ids")}
+            yield {**rest, "tokens": np.asarray(tokens, dtype=np.int64)}
+
+
+def _batches(documents: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
+    batch: list[Mapping[str, Any]] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document["input_ids" if "input_ids" in document else "text"])
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _cut(
+    batch: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, bos: bool
+) -> list[Sequence[int]]:
+    ids: list[Sequence[int]] = [each.get("input_ids", ()) for each in batch]
+    for chat in (False, True):
+        chosen = [
+            place
+            for place, each in enumerate(batch)
+            if "input_ids" not in each and (each["kind"] == "chat") == chat
+        ]
+        if not chosen:
+            continue
+        found = tokenizer(
+            [batch[place]["text"] for place in chosen],
+            add_special_tokens=False, split_special_tokens=not chat,
+            return_attention_mask=False, verbose=False,
+        )["input_ids"]  # fmt: skip
+        for place, tokens in zip(chosen, found, strict=True):
+            ids[place] = _with_bos(tokens, tokenizer.bos_token_id) if bos else tokens
+    return ids
+
+
+def _with_bos(tokens: list[int], bos: int) -> list[int]:
+    return tokens if tokens[:1] == [bos] else [bos, *tokens]
+
+
+def pieces(
+    documents: Iterable[dict[str, Any]], piece_tokens: int | None, prefix: Sequence[int]
+) -> Iterator[dict[str, Any]]:
+    """Cut long training texts into equal pieces of at least ``piece_tokens`` tokens.
+
+    Each piece begins with ``prefix`` (BOS), counted in its length. Other splits, generated
+    documents, chats and given ids stay whole.
+    """
+    for document in documents:
+        tokens = document["tokens"]
+        whole = document["split"] != "train" or document["kind"] != "text"
+        if piece_tokens is None or whole or len(tokens) < 2 * piece_tokens:
+            yield document
+            continue
+        body = tokens[len(prefix) :]
+        parts = np.array_split(body, len(body) // (piece_tokens - len(prefix)))
+        for number, part in enumerate(parts):
+            start = np.asarray(prefix, dtype=np.int64)
+            name = f"{document['name']} #{number}"
+            yield {**document, "name": name, "tokens": np.concatenate([start, part])}
+
+
+def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
+    """Return the tokens of a text without BOS, special tokens in it cut as text."""
+    cut = tokenizer(text, add_special_tokens=False, split_special_tokens=True, verbose=False)
+    return len(cut["input_ids"])

@@ -1,0 +1,206 @@
+"""What a fine-tuning corpus is mixed of: text from anywhere, and generated retrieval documents.
+
+What belongs here: the recipe of each preset's corpus and the one call that makes it.
+
+    prepare(RECIPES["miniature"], tokenizer, "runs/corpora/miniature")
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from cream import documents, prose, retrieval, sources
+from cream.chat import ChatTemplate
+from cream.corpus import Corpus, build
+from cream.encoding import count_tokens
+from cream.provenance import hash_of
+
+__all__ = ["RECIPES", "Recipe", "generate", "prepare"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a corpus but the tokenizer."""
+
+    source: str = "reproduce"  # a tier of sources, "standard-library", a path or a hub id
+    window: int = 512  # N: shorter documents are dropped
+    piece_tokens: int | None = 4096  # training texts are cut into pieces of at least this many
+    share: float = 0.5  # of the training tokens that is generated retrieval documents
+    generated_tokens: int = 4096  # at least this many a generated document
+    families: tuple[str, ...] = retrieval.FAMILIES
+    query_placement: str = "interleaved"  # or "end": see findings on data that decides who wins
+    seed: int = 0  # of the generated documents
+    text_tokens: int | None = None  # at most about this many tokens of training text
+    field: str = "text"  # of a JSON record or dataset row
+    revision: str | None = None  # of a hub data set
+    held_out: float = 0.0  # share of one's own documents for validation, and again for test
+    chat_template: str = "auto"
+    bos: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ValueError(f"share is {self.share}: it must lie in [0, 1)")
+        if self.share and self.generated_tokens < self.window:
+            raise ValueError(
+                f"generated_tokens {self.generated_tokens} is below the window {self.window}"
+            )
+        if unknown := set(self.families) - set(retrieval.FAMILIES):
+            raise ValueError(
+                f"unknown families {sorted(unknown)}: choose from {retrieval.FAMILIES}"
+            )
+
+
+RECIPES: dict[str, Recipe] = {
+    "tiny": Recipe(source="standard-library", text_tokens=60_000),
+    "miniature": Recipe(),
+    "llama2-7b": Recipe(
+        source="victor-wu/pile_4k_train", window=4096, piece_tokens=None, share=0.0
+    ),
+    "llama2-7b-chat": Recipe(
+        source="victor-wu/ShareGPT_4k_train", window=4096, piece_tokens=None, share=0.0
+    ),
+}
+
+
+def prepare(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    out: str | Path,
+    cache: str | Path = "runs/sources",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Corpus:
+    """Make the corpus of a recipe, or open it when it is there already.
+
+    Args:
+        cache: where downloaded archives are kept.
+
+    Raises:
+        ValueError, FileNotFoundError, ConnectionError, OSError: see ``documents.open_source``,
+            ``sources.fetch`` and ``corpus.build``; nothing is left half-written.
+    """
+    chat = ChatTemplate.choose(recipe.chat_template, tokenizer)
+    text, facts = _text(recipe, chat, Path(cache), progress)
+    described = {**dataclasses.asdict(recipe), "families": list(recipe.families)}
+    described |= {"sources": facts, "chat": chat.facts(), "extraction": prose.VERSION}
+    described["generators"] = _generator_hash(recipe) if recipe.share else None
+    # One bar at a time: pinned text and generated documents show their own.
+    own_bars = recipe.source in sources.TIERS
+    stream = _mixed(text, recipe, tokenizer, progress and own_bars)
+    return build(
+        out, stream, tokenizer, recipe.window, described, facts, recipe.bos,
+        recipe.piece_tokens, overwrite, progress and not own_bars,
+    )  # fmt: skip
+
+
+def _text(
+    recipe: Recipe, chat: ChatTemplate, cache: Path, progress: bool
+) -> tuple[Iterator[dict[str, Any]], list[dict[str, Any]]]:
+    if recipe.source in sources.TIERS:
+        pinned = sources.distributions(recipe.source)
+        facts = [
+            {key: getattr(each, key) for key in ("name", "version", "sha256", "licence", "split")}
+            for each in pinned
+        ]
+        return sources.documents(cache, recipe.source, progress=progress), facts
+    if recipe.source == "standard-library":
+        opened = documents.standard_library()
+    else:
+        opened = documents.open_source(
+            recipe.source, recipe.field, chat, "train", recipe.held_out, recipe.revision
+        )
+    return opened.documents, [opened.facts]
+
+
+def _mixed(
+    text: Iterator[dict[str, Any]],
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: bool,
+) -> Iterator[dict[str, Any]]:
+    """Yield the text's documents, then generated ones in proportion to the training text."""
+    training: list[str] = []
+    tokens = 0.0
+    for document in text:
+        if document["split"] == "train" and document["kind"] == "text":
+            length = _estimate(tokenizer, document["text"])
+            if recipe.text_tokens is not None and tokens + length > recipe.text_tokens:
+                continue
+            tokens += length
+            if recipe.share:
+                training.append(document["text"])
+        yield document
+    if not recipe.share:
+        return
+    if not training:
+        raise ValueError("there is no training text to mix retrieval documents with: set share 0")
+    yield from _generated(recipe, tokens, training, tokenizer, progress)
+
+
+def _estimate(tokenizer: PreTrainedTokenizerBase, text: str) -> float:
+    """Estimate a text's tokens from 3,000 characters in its middle."""
+    begin = max(0, len(text) // 2 - 1500)
+    part = text[begin : begin + 3000]
+    return len(text) / len(part) * count_tokens(tokenizer, part) if part else 0.0
+
+
+def _generated(
+    recipe: Recipe,
+    text_tokens: float,
+    texts: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    progress: bool,
+) -> Iterator[dict[str, Any]]:
+    """Yield generated documents, the families in turn, until they have their share."""
+    wanted = round(text_tokens * recipe.share / (1 - recipe.share))
+    made = 0
+    with tqdm(total=wanted, desc="generated", unit=" tokens", disable=not progress) as bar:
+        for index in itertools.count():
+            family = recipe.families[index % len(recipe.families)]
+            text, length = generate(recipe, family, index, texts, tokenizer)
+            yield {"split": "train", "source": "generated", "name": f"{family} {index}",
+                   "kind": family, "text": text}  # fmt: skip
+            made += length
+            bar.update(min(length, wanted - bar.n))
+            if made >= wanted:
+                return
+
+
+def generate(
+    recipe: Recipe,
+    family: str,
+    index: int,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[str, int]:
+    """Return one generated document and its tokens, decided by the recipe's seed and ``index``."""
+    rng = np.random.default_rng([recipe.seed, index])
+    haystack = texts[int(rng.integers(len(texts)))] if family == "needle" else None
+    counted = [0]
+
+    def count(words: str) -> int:
+        counted[0] = count_tokens(tokenizer, words)
+        return counted[0]
+
+    made = retrieval.training_document(
+        family, rng, recipe.generated_tokens, count, haystack, recipe.query_placement
+    )
+    return made.text, counted[0]
+
+
+def _generator_hash(recipe: Recipe) -> str:
+    """Return what changes when the generators do, so that a corpus of old ones is not reused."""
+    texts = []
+    for family in retrieval.FAMILIES:
+        rng = np.random.default_rng(recipe.seed)
+        texts.append(retrieval.training_document(
+            family, rng, 500, text="Some text. " * 50, query_placement=recipe.query_placement
+        ).text)  # fmt: skip
+    return hash_of(texts)
