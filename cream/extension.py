@@ -57,6 +57,8 @@ def _plain_rope(config: PreTrainedConfig) -> dict[str, Any]:
         )
     if getattr(config, "alibi", False):
         raise ValueError(f"this {family} base was trained with ALiBi: it has no RoPE to extend")
+    if not getattr(config, "max_position_embeddings", None):
+        raise ValueError(f"this {family} config names no max_position_embeddings: N is unknown")
     parameters = {key: value for key, value in parameters.items() if value is not None}
     if any(isinstance(value, dict) for value in parameters.values()):
         raise ValueError(

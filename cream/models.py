@@ -10,6 +10,7 @@ goes; nothing in here may name a model family, and remote code and pickled weigh
 from __future__ import annotations
 
 import copy
+import functools
 import importlib.util
 import inspect
 import logging
@@ -49,9 +50,10 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-def _all_ones(module: torch.nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+def _all_ones(
+    names: list[str], module: torch.nn.Module, args: tuple, kwargs: dict
+) -> tuple[tuple, dict] | None:
     """Give a forward that has position_ids, no mask and no cache a mask of ones, (batch, n)."""
-    names = list(inspect.signature(module.forward).parameters)
     given = dict(zip(names, args, strict=False)) | kwargs
     absent = all(given.get(key) is None for key in ("attention_mask", "past_key_values"))
     if given.get("position_ids") is None or not absent:
@@ -72,7 +74,9 @@ def guard_positions(model: PreTrainedModel) -> PreTrainedModel:
     and without a cache (protocols.md 3.1). The guard sits on the backbone, so that it also holds
     where the backbone is called alone.
     """
-    model.base_model.register_forward_pre_hook(_all_ones, with_kwargs=True)
+    backbone = model.base_model
+    names = list(inspect.signature(backbone.forward).parameters)
+    backbone.register_forward_pre_hook(functools.partial(_all_ones, names), with_kwargs=True)
     return model
 
 
@@ -184,7 +188,7 @@ def check_pair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> No
         )
     ends = model.config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
+    if None not in (tokenizer.eos_token_id, *ends) and tokenizer.eos_token_id not in ends:
         logger.warning(
             "the tokenizer ends texts with id %s, the model with %s", tokenizer.eos_token_id, ends
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
+import pickle
 
 import pytest
 import tiny_models
@@ -29,7 +31,8 @@ def uncompiled():
 
 def _scaled(family: str, attention: str) -> torch.nn.Module:
     config = models.extend(tiny_models.config(family), models.rope.scaling("yarn", 16))
-    return models.create(config, seed=0, attention=attention)
+    model = models.create(config, seed=0, attention=attention)
+    return model.to("cuda", torch.bfloat16) if attention == "flash_attention_2" else model
 
 
 def _skip_absent(attention: str) -> None:
@@ -42,7 +45,8 @@ def _effect(model, batch: int, **arguments) -> torch.Tensor:
     """Return how far each row's last logits move when token 0 changes, shape (batch,)."""
     generator = torch.Generator().manual_seed(1)
     tokens = torch.randint(2, tiny_models.VOCABULARY, (batch, 96), generator=generator)
-    positions = POSITIONS.expand(batch, -1)
+    tokens = tokens.to(model.device)
+    positions = POSITIONS.to(model.device).expand(batch, -1)
     moved = tokens.clone()
     moved[:, 0] = (tokens[:, 0] + 7) % tiny_models.VOCABULARY
     arguments |= {"position_ids": positions, "use_cache": False}
@@ -64,7 +68,8 @@ def test_the_tail_sees_the_head(family, attention, batch):
     _skip_absent(attention)
     model = _scaled(family, attention)
     guarded = _effect(model, batch)
-    masked = _effect(model, batch, attention_mask=torch.ones(batch, 96, dtype=torch.long))
+    mask = torch.ones(batch, 96, dtype=torch.long, device=model.device)
+    masked = _effect(model, batch, attention_mask=mask)
     assert (guarded > 1e-4).all()
     torch.testing.assert_close(guarded, masked, rtol=0, atol=0)
 
@@ -89,12 +94,31 @@ def test_without_both_guards_the_tail_is_blind(family, attention, batch):
     assert (_effect(model, batch, attention_mask=mask) > 1e-4).all()
 
 
-def test_a_loaded_model_is_guarded_too(tmp_path):
-    models.save(
-        models.create(tiny_models.config("llama"), 0), tiny_models.tokenizer(), tmp_path / "m"
-    )
-    model = models.load(tmp_path / "m", "linear", 16, device="cpu")
-    assert (_effect(model, 2) > 1e-4).all()
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("attention", ["auto", "eager", "sdpa"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_loaded_model_is_guarded_too(tmp_path, device, attention, batch):
+    """In the dtype that each device gets by default."""
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    base = models.create(tiny_models.config("llama"), 0)
+    models.save(base, tiny_models.tokenizer(), tmp_path / "m")
+    model = models.load(tmp_path / "m", "linear", 16, attention=attention, device=device)
+    guarded = _effect(model, batch)
+    assert (guarded > 1e-4).all()
+    mask = torch.ones(batch, 96, dtype=torch.long, device=device)
+    torch.testing.assert_close(guarded, _effect(model, batch, attention_mask=mask))
+    assert (_effect(_unguarded(model), batch) == 0).all()
+
+
+def test_the_guard_survives_copies_and_pickles():
+    """Launchers and DataParallel copy models."""
+    model = _scaled("llama", "eager")
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(_effect(twin, 1), _effect(model, 1))
 
 
 def test_the_guard_holds_where_the_backbone_is_called_alone():
