@@ -5,6 +5,7 @@ within a memory budget, and the refusal of what does not fit the window. Nothing
 """
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,11 @@ __all__ = [
 
 BOS_POLICY = "add_special_tokens"  # prompts get whatever the tokenizer puts before a text
 _MAX_BATCH = 64
+
+# `greedy` refuses what is beyond the window itself, and where it does not, that is the question.
+logging.getLogger("transformers.generation.stopping_criteria").addFilter(
+    lambda record: "friendly reminder" not in str(record.msg)
+)
 
 
 class Completion(NamedTuple):

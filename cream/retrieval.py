@@ -203,8 +203,9 @@ def training_document(
     """Write one document of at least `min_tokens` tokens that asks about its own records.
 
     `query_placement` "interleaved" asks about one query every two to three records, the distance
-    back in records log-uniform (a share `uniform` of them: uniform); with probability `evaluation_form` the document begins with an
-    evaluation prompt (records for 20 to 95 % of `min_tokens`, one question, uniform distance).
+    back in records log-uniform (a share `uniform` of them: uniform); with probability
+    `evaluation_form` the document begins with an evaluation prompt (records for 20 to 95 % of
+    `min_tokens`, one question, uniform distance).
     "end" writes all records, then `end_queries` questions. `count` (characters to tokens) is
     called about once; without it the length is estimated and 25 % added. `text` is what sentences
     of the family "needle" are hidden in.

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import NamedTuple
 
 import pandas as pd
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cream import models
 from cream.corpus import tokenizer_hash
@@ -24,7 +25,7 @@ from cream.results import Rows
 from cream.rope import KINDS
 from cream.tasks import Example, evaluate
 
-__all__ = ["Loaded", "Subject", "ask", "card", "find"]
+__all__ = ["Base", "Loaded", "Subject", "ask", "base_of", "card", "find", "token_lengths"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,33 @@ class Loaded:
     def settings(self) -> dict[str, object]:
         """What of the model's loading decides its answers; goes into every row's key."""
         return dict(self.header["settings"])
+
+
+class Base(NamedTuple):
+    """What building examples needs of a base: where it is, its tokenizer and its window N."""
+
+    path: str
+    tokenizer: PreTrainedTokenizerBase
+    window: int
+
+
+def base_of(base: str | Path, root: str | Path = ".") -> Base:
+    """Read a base's tokenizer and window, without its weights; a relative folder starts at root."""
+    path = _place(base, Path(root))
+    config = AutoConfig.from_pretrained(path)
+    return Base(path, models.load_tokenizer(path), models.describe(config)["window"])
+
+
+def token_lengths(multiples: str | Sequence[float], window: int) -> list[int]:
+    """Turn lengths in windows ("0.6,1,2" or numbers) into tokens."""
+    parts = multiples.split(",") if isinstance(multiples, str) else multiples
+    try:
+        lengths = [round(float(part) * window) for part in parts]
+    except ValueError:
+        raise ValueError(
+            f"lengths {multiples!r} must be multiples of N with commas between, as in '0.6,1,2'"
+        ) from None
+    return lengths
 
 
 def card(device: torch.device) -> str:
@@ -148,8 +176,7 @@ def ask(
 
 def _subject(name: str, base: str | Path, root: Path, preset: str | None) -> Subject:
     named = {"name": name, "base": Path(base).name, "preset": preset}
-    place = root / base
-    path = str(place if place.exists() else base)  # a hub id is no folder here
+    path = _place(base, root)
     if name == "original":
         return Subject(path=path, method="original", **named)
     if name.startswith("scaled:"):
@@ -162,6 +189,11 @@ def _subject(name: str, base: str | Path, root: Path, preset: str | None) -> Sub
             "'original' or 'scaled:KIND:SCALE'"
         )
     return _trained(folder, named)
+
+
+def _place(base: str | Path, root: Path) -> str:
+    """A folder under root, or what was given: a hub id is no folder here."""
+    return str(root / base if (root / base).exists() else base)
 
 
 def _scaled(name: str) -> tuple[str, int]:

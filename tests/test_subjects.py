@@ -84,6 +84,15 @@ def test_names_that_lead_nowhere_are_refused(names, error, message, place):
         find(names, "base", place)
 
 
+def test_what_examples_need_of_a_base(place):
+    base = subjects.base_of("base", place)
+    assert base.window == 256 and base.path == str(place / "base") and len(base.tokenizer) == 600
+    assert subjects.token_lengths("0.6, 1,7.8", 512) == [307, 512, 3994]
+    assert subjects.token_lengths((1, 2.4), 512) == [512, 1229]
+    with pytest.raises(ValueError, match="lengths '1;2' must be multiples of N"):
+        subjects.token_lengths("1;2", 512)
+
+
 def test_cards_have_names():
     import torch
 

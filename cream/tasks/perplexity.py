@@ -5,16 +5,17 @@ forward. Rows hold a document's summed loss and its scored tokens; the perplexit
 exp(sum of losses / sum of tokens), with documents as the units of its interval (`statistics`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from transformers import PreTrainedModel
 
+from cream.corpus import Corpus
 from cream.inference import log_likelihood
 from cream.tasks import Example
 from cream.tasks.building import checked_lengths
 
-__all__ = ["examples", "measure", "perplexity"]
+__all__ = ["examples", "from_corpus", "measure", "perplexity"]
 
 TASK = "perplexity"
 
@@ -59,6 +60,19 @@ def examples(
         for length in lengths
         for sample, (name, ids) in enumerate(chosen)
     ]
+
+
+def from_corpus(
+    corpus: Corpus, bos_token_id: int | None, split: str = "test", kind: str = "text"
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Yield (name, token ids without BOS) of a split's documents of one kind, in their order."""
+    documents = corpus.split(split)
+    for index, (name, found) in enumerate(
+        zip(documents.column("name"), documents.column("kind"), strict=True)
+    ):
+        if found == kind:
+            ids = documents.tokens(index)
+            yield name, ids[1:] if ids[0] == bos_token_id else ids
 
 
 def measure(
