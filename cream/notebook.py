@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import ast
 import difflib
+import os
 import tomllib
+import warnings
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,6 +78,9 @@ def begin(name: str, namespace: MutableMapping[str, object], root: str | Path | 
     are refused by the first call in a kernel only: later ones are the reader's own. ValueError says
     which parameter, what was given and what is declared.
     """
+    # Bars of a tenth of a second each would fill a notebook; read when transformers is imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.filterwarnings("ignore", message="IProgress not found")
     root = find_root() if root is None else Path(root).resolve()
     parameters = declared(root / "notebooks" / f"{name}.ipynb")
     if _BEGUN not in namespace:
@@ -141,7 +146,17 @@ def _parameter(path: Path, statement: ast.stmt) -> Parameter:
         raise ValueError(f"{path.name}: the default of {name} must be a plain literal") from None
     if kind is None and default is not None:
         kind = ast.Name(type(default).__name__)
-    return Parameter(name, kind, default)
+    return Parameter(name, kind and _plain_annotation(kind), default)
+
+
+def _plain_annotation(kind: ast.expr) -> ast.expr:
+    """Read "Optional[int]", in quotes: the form of `int | None` that papermill understands."""
+    if isinstance(kind, ast.Constant) and isinstance(kind.value, str):
+        kind = ast.parse(kind.value, mode="eval").body
+    match kind:
+        case ast.Subscript(value=ast.Name(id="Optional"), slice=inner):
+            return ast.BinOp(inner, ast.BitOr(), ast.Constant(None))
+    return kind
 
 
 def _refuse_unknown(

@@ -197,19 +197,24 @@ class CreamTrainer(Trainer):
 
 
 def train(
-    config: TrainConfig, run_dir: str | Path, probe: Probe | None = None, progress: bool = True
+    config: TrainConfig,
+    run_dir: str | Path,
+    probe: Probe | None = None,
+    root: str | Path = ".",
+    progress: bool = True,
 ) -> Path:
     """Train, or go on after an interruption, and return the folder of the finished model.
 
     `probe` (or the function that `config.probe` names) is given the model and the tokenizer every
-    `probe_steps`, and its numbers are logged. ValueError when the directory holds another run.
+    `probe_steps`, and its numbers are logged. The folders that `config` names start at `root`.
+    ValueError when the directory holds another run.
     """
     run_dir = Path(run_dir)
     claim_directory(config, run_dir)
     if (run_dir / "model").exists():
         log.info("%s is finished; nothing to train", run_dir)
         return run_dir / "model"
-    model, tokenizer, dataset = _load(config)
+    model, tokenizer, dataset = _load(config, Path(root))
     checkpoint = last_complete_checkpoint(run_dir / "checkpoints")
     trainer = _trainer(config, run_dir, model, dataset, tokenizer, probe, progress)
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
@@ -243,22 +248,23 @@ def claim_directory(config: TrainConfig, run_dir: Path) -> None:
 
 
 def _load(
-    config: TrainConfig,
+    config: TrainConfig, root: Path
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ExampleDataset]:
+    base = str(root / config.base) if (root / config.base).is_dir() else config.base  # a hub id
     model = models.load(
-        config.base,
+        base,
         scaling=config.scaling,
         scale=config.scale,
         attention=config.attention,
         dtype=torch.float32,
         revision=config.revision,
     )
-    tokenizer = models.load_tokenizer(config.base, revision=config.revision)
+    tokenizer = models.load_tokenizer(base, revision=config.revision)
     models.check_pair(model, tokenizer)
     window = models.describe(model.config)["window"]
     draw = sampler(config.method, window, config.scale, **config.sampler_options)
     examples = config.steps * config.batch_size
-    return model, tokenizer, ExampleDataset(config.corpus, draw, config.seed, examples)
+    return model, tokenizer, ExampleDataset(root / config.corpus, draw, config.seed, examples)
 
 
 def _trainer(
@@ -272,6 +278,8 @@ def _trainer(
 ) -> CreamTrainer:
     arguments = _arguments(config, run_dir)
     model.config.use_cache = False
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     if config.compile_layers:
         compile_layers(model)
     trainer = CreamTrainer(
@@ -315,7 +323,6 @@ def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
         bf16=cuda if config.precision == "auto" else config.precision == "bfloat16",
         use_cpu=not cuda,
         optim="adamw_torch_fused" if cuda else "adamw_torch",
-        gradient_checkpointing=config.gradient_checkpointing,
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or config.steps,
         save_total_limit=2,
@@ -326,7 +333,7 @@ def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
         dataloader_num_workers=config.workers,
         dataloader_persistent_workers=config.workers > 0,
         dataloader_pin_memory=cuda,
-        accelerator_config={"non_blocking": True},
+        accelerator_config={"non_blocking": cuda},
         disable_tqdm=True,
         report_to=[],
     )

@@ -152,7 +152,8 @@ class ProbeCallback(TrainerCallback):
         model.eval()
         model.config.use_cache = True
         try:
-            with torch.no_grad():
+            # Prompts of many lengths through compiled layers would compile for minutes.
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"):
                 numbers = self.probe(model, self.tokenizer)
         finally:
             model.train(training)

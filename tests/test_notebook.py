@@ -179,3 +179,12 @@ def test_papermill_end_to_end_from_another_folder(project, tmp_path, monkeypatch
     with pytest.raises(papermill.PapermillExecutionError, match="did you mean 'scale'"):
         execute(project, tmp_path / "out.ipynb", scael=64)
     assert not (project / "runs" / "seen.txt").exists()
+
+
+def test_the_form_of_optional_that_papermill_understands(project):
+    """`int | None` stops papermill's parser; in quotes, Optional[int] does not."""
+    write(project, 'scale: "Optional[int]" = None  # in windows\n')
+    for scale in (None, 64):
+        assert notebook.begin("tiny", {"scale": scale}, root=project).parameters == {"scale": scale}
+    with pytest.raises(ValueError, match=r"scale: int \| None = None.*'64x'"):
+        notebook.begin("tiny", {"scale": "64x"}, root=project)
