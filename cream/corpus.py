@@ -19,6 +19,7 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
@@ -88,9 +89,18 @@ class Corpus:
             raise ValueError(f"{self.path} has no split {name!r}; it has {', '.join(self.splits)}")
         return Documents(self.path / name)
 
-    def counts(self) -> list[dict[str, Any]]:
+    def counts(self) -> pd.DataFrame:
         """Return a row a source: split, source, kind, documents kept and dropped, tokens."""
-        return self.manifest["counts"]
+        return pd.DataFrame(self.manifest["counts"])
+
+    def table(self) -> pd.DataFrame:
+        """Return a row a document: split, source, name, kind, num_tokens."""
+        parts = []
+        for name in self.splits:
+            opened = self.split(name)
+            columns = {key: opened.column(key) for key in ("source", "name", "kind")}
+            parts.append(pd.DataFrame({"split": name, **columns, "num_tokens": opened.num_tokens}))
+        return pd.concat(parts, ignore_index=True)
 
 
 def open_corpus(path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Corpus:
@@ -236,10 +246,9 @@ def _check_settings(
 
 def _bos_policy(tokenizer: PreTrainedTokenizerBase, bos: bool) -> str:
     if not bos:
-        return "none prepended; documents given as ids or chats as they come"
-    return (
-        f"{tokenizer.bos_token} ({tokenizer.bos_token_id}) once a document, counted in num_tokens"
-    )
+        return "none prepended"
+    token = f"{tokenizer.bos_token} ({tokenizer.bos_token_id})"
+    return f"{token} once a document, counted in num_tokens; documents given as ids keep theirs"
 
 
 def _is_there(out: Path, identity: str, overwrite: bool) -> bool:

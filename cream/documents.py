@@ -3,7 +3,7 @@
 What belongs here: reading JSONL, text folders, saved datasets, ShareGPT dumps, hub data sets and
 the standard library's own modules as one stream of documents, and naming what was read. Every
 document is ``{"split", "source", "name", "kind"}`` with ``text``, or ``input_ids`` where the
-source was tokenised before (kind "tokens").
+source was tokenised before.
 """
 
 import hashlib
@@ -65,6 +65,8 @@ def open_source(
     Raises:
         FileNotFoundError, ValueError, ConnectionError: naming the source and what is accepted.
     """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is unknown: choose one of {', '.join(SPLITS)}")
     if not 0 <= held_out < 0.5:
         raise ValueError(f"held_out is {held_out}: it must lie in [0, 0.5)")
     path = Path(source).expanduser()
@@ -176,10 +178,10 @@ def _from_saved(
                 f"{name} has columns {', '.join(rows.column_names)}: neither input_ids nor "
                 f"{field!r}; name the text column with field"
             )
-        kind, key = ("tokens", "input_ids") if column == "input_ids" else ("text", "text")
+        key = "input_ids" if column == "input_ids" else "text"
         only = rows.select_columns([column]).with_format("numpy" if key == "input_ids" else None)
         for number, row in enumerate(only):
-            yield {"split": part, "source": name, "name": f"row {number}", "kind": kind,
+            yield {"split": part, "source": name, "name": f"row {number}", "kind": "text",
                    key: row[column]}  # fmt: skip
 
 

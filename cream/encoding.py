@@ -22,13 +22,14 @@ def encoded(
     Special tokens spelt out in text are cut as text, so that a document about ``</s>`` does not
     end there; in documents of kind "chat" they are the template's and stay special. With ``bos``,
     BOS comes first once, unless a chat's template has put it there. ``input_ids`` are kept as
-    they are.
+    they are, and marked ``given``.
     """
     for batch in _batches(documents):
         cut = _cut(batch, tokenizer, bos)
         for document, tokens in zip(batch, cut, strict=True):
             rest = {k: v for k, v in document.items() if k not in ("text", "input_ids")}
-            yield {**rest, "tokens": np.asarray(tokens, dtype=np.int64)}
+            given = "input_ids" in document
+            yield {**rest, "given": given, "tokens": np.asarray(tokens, dtype=np.int64)}
 
 
 def _batches(documents: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
@@ -80,7 +81,7 @@ def pieces(
     """
     for document in documents:
         tokens = document["tokens"]
-        whole = document["split"] != "train" or document["kind"] != "text"
+        whole = document["given"] or document["split"] != "train" or document["kind"] != "text"
         if piece_tokens is None or whole or len(tokens) < 2 * piece_tokens:
             yield document
             continue

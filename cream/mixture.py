@@ -22,7 +22,9 @@ from cream.corpus import Corpus, build
 from cream.encoding import count_tokens
 from cream.provenance import hash_of
 
-__all__ = ["RECIPES", "Recipe", "generate", "prepare"]
+__all__ = ["RECIPES", "Recipe", "generate", "get", "prepare"]
+
+NAMED = (*sources.TIERS, "standard-library")
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Recipe:
     query_placement: str = "interleaved"  # or "end": see findings on data that decides who wins
     seed: int = 0  # of the generated documents
     text_tokens: int | None = None  # at most about this many tokens of training text
+    split: str = "train"  # where documents of one's own go that are not split yet
     field: str = "text"  # of a JSON record or dataset row
     revision: str | None = None  # of a hub data set
     held_out: float = 0.0  # share of one's own documents for validation, and again for test
@@ -69,6 +72,23 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+def get(preset: str, root: str | Path = ".", **overrides: object) -> Recipe:
+    """Return a preset's recipe, its fields replaced by every override that is not None.
+
+    A source that exists below ``root`` is read there; ``piece_tokens=0`` leaves texts whole.
+    ValueError for an unknown preset.
+    """
+    if preset not in RECIPES:
+        raise ValueError(f"there is no recipe for preset {preset!r}: choose from {list(RECIPES)}")
+    changed: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
+    if changed.get("piece_tokens") == 0:
+        changed["piece_tokens"] = None
+    here = Path(root) / Path(str(changed.get("source", ""))).expanduser()
+    if "source" in changed and changed["source"] not in NAMED and here.exists():
+        changed["source"] = str(here)
+    return dataclasses.replace(RECIPES[preset], **changed)
+
+
 def prepare(
     recipe: Recipe,
     tokenizer: PreTrainedTokenizerBase,
@@ -89,6 +109,7 @@ def prepare(
     chat = ChatTemplate.choose(recipe.chat_template, tokenizer)
     text, facts = _text(recipe, chat, Path(cache), progress)
     described = {**dataclasses.asdict(recipe), "families": list(recipe.families)}
+    described["source"] = Path(recipe.source).name if _is_local(recipe) else recipe.source
     described |= {"sources": facts, "chat": chat.facts(), "extraction": prose.VERSION}
     described["generators"] = _generator_hash(recipe) if recipe.share else None
     # One bar at a time: pinned text and generated documents show their own.
@@ -114,9 +135,13 @@ def _text(
         opened = documents.standard_library()
     else:
         opened = documents.open_source(
-            recipe.source, recipe.field, chat, "train", recipe.held_out, recipe.revision
+            recipe.source, recipe.field, chat, recipe.split, recipe.held_out, recipe.revision
         )
     return opened.documents, [opened.facts]
+
+
+def _is_local(recipe: Recipe) -> bool:
+    return recipe.source not in NAMED and Path(recipe.source).expanduser().exists()
 
 
 def _mixed(
@@ -130,12 +155,13 @@ def _mixed(
     tokens = 0.0
     for document in text:
         if document["split"] == "train" and document["kind"] == "text":
-            length = _estimate(tokenizer, document["text"])
+            ids = document.get("input_ids")
+            length = _estimate(tokenizer, document["text"]) if ids is None else len(ids)
             if recipe.text_tokens is not None and tokens + length > recipe.text_tokens:
                 continue
             tokens += length
             if recipe.share:
-                training.append(document["text"])
+                training.append(document["text"] if ids is None else tokenizer.decode(ids))
         yield document
     if not recipe.share:
         return

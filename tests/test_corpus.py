@@ -51,8 +51,8 @@ def test_manifest_counts_kept_and_dropped(tmp_path, haystack, tiny_tokenizer) ->
     lengths = [len(tiny_tokenizer(each["text"])["input_ids"]) for each in documents(haystack)]
     kept = sum(length >= 512 for length in lengths)
     assert 0 < kept < len(lengths)
-    counts = corpus.counts()
-    assert sum(row["documents"] for row in counts) == kept
+    counts = corpus.counts().to_dict("records")
+    assert sum(row["documents"] for row in counts) == kept == len(corpus.table())
     assert (
         sum(row["dropped"] for row in counts) == len(lengths) - kept == corpus.manifest["dropped"]
     )
@@ -93,7 +93,7 @@ def test_pieces_cover_the_text_in_order_and_reach_their_length(
 
 def test_given_ids_are_kept_and_foreign_ones_refused(tmp_path, tiny_tokenizer) -> None:
     ids = np.arange(100) + 5
-    given = {"split": "train", "source": "x", "name": "row 0", "kind": "tokens", "input_ids": ids}
+    given = {"split": "train", "source": "x", "name": "row 0", "kind": "text", "input_ids": ids}
     corpus = build(tmp_path / "c", [given], tiny_tokenizer, WINDOW, {}, progress=False)
     assert corpus.split("train").tokens(0).tolist() == ids.tolist()
     foreign = [{**given, "input_ids": ids + 560}]
@@ -104,7 +104,7 @@ def test_given_ids_are_kept_and_foreign_ones_refused(tmp_path, tiny_tokenizer) -
 
 def test_reading_a_long_document_is_a_view_and_takes_microseconds(tmp_path, tiny_tokenizer) -> None:
     given = (
-        {"split": "train", "source": "x", "name": str(i), "kind": "tokens",
+        {"split": "train", "source": "x", "name": str(i), "kind": "text",
          "input_ids": np.full(30_000, 7 + i % 500)}
         for i in range(300)
     )  # fmt: skip
@@ -210,6 +210,6 @@ def test_large_vocabularies_are_stored_wide(tmp_path, haystack, tiny_tokenizer) 
     wide.add_tokens([f"word{i}x" for i in range(65_000)])
     assert len(wide) >= 65_536 and tokenizer_hash(wide) != tokenizer_hash(tiny_tokenizer)
     ids = np.arange(65_500, 65_600)
-    given = {"split": "train", "source": "x", "name": "x", "kind": "tokens", "input_ids": ids}
+    given = {"split": "train", "source": "x", "name": "x", "kind": "text", "input_ids": ids}
     tokens = build(tmp_path / "c", [given], wide, WINDOW, {}, progress=False).split("train").tokens
     assert tokens(0).dtype == np.int32 and tokens(0).tolist() == ids.tolist()

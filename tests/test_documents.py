@@ -9,7 +9,7 @@ import pytest
 
 from cream.chat import PLAIN, ChatTemplate
 from cream.documents import open_source, standard_library
-from cream.mixture import RECIPES, Recipe, prepare
+from cream.mixture import RECIPES, Recipe, get, prepare
 
 TURNS = [
     {"from": "gpt", "value": "Too early."},
@@ -174,14 +174,28 @@ def test_a_mixture_has_the_share_asked_for(tmp_path, haystack, tiny_tokenizer) -
     recipe = Recipe(source=str(path), window=64, piece_tokens=512, generated_tokens=512, share=0.4)
     corpus = prepare(recipe, tiny_tokenizer, tmp_path / "c", progress=False)
     tokens = {kind: 0 for kind in ("text", *recipe.families)}
-    for row in corpus.counts():
-        tokens[row["kind"]] += row["tokens"]
+    for row in corpus.counts().itertuples():
+        tokens[row.kind] += row.tokens
     share = 1 - tokens["text"] / sum(tokens.values())
     assert 0.35 < share < 0.45 and all(tokens.values())
     train = corpus.split("train")
     assert train.num_tokens.min() >= 512
     again = prepare(recipe, tiny_tokenizer, tmp_path / "d", progress=False)
     assert again.manifest["splits"] == corpus.manifest["splits"]
+
+
+def test_a_recipe_is_adjusted_and_says_no_folder(tmp_path, tiny_tokenizer) -> None:
+    path = write_lines(tmp_path / "a.jsonl", {"text": "Some words. " * 100})
+    recipe = get("miniature", tmp_path, source="a.jsonl", share=0.0, window=64, piece_tokens=0,
+                 split="test", seed=None)  # fmt: skip
+    assert recipe == Recipe(source=str(path), share=0.0, window=64, piece_tokens=None, split="test")
+    corpus = prepare(recipe, tiny_tokenizer, tmp_path / "c", progress=False)
+    assert corpus.splits == ("test",)
+    assert str(tmp_path) not in json.dumps(corpus.manifest["recipe"])
+    with pytest.raises(ValueError, match="no recipe for preset 'mini'"):
+        get("mini")
+    with pytest.raises(ValueError, match="split 'dev' is unknown"):
+        prepare(get("miniature", tmp_path, source="a.jsonl", split="dev"), tiny_tokenizer, "d")
 
 
 def test_recipes_are_checked() -> None:
