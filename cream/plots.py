@@ -59,14 +59,16 @@ def read_published(folder: str | Path, name: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def _scalings(rows: pd.DataFrame) -> list[str]:
-    """The scalings that get a panel; the unscaled model is drawn in each of them."""
-    found = sorted(set(rows["scaling"].dropna()) - {"none"})
-    return found or ["none"]
+def _extensions(rows: pd.DataFrame) -> list[tuple[str, int]]:
+    """The extensions and scales that get a panel; the unscaled model is drawn in each of them."""
+    scaled = rows[rows["scaling"].fillna("none") != "none"]
+    return sorted(set(zip(scaled["scaling"], scaled["scale"], strict=True))) or [("none", 1)]
 
 
-def _of(table: pd.DataFrame, scaling: str) -> pd.DataFrame:
-    return table[table["scaling"].isin([scaling, "none"])]
+def _of(table: pd.DataFrame, extension: tuple[str, int]) -> pd.DataFrame:
+    scaling, scale = extension
+    ours = (table["scaling"] == scaling) & (table["scale"] == scale)
+    return table[ours.fillna(False) | (table["scaling"].fillna("none") == "none")]
 
 
 def _needs(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
@@ -87,17 +89,17 @@ def _dodge(x: pd.Series, place: int, of: int, step: float) -> np.ndarray:
 def accuracy_by_length(
     rows: pd.DataFrame, published: pd.DataFrame | None = None, score: str = "score"
 ) -> Figure:
-    """Draw LongChat-Lines: accuracy over length in multiples of N, one panel a scaling.
+    """Draw LongChat-Lines: accuracy over length in multiples of N, a panel a scaling and scale.
 
     `rows` of one task with method, scaling, window and token_length; `published` is longchat_lines
     (N = 4,096). `score` may be "contained", the official metric.
     """
     rows = _needs(rows, "method", "window", "token_length", score)
     rows = rows.assign(multiple=rows["token_length"] / rows["window"])
-    table, scalings = by_method(rows, ["multiple"], score), _scalings(rows)
-    figure, axes = sheet(max(6.6, 3.6 * len(scalings)), 3.7, 1, len(scalings), sharey=True)
-    for panel, scaling in zip(axes[0], scalings, strict=True):
-        part = _of(table, scaling)
+    table, extensions = by_method(rows, ["multiple"], score), _extensions(rows)
+    figure, axes = sheet(max(6.6, 3.6 * len(extensions)), 3.7, 1, len(extensions), sharey=True)
+    for panel, extension in zip(axes[0], extensions, strict=True):
+        part = _of(table, extension)
         if published is not None:
             part_methods = set(part["method"])
             _published_lengths(panel, published[published["method"].isin(part_methods)])
@@ -107,14 +109,15 @@ def accuracy_by_length(
             curve(panel, method, _dodge(ours["multiple"], place, len(methods), 0.035), ours, 100)
         in_windows(panel, table["multiple"])
         panel.set_ylim(-4, 104)
-        finish(panel, _title("LongChat-Lines", scaling, part), "length of the record", "")
+        finish(panel, _title("LongChat-Lines", extension, part), "length of the record", "")
     axes[0][0].set_ylabel("correct (%)" if score == "score" else "contained (%)")
     legend(figure, None if published is None else f"{PAPER}, linear")
     return figure
 
 
-def _title(name: str, scaling: str, table: pd.DataFrame, what: str = "") -> str:
-    return (name if scaling == "none" else f"{name}, {scaling}") + _n(table, what)
+def _title(name: str, extension: tuple[str, int], table: pd.DataFrame, what: str = "") -> str:
+    scaled = "" if extension[0] == "none" else f", {extension[0]} x{extension[1]}"
+    return name + scaled + _n(table, what)
 
 
 def _n(table: pd.DataFrame, what: str = "") -> str:
@@ -133,11 +136,14 @@ def accuracy_by_position(
 ) -> Figure:
     """Draw key-value retrieval: accuracy over the gold record's place, a panel a number of keys.
 
-    `rows` of one task and one tuned scaling, with num_keys, gold_index, token_length and window;
+    `rows` of one task, scaling and scale, with num_keys, gold_index, token_length and window;
     `published` is lost_in_the_middle, of one scaling: its two sizes (75 and 140 keys, 1.2 N and
     2.4 N) are drawn beside the two measured ones, smaller beside smaller.
     """
     rows = _needs(rows, "method", "num_keys", "gold_index", score)
+    if len(found := _extensions(rows)) > 1:
+        names = ", ".join(f"{scaling} x{scale}" for scaling, scale in found)
+        raise ValueError(f"these rows are of {names}; choose one for this figure")
     table = by_method(rows, ["num_keys", "gold_index"], score)
     sizes = sorted(rows["num_keys"].unique())
     figure, axes = sheet(max(6.6, 3.3 * len(sizes)), 3.5, 1, len(sizes), sharey=True)
@@ -174,24 +180,24 @@ def _size(part: pd.DataFrame, keys: int) -> str:
 
 @printed
 def perplexity_by_length(rows: pd.DataFrame) -> Figure:
-    """Draw perplexity over length in multiples of N, one panel a scaling.
+    """Draw perplexity over length in multiples of N, a panel a scaling and scale.
 
     `rows` with nll, scored_tokens, document, window and token_length; bars are over documents.
     Published perplexities belong to another tokenizer and are not drawn beside these.
     """
     rows = _needs(rows, "method", "window", "token_length", "nll", "scored_tokens")
     rows = rows.assign(multiple=rows["token_length"] / rows["window"])
-    table, scalings = by_method(rows, ["multiple"], "perplexity"), _scalings(rows)
-    figure, axes = sheet(max(6.6, 3.6 * len(scalings)), 3.5, 1, len(scalings), sharey=True)
-    for panel, scaling in zip(axes[0], scalings, strict=True):
-        part = _of(table, scaling)
+    table, extensions = by_method(rows, ["multiple"], "perplexity"), _extensions(rows)
+    figure, axes = sheet(max(6.6, 3.6 * len(extensions)), 3.5, 1, len(extensions), sharey=True)
+    for panel, extension in zip(axes[0], extensions, strict=True):
+        part = _of(table, extension)
         methods = in_order(part["method"])
         for place, method in enumerate(methods):
             ours = part[part["method"] == method]
             curve(panel, method, _dodge(ours["multiple"], place, len(methods), 0.035), ours)
         in_windows(panel, table["multiple"])
         finish(
-            panel, _title("Perplexity", scaling, part, " documents"), "length of the document", ""
+            panel, _title("Perplexity", extension, part, " documents"), "length of the document", ""
         )
     if table["value"].max() > 3 * table["value"].min():
         axes[0][0].set_yscale("log")

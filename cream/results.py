@@ -40,10 +40,11 @@ __all__ = [
     "read",
     "row_key",
     "to_parquet",
+    "variant",
 ]
 
-_SAMPLE = ["run", "task", "settings", "token_length", "gold_index", "depth_percent", "num_keys",
-           "document", "sample"]  # fmt: skip
+_SAMPLE = ["run", "task", "token_length", "gold_index", "depth_percent", "num_keys", "document",
+           "sample"]  # fmt: skip
 
 
 class Rows:
@@ -209,7 +210,7 @@ def to_parquet(frame: pd.DataFrame, path: str | Path) -> Path:
     if unknown := [name for name in frame if name not in COLUMNS]:
         raise ValueError(f"rows have no column {unknown[0]!r}; there are: {', '.join(COLUMNS)}")
     ordered = frame.reindex(columns=list(COLUMNS)).astype(COLUMNS)
-    ordered = ordered.sort_values([*_SAMPLE, "key"], ignore_index=True)
+    ordered = ordered.sort_values([*_SAMPLE, "settings", "key"], ignore_index=True)
     table = pa.Table.from_pandas(ordered, preserve_index=False)
     table = table.replace_schema_metadata({"cream": SCHEMA, **(table.schema.metadata or {})})
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -224,13 +225,30 @@ def to_parquet(frame: pd.DataFrame, path: str | Path) -> Path:
 def current(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that speak for each run now.
 
-    A run trained again, or a sample whose prompt changed, leaves older rows behind: of each run and
-    task the model evaluated last counts, of each sample its last row.
+    A run trained again, or a sample whose prompt or settings changed, leaves older rows behind: of
+    each run and task the model evaluated last counts, of each sample (in each `variant`) its last
+    row.
     """
-    ordered = frame.sort_values("date", kind="stable", na_position="first")
+    ordered = frame.assign(variant=variant(frame)).sort_values(
+        "date", kind="stable", na_position="first"
+    )
     last = ordered.groupby(["run", "task"], dropna=False)["model_hash"].transform("last")
     ordered = ordered[(ordered["model_hash"] == last).fillna(True)]
-    return ordered.drop_duplicates(_SAMPLE, keep="last").sort_index().reset_index(drop=True)
+    kept = ordered.drop_duplicates([*_SAMPLE, "variant"], keep="last").sort_index()
+    return kept.drop(columns="variant").reset_index(drop=True)
+
+
+def variant(frame: pd.DataFrame) -> pd.Series:
+    """Return which form of its task each row answers: `style` and `mode` of its settings.
+
+    Rows of two variants are never averaged: they are two evaluations.
+    """
+    texts = {text: json.loads(text) for text in frame["settings"].dropna().unique()}
+    names = {
+        text: " ".join(str(how[name]) for name in ("style", "mode") if name in how)
+        for text, how in texts.items()
+    }
+    return frame["settings"].map(names).fillna("").astype("string")
 
 
 def drawn_from(frame: pd.DataFrame) -> dict[str, str]:

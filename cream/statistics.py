@@ -260,13 +260,13 @@ def perplexities(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def by_method(frame: pd.DataFrame, by: Sequence[str], value: str = "score") -> pd.DataFrame:
-    """Return one row a method, scaling and group of `by`: value, low, high, n, unit and runs.
+    """Return one row a method, scaling, scale and group of `by`: value, low, high, n, unit, runs.
 
     `value` is "score", "contained" or "perplexity". One trained model: the interval is over its
     samples. Several: it is over the models, with bases and seeds as units (`unit` says which).
     """
     table = perplexities if value == "perplexity" else partial(accuracies, score=value)
-    keys = ["method", "scaling", *by]
+    keys = ["method", "scaling", "scale", *by]
     named = frame.assign(base=frame["base"].fillna(""), model=frame["model_hash"])
     runs = table(named, [*keys, "base", "model"])
     found = [(*key, *_over_runs(part)) for key, part in runs.groupby(keys, dropna=False)]

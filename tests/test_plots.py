@@ -99,7 +99,7 @@ def test_perplexity_is_logarithmic_only_where_it_must_be(rows):
     close = nll[nll["method"].isin(["pose", "cream"])]
     figure = plots.perplexity_by_length(close)
     assert figure.axes[0].get_yscale() == "linear" and len(bars(figure.axes[0])) == 2
-    assert figure.axes[0].get_title(loc="left") == "Perplexity, yarn (n = 10 documents)"
+    assert figure.axes[0].get_title(loc="left") == "Perplexity, yarn x8 (n = 10 documents)"
 
 
 def test_several_models_of_a_method_are_the_units(tmp_path):
@@ -109,6 +109,21 @@ def test_several_models_of_a_method_are_the_units(tmp_path):
     assert set(table["runs"]) == {3} and set(table["n"]) == {150}
     assert set(table["unit"]) == {"model"}
     assert len(bars(plots.accuracy_by_length(of(made, "longchat_lines")).axes[0])) == 1
+
+
+def test_scalings_and_scales_are_kept_apart(rows):
+    """A panel each, the unscaled model in both; one figure by position draws only one of them."""
+    lines = of(rows, "longchat_lines")
+    tuned = lines[lines["scaling"] == "yarn"]
+    wider = tuned.assign(scale=64, model_hash=tuned["model_hash"] + "w", key=tuned["key"] + "w")
+    figure = plots.accuracy_by_length(pd.concat([lines, wider]))
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == ["LongChat-Lines, yarn x8 (n = 50)", "LongChat-Lines, yarn x64 (n = 50)"]
+    assert all(len(bars(axes)) == 4 for axes in figure.axes)
+    pairs = of(rows, "kv_retrieval")
+    with pytest.raises(ValueError, match="yarn x8, yarn x16; choose one"):
+        more = pairs[pairs["scaling"] == "yarn"].assign(scale=16)
+        plots.accuracy_by_position(pd.concat([pairs, more]))
 
 
 def test_training_curves_read_what_training_writes(tmp_path):

@@ -287,6 +287,18 @@ def test_current_rows_are_those_of_the_model_evaluated_last(tmp_path):
     assert len(frame) == 3
 
 
+def test_variants_of_a_task_are_kept_apart(tmp_path):
+    """Two styles are two evaluations; other settings that changed leave an old row behind."""
+    path = tmp_path / "rows.jsonl"
+    with Rows(path, HEADER) as rows:
+        for style, budget in (("official", 8), ("miniature", 8), ("miniature", 10)):
+            rows.append({**row(0), "settings": {"style": style, "max_new_tokens": budget}})
+    frame = results.current(results.read(path))
+    assert sorted(results.variant(frame)) == ["miniature", "official"]
+    assert json.loads(frame["settings"].iloc[-1])["max_new_tokens"] == 10
+    assert results.variant(frame.assign(settings='{"mode": "truncate"}')).unique() == ["truncate"]
+
+
 def test_what_a_figure_is_drawn_from_has_a_name(tmp_path):
     """The hash follows the scores, not the order; the commit is that of the rows."""
     with Rows(tmp_path / "rows.jsonl", {**HEADER, "commit": "abc"}) as rows:
