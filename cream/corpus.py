@@ -206,12 +206,12 @@ def build(
     identity = hash_of(FORMAT, dict(recipe), settings, tokenizer_hash(tokenizer))
     if _is_there(out, identity, overwrite):
         return open_corpus(out)
-    prefix = [tokenizer.bos_token_id] if bos else []
+    prefix, quiet = [tokenizer.bos_token_id] if bos else [], not progress
     stream = pieces(encoded(documents, tokenizer, bos), piece_tokens, prefix)
     with beside(out) as folder:
         shelf = Shelf(folder, len(tokenizer), window)
         try:
-            for document in tqdm(stream, desc="tokenised", unit=" doc", disable=not progress):
+            for document in tqdm(stream, "tokenised", unit=" doc", mininterval=1, disable=quiet):
                 shelf.add(document)
             counted = shelf.close()
         finally:
