@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from transformers import (
+    DynamicCache,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -18,6 +19,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
+from cream.batching import plan
 from cream.likelihood import check_window, log_likelihood
 
 __all__ = [
@@ -26,13 +28,10 @@ __all__ = [
     "cut",
     "greedy",
     "log_likelihood",
-    "plan_batches",
     "tokenize",
 ]
 
 BOS_POLICY = "add_special_tokens"  # prompts get whatever the tokenizer puts before a text
-_MAX_BATCH = 64
-
 # `greedy` refuses what is beyond the window itself, and where it does not, that is the question.
 logging.getLogger("transformers.generation.stopping_criteria").addFilter(
     lambda record: "friendly reminder" not in str(record.msg)
@@ -91,9 +90,9 @@ def greedy(
 ) -> Iterator[Completion]:
     """Continue every prompt greedily; completions come as their batches finish, longest first.
 
-    Rows of a batch are padded on the left, and every prompt gets the tokens it would get alone.
-    "auto" fills the free memory on an accelerator; on a CPU, where a batch gains nothing in the
-    prefill, it puts only prompts of equal length together. A prompt that with `max_new_tokens`
+    Rows of a batch are padded on the left, what many prompts have in common is read once, and every
+    prompt gets the tokens it would get alone; `batch_size` as in `batching.plan` (1: each prompt by
+    itself, nothing shared). A prompt that with `max_new_tokens`
     is longer than the model's window raises ValueError before anything is computed, unless
     `allow_beyond` (a model questioned beyond its window). Settings of the model's own generation
     config (Llama-2 samples at temperature 0.6) do not apply, its end tokens do.
@@ -120,10 +119,10 @@ def _run(
     stop: str | None,
     batch_size: int | str,
 ) -> Iterator[Completion]:
-    for batch in plan_batches([len(row) for row in ids], batch_size, model, config.max_new_tokens):
-        rows = [ids[i] for i in batch]
-        texts = _generate(model, tokenizer, rows, config, stop)
-        for index, text in zip(batch, texts, strict=True):
+    for indices, shared in plan(ids, batch_size, model, config.max_new_tokens):
+        rows = [ids[i] for i in indices]
+        texts = _generate(model, tokenizer, rows, shared, config, stop)
+        for index, text in zip(indices, texts, strict=True):
             yield Completion(index, text, len(ids[index]))
 
 
@@ -166,79 +165,56 @@ def _generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[list[int]],
+    shared: int,
     config: GenerationConfig,
     stop: str | None,
 ) -> list[str]:
     width = max(map(len, rows))
-    pads = [width - len(row) for row in rows]
-    filled = [[config.pad_token_id] * pad + row for pad, row in zip(pads, rows, strict=True)]
-    input_ids = torch.tensor(filled, device=model.device)
-    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=model.device)
     criteria = StoppingCriteriaList()
     if stop:
         criteria.append(_StopString(tokenizer, width, stop, config.min_new_tokens or 0))
+    input_ids, mask = _padded(rows, shared, width, config.pad_token_id, model.device)
     try:
+        cache = _read_once(model, rows[0][:shared], len(rows)) if shared else {}
         with _without_own_settings(model):
             out = model.generate(
                 input_ids,
                 attention_mask=mask,
                 generation_config=config,
                 stopping_criteria=criteria,
+                **cache,
             )
     except torch.cuda.OutOfMemoryError:
         if len(rows) == 1:
             raise
+        cache = None
         torch.cuda.empty_cache()
         half = len(rows) // 2
-        first = _generate(model, tokenizer, rows[:half], config, stop)
-        return first + _generate(model, tokenizer, rows[half:], config, stop)
+        first = _generate(model, tokenizer, rows[:half], shared, config, stop)
+        return first + _generate(model, tokenizer, rows[half:], shared, config, stop)
     return [cut(text, stop) for text in _decode(tokenizer, out[:, width:])]
+
+
+def _padded(
+    rows: list[list[int]], shared: int, width: int, pad: int, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fill rows up on the left of what they do not share; ids and mask, shape (rows, width)."""
+    ids, mask = [], []
+    for row in rows:
+        gap = width - len(row)
+        ids.append([*row[:shared], *[pad] * gap, *row[shared:]])
+        mask.append([*[1] * shared, *[0] * gap, *[1] * (len(row) - shared)])
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def _read_once(model: PreTrainedModel, prefix: list[int], copies: int) -> dict[str, DynamicCache]:
+    """Read a prefix that all rows of a batch share; what `generate` needs to go on from it."""
+    cache = DynamicCache(config=model.config)
+    input_ids = torch.tensor([prefix], device=model.device)
+    model.base_model(input_ids=input_ids, past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(copies)
+    return {"past_key_values": cache}
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: torch.Tensor) -> list[str]:
     return tokenizer.batch_decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def plan_batches(
-    lengths: Sequence[int],
-    batch_size: int | str,
-    model: PreTrainedModel | None = None,
-    new_tokens: int = 0,
-) -> list[list[int]]:
-    """Group prompts by length, longest first, so that what does not fit fails at once.
-
-    A number is the size of each batch. "auto" takes as many rows as fit into half the free memory
-    of the model's accelerator by its key-value cache, at most 64; on a CPU, equal lengths only.
-    """
-    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-    on_cpu = model is None or model.device.type == "cpu"
-    batches: list[list[int]] = []
-    limit = 0
-    for index in order:
-        longest = lengths[batches[-1][0]] if batches else -1
-        together = len(batches) > 0 and len(batches[-1]) < limit
-        if batch_size == "auto" and on_cpu:
-            together = together and lengths[index] == longest
-        if together:
-            batches[-1].append(index)
-            continue
-        batches.append([index])
-        limit = batch_size
-        if batch_size == "auto":
-            limit = _MAX_BATCH if on_cpu else _rows_that_fit(model, lengths[index] + new_tokens)
-    return batches
-
-
-def _rows_that_fit(model: PreTrainedModel, num_tokens: int) -> int:
-    """Rows of `num_tokens` whose cache and activations fit into half of the free memory."""
-    config = model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    values = 2 * config.num_hidden_layers * heads * size + 8 * config.hidden_size
-    values += 3 * (getattr(config, "intermediate_size", None) or 4 * config.hidden_size)
-    if model.device.type != "cuda":
-        return 8
-    free, _ = torch.cuda.mem_get_info(model.device)
-    free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    bytes_per_row = num_tokens * values * torch.finfo(model.dtype).bits // 8
-    return int(min(_MAX_BATCH, max(1, free // 2 // bytes_per_row)))

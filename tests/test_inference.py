@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
-from cream import inference
+from cream import batching, inference
 from cream.inference import greedy, log_likelihood
 
 SCALINGS = {
@@ -132,13 +132,58 @@ def test_no_prompts_give_no_completions(tiny_model, tiny_tokenizer):
     assert list(greedy(tiny_model(64), tiny_tokenizer, [], 4)) == []
 
 
-@pytest.mark.parametrize(("size", "expected"), [(2, [[1, 3], [0, 4], [2]]), (5, [[1, 3, 0, 4, 2]])])
-def test_batches_are_planned_longest_first(size, expected):
-    assert inference.plan_batches([5, 9, 3, 9, 4], size) == expected
+# ------------------------------------------------------------------------- shared beginnings
 
 
-def test_a_batch_on_a_cpu_holds_equal_lengths_only():
-    assert inference.plan_batches([5, 9, 3, 9, 5], "auto") == [[1, 3], [0, 4], [2]]
+def record_with_questions(tokenizer, record: int, questions: int) -> list[str]:
+    text = prompts_of([60], seed=record)[0]
+    return [f"{text} ask {'word' * (q % 3)}{q}?" for q in range(questions)]
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_a_shared_beginning_is_read_once_and_changes_nothing(scaling, tiny_model, tiny_tokenizer):
+    model = tiny_model(window=512, eos_token_id=None, **SCALINGS[scaling])
+    prompts = [*record_with_questions(tiny_tokenizer, 1, 5), *prompts_of([30, 9])]
+    prompts += record_with_questions(tiny_tokenizer, 2, 3)
+    read = []
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    together = {one.index: one.text for one in greedy(model, tiny_tokenizer, prompts, 12)}
+    tokens_together = sum(read)
+    read.clear()
+    alone = {
+        one.index: one.text for one in greedy(model, tiny_tokenizer, prompts, 12, batch_size=1)
+    }
+    assert together == alone
+    assert tokens_together < 0.5 * sum(read)
+    assert len(tiny_tokenizer(prompts[0])["input_ids"]) > 64
+
+
+def test_a_cache_that_forgets_is_not_shared(tiny_tokenizer):
+    from transformers import MistralConfig, MistralForCausalLM
+
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=600,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=16,
+        initializer_range=0.2,
+        eos_token_id=None,
+        pad_token_id=1,
+    )
+    model = MistralForCausalLM(config).eval()
+    prompts = record_with_questions(tiny_tokenizer, 1, 4)
+    assert all(b.shared == 0 for b in batching.plan([[1] * 50 + [k] for k in range(4)], 4, model))
+    done = {one.index: one.text for one in greedy(model, tiny_tokenizer, prompts, 6)}
+    assert done == {
+        i: tiny_tokenizer.decode(by_hand(model, tiny_tokenizer, prompt, 6))
+        for i, prompt in enumerate(prompts)
+    }
 
 
 # ------------------------------------------------------------------------------ log-likelihood

@@ -50,6 +50,18 @@ def test_a_sample_depends_on_seed_length_and_number_alone(tiny_tokenizer):
     assert len({e.prompt for e in few + examples(tiny_tokenizer, [300], 3, seed=6)}) == 6
 
 
+def test_a_record_serves_several_questions(tiny_tokenizer):
+    built = examples(tiny_tokenizer, [500], 8, questions=3)
+    records = [e.prompt.split("\nWhat is")[0] for e in built]
+    assert [records.index(r) for r in records] == [0, 0, 0, 3, 3, 3, 6, 6]
+    assert len({e.document for e in built}) == 3 and [e.sample for e in built] == list(range(8))
+    assert len({e.gold_index for e in built}) > 5
+    assert all(len(tiny_tokenizer(e.prompt + e.target)["input_ids"]) <= 500 for e in built)
+    assert built[:5] == examples(tiny_tokenizer, [500], 5, questions=3)
+    with pytest.raises(ValueError, match="questions 0"):
+        examples(tiny_tokenizer, [500], 8, questions=0)
+
+
 def test_depths_are_spread_over_the_record(tiny_tokenizer):
     depths = [e.depth_percent for e in examples(tiny_tokenizer, [600], 20)]
     counts = [

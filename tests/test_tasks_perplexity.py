@@ -1,5 +1,7 @@
 """Perplexity: the same documents at every length, every token but the first scored once."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ DOCUMENTS = [(f"d{i}", np.random.default_rng(i).integers(2, 600, 100 * (i + 1)))
 def test_the_same_documents_serve_every_length():
     built = examples(DOCUMENTS, [50, 201], samples=2, bos_token_id=0)
     assert [(e.document, e.token_length, e.sample) for e in built] == [
-        ("d1", 50, 0), ("d2", 50, 1), ("d1", 201, 0), ("d2", 201, 1),
+        ("d1", 50, 0), ("d1", 201, 0), ("d2", 50, 1), ("d2", 201, 1),
     ]  # fmt: skip
     for example in built:
         ids = dict(DOCUMENTS)[example.document]
@@ -31,10 +33,34 @@ def test_a_measure_is_the_models_own_loss(tiny_model):
     model = tiny_model(256, initializer_range=0.02)
     example = examples(DOCUMENTS, [150], samples=1, bos_token_id=0)[0]
     ids = torch.tensor([example.tokens])
-    found = measure(model, example)
+    (index, found), *more = measure(model, [example])
+    assert index == 0 and not more
     loss = model.double()(ids, labels=ids).loss.item()
     assert found["num_tokens"] == 150 and found["scored_tokens"] == 149
     assert found["nll"] / 149 == pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("rope_type", ["default", "dynamic"])
+def test_a_document_is_read_once_for_all_its_lengths(rope_type, tiny_model):
+    rope = {"rope_type": rope_type, "rope_theta": 1e4, "factor": 4.0}
+    model = tiny_model(64, initializer_range=0.02, rope_parameters=rope)
+    built = examples(DOCUMENTS, [40, 90, 200], samples=2, bos_token_id=0)
+    alone = [next(measure(model, [replace(e, context=None)], True))[1]["nll"] for e in built]
+    read = []
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+    )
+    found = dict(measure(model, built, allow_beyond=True))
+    assert [found[k]["nll"] for k in range(6)] == pytest.approx(alone, rel=1e-6)
+    long = [length for length in read if length > 8]  # 8: log_likelihood's look at the head
+    assert long == ([200, 200] if rope_type == "default" else [40, 90, 200] * 2)
+
+
+def test_a_part_measured_later_gives_the_same_to_the_last_bit(tiny_model):
+    model = tiny_model(256)
+    built = examples(DOCUMENTS, [40, 90, 200], samples=1, bos_token_id=0)
+    whole = dict(measure(model, built))
+    assert next(measure(model, built[:1]))[1] == whole[0]
 
 
 def test_perplexity_weighs_tokens_not_documents():

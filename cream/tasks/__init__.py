@@ -2,7 +2,7 @@
 
 What belongs here: `Example`, and the loop from examples to rows. A task is a module with
 `examples(...)` and either `score(prediction, example)`, for greedy answers, or
-`measure(model, example)`, for what is computed otherwise; both return columns of a row.
+`measure(model, examples)`, for what is computed otherwise; both give columns of a row.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,8 @@ class Example:
     """One question to a model: a prompt (or tokens to score) and what the answer should be.
 
     `token_length` is nominal; prompt and target together have at most so many tokens. `how` is
-    what else decides the result, and so belongs into the row's key.
+    what else decides the result, and so belongs into the row's key. `tokens` may be the beginning
+    of a longer `context` that is read once for several examples.
     """
 
     task: str
@@ -41,6 +42,7 @@ class Example:
     num_keys: int | None = None
     document: str | None = None
     tokens: tuple[int, ...] | None = None
+    context: tuple[int, ...] | None = None
     how: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -107,8 +109,9 @@ _Answers = Iterator[tuple[Example, dict[str, object], dict[str, object]]]
 def _measured(
     model: PreTrainedModel, task: ModuleType, pairs: _Pairs, allow_beyond: bool
 ) -> _Answers:
-    for example, how in pairs:
-        yield example, how, task.measure(model, example, allow_beyond=allow_beyond)
+    asked = [example for example, _ in pairs]
+    for index, found in task.measure(model, asked, allow_beyond=allow_beyond):
+        yield *pairs[index], found
 
 
 def _answered(

@@ -70,10 +70,12 @@ def examples(
 ) -> list[Example]:
     """Build `samples` examples a gold position and length (tokens), short keys and values.
 
-    All samples of a length have the same number of keys, the most that fit with the answer; the
-    positions are `gold_indices` of it unless given. The records of a sample are the same at every
-    position, but for the gold one's place. `spread` asks each sample once, at every depth alike.
-    Deterministic in (seed, length, sample, position).
+    All objects of a length have the same number of keys, the most that fit with the answer; each is
+    asked at every one of `positions`, by default `gold_indices`. The key asked for is the one that
+    stands there: the official data move one record instead, which random records cannot tell apart,
+    but so `inference` reads an object once for all its questions. `document` names the object.
+    `spread` asks each object once, at every depth alike. Deterministic in (seed, length, sample,
+    position).
     """
     count = counter(tokenizer)
     found = []
@@ -81,9 +83,9 @@ def examples(
         num_keys = _num_keys(count, length, seed)
         five = () if spread else positions or gold_indices(num_keys)
         for sample in range(samples):
-            records, key = _records(count, length, num_keys, seed, sample)
-            for gold in five or [int(depth(TASK, seed, length, sample) * num_keys)]:
-                found.append(_example(move(records, key, gold), gold, length, sample))
+            asked = five or [int(depth(TASK, seed, length, sample) * num_keys)]
+            records = _records(count, length, num_keys, seed, sample, asked)
+            found += [_example(records, gold, length, sample) for gold in asked]
     return found
 
 
@@ -109,14 +111,19 @@ def _num_keys(count: Callable[[str], int], length: int, seed: int) -> int:
 
 
 def _records(
-    count: Callable[[str], int], length: int, num_keys: int, seed: int, sample: int
-) -> tuple[list[tuple[str, str]], str]:
-    """Draw a sample's records and the key to ask for; again, should they not fit the length."""
+    count: Callable[[str], int],
+    length: int,
+    num_keys: int,
+    seed: int,
+    sample: int,
+    asked: Sequence[int],
+) -> list[tuple[str, str]]:
+    """Draw an object's records; again, should one of its questions not fit the length."""
     rng = sample_rng(TASK, seed, length, sample)
     while True:
         records = draw_records("pairs", rng, num_keys)
-        if count(_text(records, 0)) <= length:
-            return records, records[0][0]
+        if max(count(_text(records, gold)) for gold in asked) <= length:
+            return records
 
 
 def _example(records: Sequence[tuple[str, str]], gold: int, length: int, sample: int) -> Example:
@@ -132,6 +139,7 @@ def _example(records: Sequence[tuple[str, str]], gold: int, length: int, sample:
         gold_index=gold,
         depth_percent=100 * gold / max(1, len(records) - 1),
         num_keys=len(records),
+        document=f"{length} tokens, object {sample}",
     )
 
 
@@ -167,7 +175,7 @@ def load_official(
                     gold_index=gold,
                     depth_percent=100 * gold / (len(records) - 1),
                     num_keys=len(records),
-                    document=Path(path).name,
+                    document=f"{Path(path).name} row {sample}",
                 )
             )
     return found

@@ -74,42 +74,57 @@ def examples(
     samples: int,
     seed: int = 0,
     style: str = "miniature",
+    questions: int = 1,
 ) -> list[Example]:
     """Build `samples` examples a length (tokens), as many lines in each as fit with the answer.
 
-    The line asked for lies at every depth alike. Deterministic in (seed, length, sample).
+    The line asked for lies at every depth alike. Each record serves `questions` examples in a row,
+    whose common beginning `inference` reads once; `document` names the record, the unit of an
+    interval. Deterministic in (seed, length, sample, questions).
     """
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}: use one of {', '.join(STYLES)}")
-    lengths = checked_lengths(lengths, samples)
+    if questions < 1:
+        raise ValueError(f"questions {questions} must be at least 1 a record")
     count = counter(tokenizer)
+    found = []
+    for length in checked_lengths(lengths, samples):
+        for first in range(0, samples, questions):
+            asked = range(first, first + questions)
+            found += _record(count, length, asked, seed, style)[: samples - first]
+    return found
+
+
+def _record(
+    count: Callable[[str], int], length: int, samples: range, seed: int, style: str
+) -> list[Example]:
+    """The examples of one record: the most lines with which every question fits."""
+    most = length // 6 + 1
+    rng = sample_rng(f"{TASK} {style}", seed, length, samples.start)
+    depths = [depth(f"{TASK} {style}", seed, length, sample) for sample in samples]
+    lines = draw_records("lines", rng, most) if style == "miniature" else _official(rng, most)
+    write = line_prompt if style == "miniature" else official_prompt
+
+    def tokens(number: int) -> int:
+        asked = (write(lines[:number], int(place * number)) for place in depths)
+        return max(count("".join(prompt)) for prompt in asked)
+
+    number = largest_that_fits(tokens, length, len(lines), guess=length // 20)
+    if number == len(lines) < most:
+        raise ValueError(f"length {length} needs more than the {number} labels there are")
+    golds = [int(place * number) for place in depths]
     return [
-        _example(count, length, sample, seed, style)
-        for length in lengths
-        for sample in range(samples)
+        _example(write(lines[:number], gold), gold, number, length, sample, samples.start, style)
+        for gold, sample in zip(golds, samples, strict=True)
     ]
 
 
 def _example(
-    count: Callable[[str], int], length: int, sample: int, seed: int, style: str
+    asked: Prompt, gold: int, number: int, length: int, sample: int, record: int, style: str
 ) -> Example:
-    most = length // 6 + 1
-    rng = sample_rng(f"{TASK} {style}", seed, length, sample)
-    fraction = depth(f"{TASK} {style}", seed, length, sample)
-    records = draw_records("lines", rng, most) if style == "miniature" else _official(rng, most)
-    write = line_prompt if style == "miniature" else official_prompt
-
-    def build(number: int) -> Prompt:
-        return write(records[:number], int(fraction * number))
-
-    number = largest_that_fits(
-        lambda n: count("".join(build(n))), length, len(records), guess=length // 20
-    )
-    if number == len(records) < most:
-        raise ValueError(f"length {length} needs more than the {number} labels there are")
-    gold = int(fraction * number)
-    prompt, answer = build(number)
+    prompt, answer = asked
     common = dict(
+        document=f"{length} tokens, record {record}",
         task=TASK,
         sample=sample,
         prompt=prompt,

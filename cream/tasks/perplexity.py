@@ -1,7 +1,7 @@
 """Perplexity of long documents at several lengths (protocols 5.5).
 
 So far the release's mode "truncate": of each document the first W tokens, BOS among them, in one
-forward. Rows hold a document's summed loss and its scored tokens; the perplexity of a set is
+true forward. Rows hold a document's summed loss and its scored tokens; the perplexity of a set is
 exp(sum of losses / sum of tokens), with documents as the units of its interval (`statistics`).
 """
 
@@ -46,20 +46,25 @@ def examples(
         raise ValueError(
             f"no document has {needed} tokens (the longest has {longest}): use shorter lengths"
         )
-    return [
-        Example(
-            TASK,
-            sample,
-            prompt="",
-            target="",
-            token_length=length,
-            document=name,
-            tokens=tuple(bos + ids[: length - len(bos)].tolist()),
-            how={"mode": "truncate", "bos": "prepended" if bos else "none"},
-        )
-        for length in lengths
-        for sample, (name, ids) in enumerate(chosen)
-    ]
+    how = {"mode": "truncate", "bos": "prepended" if bos else "none"}
+    found = []
+    for sample, (name, ids) in enumerate(chosen):
+        whole = tuple(bos + ids.tolist())
+        for length in lengths:
+            found.append(
+                Example(
+                    TASK,
+                    sample,
+                    prompt="",
+                    target="",
+                    token_length=length,
+                    document=name,
+                    tokens=whole[:length],
+                    context=whole,
+                    how=how,
+                )
+            )
+    return found
 
 
 def from_corpus(
@@ -76,15 +81,32 @@ def from_corpus(
 
 
 def measure(
-    model: PreTrainedModel, example: Example, allow_beyond: bool = False
-) -> dict[str, float | int]:
-    """Sum the loss (nats, in double precision) over every token of the example but the first."""
-    losses = log_likelihood(model, np.array(example.tokens), allow_beyond=allow_beyond)
-    return {
-        "nll": float(losses.sum()),
-        "scored_tokens": len(losses),
-        "num_tokens": len(example.tokens),
-    }
+    model: PreTrainedModel, examples: Sequence[Example], allow_beyond: bool = False
+) -> Iterator[tuple[int, dict[str, float | int]]]:
+    """Yield (index, row columns): the loss (nats, float64) summed over all tokens but the first.
+
+    A document's lengths are beginnings of one another, and a token's loss depends on those before
+    it only: its longest is read once for all of them, unless the model's RoPE changes with length.
+    """
+    shared: dict[tuple[int, ...], list[int]] = {}
+    for index, example in enumerate(examples):
+        read = example.context if example.context and _same_at_any_length(model) else example.tokens
+        shared.setdefault(read, []).append(index)
+    for read, indices in shared.items():
+        losses = log_likelihood(model, np.array(read), allow_beyond=allow_beyond)
+        for index in indices:
+            scored = len(examples[index].tokens) - 1
+            nll = float(losses[:scored].sum())
+            yield index, {"nll": nll, "scored_tokens": scored, "num_tokens": scored + 1}
+
+
+def _same_at_any_length(model: PreTrainedModel) -> bool:
+    """Whether a token's rotation does not depend on how long the whole sequence is."""
+    rope = getattr(model.config, "rope_parameters", None) or {}
+    kind = rope.get("rope_type", "default")
+    if kind == "longrope":
+        return rope.get("short_factor") == rope.get("long_factor")
+    return kind != "dynamic"
 
 
 def perplexity(nll: Sequence[float], scored_tokens: Sequence[int]) -> float:
