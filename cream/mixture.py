@@ -6,8 +6,12 @@ What belongs here: the recipe of each preset's corpus and the one call that make
 """
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator, Sequence
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +26,11 @@ from cream.corpus import Corpus, build
 from cream.encoding import count_tokens
 from cream.provenance import hash_of
 
-__all__ = ["RECIPES", "Recipe", "generate", "get", "prepare"]
+__all__ = ["RECIPES", "Recipe", "generate", "get", "prepare", "training_texts"]
 
 NAMED = (*sources.TIERS, "standard-library")
+PARALLEL_TOKENS = 2_000_000  # below this, starting processes takes longer than generating
+_inherited: Callable[[int], tuple[str, int]] | None = None
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,8 @@ class Recipe:
     generated_tokens: int = 4096  # at least this many a generated document
     families: tuple[str, ...] = retrieval.FAMILIES
     query_placement: str = "interleaved"  # or "end": see findings on data that decides who wins
+    evaluation_form: float = 0.2  # share of generated documents that begin like an evaluation
+    uniform: float = 0.0  # share of queries at a uniform, not a log-uniform, distance
     seed: int = 0  # of the generated documents
     text_tokens: int | None = None  # at most about this many tokens of training text
     split: str = "train"  # where documents of one's own go that are not split yet
@@ -63,6 +71,10 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     "tiny": Recipe(source="standard-library", text_tokens=60_000),
     "miniature": Recipe(),
+    "miniature-base": Recipe(
+        source="pretrain", piece_tokens=512, share=0.8, generated_tokens=512,
+        evaluation_form=0.4, uniform=0.5,
+    ),
     "llama2-7b": Recipe(
         source="victor-wu/pile_4k_train", window=4096, piece_tokens=None, share=0.0
     ),
@@ -121,8 +133,15 @@ def prepare(
     )  # fmt: skip
 
 
+def training_texts(recipe: Recipe, cache: str | Path = "runs/sources") -> Iterator[str]:
+    """Yield the training texts of a recipe, such as a tokenizer is trained on."""
+    for document in _text(recipe, None, Path(cache), progress=True)[0]:
+        if document["split"] == "train" and "text" in document:
+            yield document["text"]
+
+
 def _text(
-    recipe: Recipe, chat: ChatTemplate, cache: Path, progress: bool
+    recipe: Recipe, chat: ChatTemplate | None, cache: Path, progress: bool
 ) -> tuple[Iterator[dict[str, Any]], list[dict[str, Any]]]:
     if recipe.source in sources.TIERS:
         pinned = sources.distributions(recipe.source)
@@ -186,17 +205,52 @@ def _generated(
 ) -> Iterator[dict[str, Any]]:
     """Yield generated documents, the families in turn, until they have their share."""
     wanted = round(text_tokens * recipe.share / (1 - recipe.share))
-    made = 0
-    with tqdm(total=wanted, desc="generated", unit=" tokens", disable=not progress) as bar:
-        for index in itertools.count():
-            family = recipe.families[index % len(recipe.families)]
-            text, length = generate(recipe, family, index, texts, tokenizer)
+    made, quiet = 0, not progress
+    with tqdm(None, "generated", wanted, unit=" tokens", mininterval=1, disable=quiet) as bar:
+        for index, (text, length) in enumerate(_in_order(recipe, wanted, texts, tokenizer)):
+            family = _family(recipe, index)
             yield {"split": "train", "source": "generated", "name": f"{family} {index}",
                    "kind": family, "text": text}  # fmt: skip
             made += length
             bar.update(min(length, wanted - bar.n))
             if made >= wanted:
                 return
+
+
+def _family(recipe: Recipe, index: int) -> str:
+    return recipe.families[index % len(recipe.families)]
+
+
+def _in_order(
+    recipe: Recipe, wanted: int, texts: list[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[str, int]]:
+    """Yield generated documents without end, in order; many of them from as many processes."""
+    workers = os.cpu_count() or 1
+    make = functools.partial(_generate_one, recipe, texts, tokenizer)
+    if wanted < PARALLEL_TOKENS or workers < 2 or sys.platform != "linux":
+        yield from map(make, itertools.count())
+        return
+    # Forked children inherit the texts; sent to each, they would take longer than the work.
+    global _inherited
+    _inherited = make
+    with multiprocessing.get_context("fork").Pool(workers, _one_thread) as pool:
+        for start in itertools.count(step=64 * workers):
+            yield from pool.map(_call_inherited, range(start, start + 64 * workers), chunksize=16)
+
+
+def _one_thread() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _call_inherited(index: int) -> tuple[str, int]:
+    assert _inherited is not None
+    return _inherited(index)
+
+
+def _generate_one(
+    recipe: Recipe, texts: list[str], tokenizer: PreTrainedTokenizerBase, index: int
+) -> tuple[str, int]:
+    return generate(recipe, _family(recipe, index), index, texts, tokenizer)
 
 
 def generate(
@@ -216,8 +270,9 @@ def generate(
         return counted[0]
 
     made = retrieval.training_document(
-        family, rng, recipe.generated_tokens, count, haystack, recipe.query_placement
-    )
+        family, rng, recipe.generated_tokens, count, haystack, recipe.query_placement,
+        recipe.evaluation_form, recipe.uniform,
+    )  # fmt: skip
     return made.text, counted[0]
 
 

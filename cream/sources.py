@@ -6,7 +6,9 @@ the hash checked; nothing about tokens. A split never divides a distribution. Tw
 laptop; the "pretrain" sources were added for the base model alone. None of it is committed.
 """
 
+import gzip
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cream import prose
+from cream.provenance import hash_of
 
 __all__ = [
     "DISTRIBUTIONS",
@@ -192,6 +195,20 @@ def _download(distribution: Distribution, folder: Path) -> None:
         )
 
 
+def _manual(one: Distribution, folder: Path) -> list[tuple[str, str]]:
+    """Return (name, text) of a distribution's documents, extracted once and then kept."""
+    place = (one.roots, one.modules, one.books, one.skipped)
+    kept = folder / f"{one.name}-{hash_of(one.sha256, place, prose.VERSION)}.json.gz"
+    if kept.is_file():
+        return [tuple(each) for each in json.loads(gzip.decompress(kept.read_bytes()))]
+    archive = fetch(one, folder)
+    manual = list(prose.read_manual(archive, *place))
+    beside = kept.with_suffix(f".{os.getpid()}")
+    beside.write_bytes(gzip.compress(json.dumps(manual).encode(), mtime=0))
+    os.replace(beside, kept)
+    return manual
+
+
 def documents(
     folder: Path, tier: str = "reproduce", names: Sequence[str] = (), progress: bool = True
 ) -> Iterator[dict[str, str]]:
@@ -202,8 +219,6 @@ def documents(
     """
     chosen = [d for d in distributions(tier) if not names or d.name in names]
     for one in tqdm(chosen, desc="public text", unit="source", disable=not progress):
-        archive = fetch(one, folder)
-        manual = prose.read_manual(archive, one.roots, one.modules, one.books, one.skipped)
-        for name, text in manual:
+        for name, text in _manual(one, folder):
             yield {"split": one.split, "source": f"{one.name} {one.version}", "name": name,
                    "text": text, "kind": "text"}  # fmt: skip
