@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cream.tasks.perplexity import examples, measure, perplexity
+from cream import corpus
+from cream.tasks.perplexity import examples, from_corpus, measure, perplexity
 
 DOCUMENTS = [(f"d{i}", np.random.default_rng(i).integers(2, 600, 100 * (i + 1))) for i in range(4)]
 
@@ -65,6 +66,23 @@ def test_a_part_measured_later_gives_the_same_to_the_last_bit(tiny_model):
 
 def test_perplexity_weighs_tokens_not_documents():
     assert perplexity([2.0, 0.0], [1, 3]) == pytest.approx(np.exp(0.5))
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_documents_of_a_corpus_come_without_their_bos(bos, tmp_path, haystack, tiny_tokenizer):
+    texts = {"one": haystack[:2000], "two": haystack[2000:5000]}
+    documents = [
+        {"split": "test", "source": "here", "name": name, "kind": kind, "text": text}
+        for kind in ("text", "lines")
+        for name, text in texts.items()
+    ]
+    corpus.build(tmp_path / "made", documents, tiny_tokenizer, 64, {}, bos=bos, progress=False)
+    made = corpus.open_corpus(tmp_path / "made", tiny_tokenizer)
+    found = {name: ids.tolist() for name, ids in from_corpus(made, tiny_tokenizer.bos_token_id)}
+    assert found == {
+        name: tiny_tokenizer(text, add_special_tokens=False)["input_ids"]
+        for name, text in texts.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,7 @@ def _example(records: Sequence[tuple[str, str]], gold: int, length: int, sample:
         depth_percent=100 * gold / max(1, len(records) - 1),
         num_keys=len(records),
         document=f"{length} tokens, object {sample}",
+        how={"style": "miniature"},
     )
 
 
@@ -176,6 +177,7 @@ def load_official(
                     depth_percent=100 * gold / (len(records) - 1),
                     num_keys=len(records),
                     document=f"{Path(path).name} row {sample}",
+                    how={"style": "official"},
                 )
             )
     return found

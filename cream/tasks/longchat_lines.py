@@ -133,6 +133,7 @@ def _example(
         gold_index=gold,
         depth_percent=100 * gold / max(1, number - 1),
         num_keys=number,
+        how={"style": style},
     )
     if style == "miniature":
         return Example(**common, max_new_tokens=10, stop=">")
@@ -166,6 +167,7 @@ def load_official(path: str | Path, task: str = TASK) -> list[Example]:
                 max_new_tokens=35,
                 min_new_tokens=5,
                 num_keys=int(row["num_lines"]),
+                how={"style": "official"},
             )
         )
     return found

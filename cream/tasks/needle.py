@@ -87,6 +87,7 @@ def _example(
         max_new_tokens=32,
         stop=".",
         depth_percent=percent,
+        how={"style": "miniature"},
     )
 
 
