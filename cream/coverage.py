@@ -5,12 +5,20 @@ Measured from draws, never from formulas, so that the numbers speak of the code 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 from scipy import fft
 
 from cream.positions import Sampler, continuity_ends, sampler
 
-__all__ = ["cumulative_coverage", "distance_counts", "middle_centres", "pair_mass"]
+__all__ = [
+    "cumulative_coverage",
+    "distance_counts",
+    "middle_centres",
+    "pair_mass",
+    "single_coverage",
+]
 
 
 def distance_counts(positions: np.ndarray, target_length: int) -> np.ndarray:
@@ -26,10 +34,15 @@ def distance_counts(positions: np.ndarray, target_length: int) -> np.ndarray:
     return np.rint(counts).astype(np.int64)
 
 
-def _counts(draw: Sampler, num_tokens: int, examples: int, seed: int) -> np.ndarray:
+def _counts(draw: Sampler, num_tokens: int, examples: int, seed: int) -> Iterator[np.ndarray]:
     for index in range(examples):
         positions = draw.draw(num_tokens, seed, 0, index).positions
         yield distance_counts(positions, draw.target_length)
+
+
+def single_coverage(draw: Sampler, num_tokens: int, examples: int, seed: int = 0) -> np.ndarray:
+    """Return the share of distances 1 .. L-1 that each example shows, shape (examples,)."""
+    return np.array([(c[1:] > 0).mean() for c in _counts(draw, num_tokens, examples, seed)])
 
 
 def cumulative_coverage(draw: Sampler, num_tokens: int, examples: int, seed: int = 0) -> np.ndarray:

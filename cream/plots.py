@@ -38,8 +38,10 @@ __all__ = [
     "accuracy_by_position",
     "distance_coverage",
     "document_lengths",
+    "extensions",
     "indices_picture",
     "middle_histogram",
+    "of_extension",
     "perplexity_by_length",
     "read_published",
     "save",
@@ -59,13 +61,14 @@ def read_published(folder: str | Path, name: str) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
-def _extensions(rows: pd.DataFrame) -> list[tuple[str, int]]:
-    """The extensions and scales that get a panel; the unscaled model is drawn in each of them."""
+def extensions(rows: pd.DataFrame) -> list[tuple[str, int]]:
+    """Return the scalings and scales in `rows`; each gets a panel."""
     scaled = rows[rows["scaling"].fillna("none") != "none"]
     return sorted(set(zip(scaled["scaling"], scaled["scale"], strict=True))) or [("none", 1)]
 
 
-def _of(table: pd.DataFrame, extension: tuple[str, int]) -> pd.DataFrame:
+def of_extension(table: pd.DataFrame, extension: tuple[str, int]) -> pd.DataFrame:
+    """Return the part of one scaling and scale, and the unscaled model beside it."""
     scaling, scale = extension
     ours = (table["scaling"] == scaling) & (table["scale"] == scale)
     return table[ours.fillna(False) | (table["scaling"].fillna("none") == "none")]
@@ -96,10 +99,10 @@ def accuracy_by_length(
     """
     rows = _needs(rows, "method", "window", "token_length", score)
     rows = rows.assign(multiple=rows["token_length"] / rows["window"])
-    table, extensions = by_method(rows, ["multiple"], score), _extensions(rows)
-    figure, axes = sheet(max(6.6, 3.6 * len(extensions)), 3.7, 1, len(extensions), sharey=True)
-    for panel, extension in zip(axes[0], extensions, strict=True):
-        part = _of(table, extension)
+    table, panels = by_method(rows, ["multiple"], score), extensions(rows)
+    figure, axes = sheet(max(6.6, 3.6 * len(panels)), 3.7, 1, len(panels), sharey=True)
+    for panel, extension in zip(axes[0], panels, strict=True):
+        part = of_extension(table, extension)
         if published is not None:
             part_methods = set(part["method"])
             _published_lengths(panel, published[published["method"].isin(part_methods)])
@@ -141,7 +144,7 @@ def accuracy_by_position(
     2.4 N) are drawn beside the two measured ones, smaller beside smaller.
     """
     rows = _needs(rows, "method", "num_keys", "gold_index", score)
-    if len(found := _extensions(rows)) > 1:
+    if len(found := extensions(rows)) > 1:
         names = ", ".join(f"{scaling} x{scale}" for scaling, scale in found)
         raise ValueError(f"these rows are of {names}; choose one for this figure")
     table = by_method(rows, ["num_keys", "gold_index"], score)
@@ -187,10 +190,10 @@ def perplexity_by_length(rows: pd.DataFrame) -> Figure:
     """
     rows = _needs(rows, "method", "window", "token_length", "nll", "scored_tokens")
     rows = rows.assign(multiple=rows["token_length"] / rows["window"])
-    table, extensions = by_method(rows, ["multiple"], "perplexity"), _extensions(rows)
-    figure, axes = sheet(max(6.6, 3.6 * len(extensions)), 3.5, 1, len(extensions), sharey=True)
-    for panel, extension in zip(axes[0], extensions, strict=True):
-        part = _of(table, extension)
+    table, panels = by_method(rows, ["multiple"], "perplexity"), extensions(rows)
+    figure, axes = sheet(max(6.6, 3.6 * len(panels)), 3.5, 1, len(panels), sharey=True)
+    for panel, extension in zip(axes[0], panels, strict=True):
+        part = of_extension(table, extension)
         methods = in_order(part["method"])
         for place, method in enumerate(methods):
             ours = part[part["method"] == method]
