@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from cream import rope
 
-__all__ = ["check_rotation", "describe", "extend", "rotary_dim"]
+__all__ = ["check_rotation", "describe", "extend", "rotary_dim", "settle_rotation"]
 
 logger = logging.getLogger(__name__)
 
@@ -158,3 +158,15 @@ def check_rotation(model: PreTrainedModel) -> None:
             f"the {model.config.model_type} model does not turn by the {kind.name} frequencies its "
             "config asks for: this family does not follow rope_parameters, choose another base"
         )
+
+
+def settle_rotation(model: PreTrainedModel) -> None:
+    """Stop longrope from choosing between its short and long factors where the two are equal.
+
+    The choice, made anew in every forward pass, waits for the device and breaks compiled graphs.
+    """
+    parameters = model.config.rope_parameters or {}
+    same = parameters.get("short_factor") == parameters.get("long_factor")
+    for module in model.modules():
+        if same and getattr(module, "rope_type", None) == "longrope":
+            module.rope_type = "default"

@@ -31,7 +31,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cream import rope
 from cream.checkpoints import check_files, check_place, save, weights_digest
-from cream.extension import check_rotation, describe, extend, rotary_dim
+from cream.extension import check_rotation, describe, extend, rotary_dim, settle_rotation
 
 __all__ = [
     "check_pair",
@@ -168,6 +168,7 @@ def load(
         raise ValueError(f"{path} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
     if getattr(config, "cream", None):
         check_rotation(model)
+        settle_rotation(model)
     if not is_deepspeed_zero3_enabled():
         model = model.to(place)
     return _ready(model, place)

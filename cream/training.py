@@ -11,6 +11,7 @@ A run is started, resumed after any interruption and skipped when done by the sa
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -41,6 +42,13 @@ __all__ = ["ExampleDataset", "TrainConfig", "collate", "learning_rate_factor", "
 
 log = logging.getLogger(__name__)
 
+CHOICES = {
+    "precision": ("auto", "float32", "bfloat16"),
+    "save_dtype": ("float32", "bfloat16"),
+    "compile": ("auto", "none", "layers", "model"),
+}
+WORTH_COMPILING = 500  # steps; compiling a small model takes as long as a few hundred of its steps
+
 Probe = Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]
 
 
@@ -68,7 +76,7 @@ class TrainConfig:
     save_dtype: str = "float32"  # of model/
     attention: str = "auto"
     gradient_checkpointing: bool = False
-    compile_layers: bool = False  # torch.compile each decoder layer; for GPUs
+    compile: str = "auto"  # "none", "layers", "model" (CUDA graphs) or "auto" by device and steps
     save_steps: int = 0  # 0: no checkpoints
     log_steps: int = 10
     probe: str | None = None  # "module:function", called with the model and the tokenizer
@@ -85,10 +93,11 @@ class TrainConfig:
             )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be larger than 0")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(
-                f"precision is {self.precision!r}; choose one of auto, float32, bfloat16"
-            )
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                )
 
     def to_json(self) -> str:
         """Return the configuration as JSON, one field a line."""
@@ -177,11 +186,40 @@ def collate(examples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
 
 
 class CreamTrainer(Trainer):
-    """Trainer whose schedule wastes no step; everything else is stock."""
+    """Stock Trainer, but for a schedule that wastes no step and a loss that can be compiled whole.
 
-    def __init__(self, warmup_steps: int, **kwargs: object):
+    Autocast stands around our own loss rather than in accelerate's wrapper, which would copy all
+    logits to float32. Every example has the same number of labels, so the mean over a micro-batch
+    needs no count, and means of micro-batches and processes average to that of the batch.
+    """
+
+    def __init__(self, config: TrainConfig, **kwargs: object):
         super().__init__(**kwargs)
-        self.warmup = warmup_steps
+        self.warmup, self.precision = config.warmup_steps, config.precision
+        self.model_accepts_loss_kwargs = False
+        self.compiled = _compile_choice(config, self.args)
+        self.loss = mean_loss
+        if self.compiled == "model":
+            mode = "reduce-overhead" if self.args.device.type == "cuda" else "default"
+            self.loss = torch.compile(mean_loss, mode=mode, dynamic=False)
+
+    def compute_loss_context_manager(self) -> contextlib.AbstractContextManager:
+        """Compute in bfloat16 on float32 weights where the configuration says so."""
+        device = self.args.device.type
+        bfloat16 = device == "cuda" if self.precision == "auto" else self.precision == "bfloat16"
+        return torch.autocast(device, torch.bfloat16, enabled=bfloat16)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Return the mean loss over the micro-batch."""
+        if self.compiled == "model":
+            torch.compiler.cudagraph_mark_step_begin()
+        return self.loss(model, inputs)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -194,6 +232,21 @@ class CreamTrainer(Trainer):
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
+
+
+def mean_loss(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Return the model's own loss; compiled as a whole, its logits need never be stored."""
+    return model(**inputs, use_cache=False).loss
+
+
+def _compile_choice(config: TrainConfig, arguments: TrainingArguments) -> str:
+    if config.compile != "auto":
+        return config.compile
+    if arguments.device.type != "cuda" or config.steps < WORTH_COMPILING:
+        return "none"
+    # CUDA graphs own the memory of their gradients, which accumulation would keep between replays.
+    whole = arguments.gradient_accumulation_steps == 1 and arguments.world_size == 1
+    return "model" if whole and not config.gradient_checkpointing else "layers"
 
 
 def train(
@@ -280,15 +333,15 @@ def _trainer(
     model.config.use_cache = False
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if config.compile_layers:
-        compile_layers(model)
     trainer = CreamTrainer(
-        warmup_steps=config.warmup_steps,
+        config,
         model=model,
         args=arguments,
         train_dataset=dataset,
         data_collator=collate,
     )
+    if trainer.compiled == "layers":
+        compile_layers(model)
     trainer.remove_callback(PrinterCallback)
     tokens_a_step = config.batch_size * len(dataset[0]["input_ids"])
     trainer.add_callback(MetricsLog(run_dir / "metrics.jsonl", tokens_a_step))
@@ -320,7 +373,6 @@ def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
         adam_beta2=config.adam_betas[1],
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
-        bf16=cuda if config.precision == "auto" else config.precision == "bfloat16",
         use_cpu=not cuda,
         optim="adamw_torch_fused" if cuda else "adamw_torch",
         save_strategy="steps" if config.save_steps else "no",
@@ -351,7 +403,7 @@ def compile_layers(model: PreTrainedModel) -> None:
                 layer.compile()
             model.loss_function = torch.compile(model.loss_function)
             return
-    raise ValueError(f"{type(model).__name__} has no list of {count} layers; compile_layers=False")
+    raise ValueError(f"{type(model).__name__} has no list of {count} layers; compile='none'")
 
 
 def _named_probe(name: str | None) -> Probe | None:
