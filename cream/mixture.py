@@ -46,6 +46,7 @@ class Recipe:
     query_placement: str = "interleaved"  # or "end": see findings on data that decides who wins
     evaluation_form: float = 0.2  # share of generated documents that begin like an evaluation
     uniform: float = 0.0  # share of queries at a uniform, not a log-uniform, distance
+    most_queries: int = 2  # asked after a run of records
     seed: int = 0  # of the generated documents
     text_tokens: int | None = None  # at most about this many tokens of training text
     split: str = "train"  # where documents of one's own go that are not split yet
@@ -72,8 +73,13 @@ RECIPES: dict[str, Recipe] = {
     "tiny": Recipe(source="standard-library", text_tokens=60_000),
     "miniature": Recipe(),
     "miniature-base": Recipe(
-        source="pretrain", piece_tokens=512, share=0.8, generated_tokens=512,
-        evaluation_form=0.4, uniform=0.5,
+        source="pretrain",
+        piece_tokens=512,
+        share=0.8,
+        generated_tokens=512,
+        evaluation_form=0.4,
+        uniform=0.5,
+        most_queries=5,
     ),
     "llama2-7b": Recipe(
         source="victor-wu/pile_4k_train", window=4096, piece_tokens=None, share=0.0
@@ -271,7 +277,7 @@ def generate(
 
     made = retrieval.training_document(
         family, rng, recipe.generated_tokens, count, haystack, recipe.query_placement,
-        recipe.evaluation_form, recipe.uniform,
+        recipe.evaluation_form, recipe.uniform, recipe.most_queries,
     )  # fmt: skip
     return made.text, counted[0]
 

@@ -178,11 +178,11 @@ class _Writer:
         return self.parts[0]
 
 
-def _interleave(writer: _Writer, target: float, uniform: float) -> None:
+def _interleave(writer: _Writer, target: float, uniform: float, most_queries: int) -> None:
     """Runs of records and queries about any earlier one: a query every two to three records."""
     longest = 2 if writer.family == "needle" else 6
     while writer.length < target or not writer.queries:
-        count, asked = writer.rng.integers(1, [longest + 1, 3]).tolist()
+        count, asked = writer.rng.integers(1, [longest + 1, most_queries + 1]).tolist()
         writer.block(count)
         for _ in range(asked):
             writer.query(uniform=bool(writer.rng.random() < uniform))
@@ -197,15 +197,16 @@ def training_document(
     query_placement: str = "interleaved",
     evaluation_form: float = 0.2,
     uniform: float = 0.0,
+    most_queries: int = 2,
     end_queries: int = 8,
     split: str = "training",
 ) -> Document:
     """Write one document of at least `min_tokens` tokens that asks about its own records.
 
-    `query_placement` "interleaved" asks about one query every two to three records, the distance
-    back in records log-uniform (a share `uniform` of them: uniform); with probability
-    `evaluation_form` the document begins with an evaluation prompt (records for 20 to 95 % of
-    `min_tokens`, one question, uniform distance).
+    `query_placement` "interleaved" asks 1 to `most_queries` questions after each run of 1 to 6
+    records, the distance back in records log-uniform (a share `uniform` of them: uniform); with
+    probability `evaluation_form` the document begins with an evaluation prompt (records for 20 to
+    95 % of `min_tokens`, then 1 to `most_queries` questions at uniform distances).
     "end" writes all records, then `end_queries` questions. `count` (characters to tokens) is
     called about once; without it the length is estimated and 25 % added. `text` is what sentences
     of the family "needle" are hidden in.
@@ -224,10 +225,13 @@ def training_document(
         return _ending(writer, target, end_queries, min_tokens, count)
     if rng.random() < evaluation_form:
         writer.block(characters=int(estimate * rng.uniform(0.2, 0.95)))
-        writer.query(uniform=True)
-    _interleave(writer, target, uniform)
+        for _ in range(int(writer.rng.integers(1, most_queries + 1))):
+            writer.query(uniform=True)
+    _interleave(writer, target, uniform, most_queries)
     while count is not None and (tokens := count(writer.text())) < min_tokens:
-        _interleave(writer, 1.03 * writer.length * min_tokens / max(tokens, 1), uniform)
+        _interleave(
+            writer, 1.03 * writer.length * min_tokens / max(tokens, 1), uniform, most_queries
+        )
     return _finish(writer)
 
 
