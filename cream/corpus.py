@@ -5,7 +5,8 @@ documents come from is in ``documents`` and ``sources``; what the presets mix is
 
 A corpus is a folder with ``manifest.json`` and one saved ``datasets`` Dataset a split (``train``,
 ``validation``, ``test``) with the columns ``input_ids`` (uint16, or int32 for a vocabulary of
-65,536 or more), ``num_tokens``, ``source``, ``name`` and ``kind``.
+65,536 or more), ``num_tokens``, ``source``, ``name``, ``kind`` and ``answers`` (pairs of token
+places: where there are any, the loss counts only what lies between them).
 """
 
 import datetime
@@ -39,11 +40,14 @@ class Documents:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.dataset = datasets.load_from_disk(str(self.folder)).with_format("numpy")
-        column = self.dataset.data.column("input_ids")
-        self._starts = np.cumsum([0] + [len(chunk) for chunk in column.chunks])
-        self._chunks = [
+        self._starts, self._tokens = self._lists("input_ids")
+        _, self._answers = self._lists("answers")
+
+    def _lists(self, name: str) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        chunks = self.dataset.data.column(name).chunks
+        return np.cumsum([0] + [len(chunk) for chunk in chunks]), [
             (chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=True))
-            for chunk in column.chunks
+            for chunk in chunks
         ]
 
     def __reduce__(self) -> tuple[type, tuple[Path]]:
@@ -54,10 +58,20 @@ class Documents:
 
     def tokens(self, index: int) -> np.ndarray:
         """Return the token ids of a document: a read-only view of the file, shape (num_tokens,)."""
+        return self._item(self._tokens, index)
+
+    def answers(self, index: int) -> np.ndarray:
+        """Return the spans [start, end) of tokens that alone are learnt, int32 (spans, 2).
+
+        None for most documents: every token is learnt.
+        """
+        return self._item(self._answers, index).reshape(-1, 2)
+
+    def _item(self, chunks: list[tuple[np.ndarray, np.ndarray]], index: int) -> np.ndarray:
         if not 0 <= index < len(self):
             raise IndexError(f"document {index} of {len(self)}")
         place = int(np.searchsorted(self._starts, index, side="right")) - 1
-        offsets, values = self._chunks[place]
+        offsets, values = chunks[place]
         local = index - self._starts[place]
         return values[offsets[local] : offsets[local + 1]]
 
@@ -137,7 +151,7 @@ def _check_split(corpus: Corpus, name: str, expected: int) -> None:
     documents = corpus.split(name)
     wanted = token_type(corpus.manifest["tokenizer"]["vocab_size"])
     found = documents.dataset.features
-    if set(found) != {"input_ids", "num_tokens", "source", "name", "kind"}:
+    if set(found) != {"input_ids", "num_tokens", "source", "name", "kind", "answers"}:
         raise ValueError(f"{corpus.path / name} has columns {sorted(found)}: not a corpus of ours")
     if found["input_ids"].feature.dtype != wanted or len(documents) != expected:
         raise ValueError(

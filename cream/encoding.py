@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from transformers import PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 __all__ = ["count_tokens", "encoded", "pieces"]
 
@@ -26,10 +26,10 @@ def encoded(
     """
     for batch in _batches(documents):
         cut = _cut(batch, tokenizer, bos)
-        for document, tokens in zip(batch, cut, strict=True):
+        for document, (tokens, answers) in zip(batch, cut, strict=True):
             rest = {k: v for k, v in document.items() if k not in ("text", "input_ids")}
-            given = "input_ids" in document
-            yield {**rest, "given": given, "tokens": np.asarray(tokens, dtype=np.int64)}
+            found = {"tokens": np.asarray(tokens, dtype=np.int64), "answers": answers}
+            yield {**rest, "given": "input_ids" in document, **found}
 
 
 def _batches(documents: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]]]:
@@ -47,8 +47,9 @@ def _batches(documents: Iterable[Mapping[str, Any]]) -> Iterator[list[Mapping[st
 
 def _cut(
     batch: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, bos: bool
-) -> list[Sequence[int]]:
-    ids: list[Sequence[int]] = [each.get("input_ids", ()) for each in batch]
+) -> list[tuple[Sequence[int], list[tuple[int, int]]]]:
+    """Cut a batch: ids of each document, and its answers from characters to token places."""
+    done: list[tuple[Sequence[int], list]] = [(each.get("input_ids", ()), []) for each in batch]
     for chat in (False, True):
         chosen = [
             place
@@ -61,10 +62,18 @@ def _cut(
             [batch[place]["text"] for place in chosen],
             add_special_tokens=False, split_special_tokens=not chat,
             return_attention_mask=False, verbose=False,
-        )["input_ids"]  # fmt: skip
-        for place, tokens in zip(chosen, found, strict=True):
-            ids[place] = _with_bos(tokens, tokenizer.bos_token_id) if bos else tokens
-    return ids
+        )  # fmt: skip
+        for row, (place, tokens) in enumerate(zip(chosen, found["input_ids"], strict=True)):
+            full = _with_bos(tokens, tokenizer.bos_token_id) if bos else tokens
+            shift = len(full) - len(tokens)
+            spans = batch[place].get("answers", ())
+            done[place] = full, [_span(found, row, *each, shift) for each in spans]
+    return done
+
+
+def _span(found: BatchEncoding, row: int, start: int, end: int, shift: int) -> tuple[int, int]:
+    first, last = found.char_to_token(row, start), found.char_to_token(row, end - 1)
+    return first + shift, last + shift + 1
 
 
 def _with_bos(tokens: list[int], bos: int) -> list[int]:

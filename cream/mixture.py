@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -30,7 +30,15 @@ __all__ = ["RECIPES", "Recipe", "generate", "get", "prepare", "training_texts"]
 
 NAMED = (*sources.TIERS, "standard-library")
 PARALLEL_TOKENS = 2_000_000  # below this, starting processes takes longer than generating
-_inherited: Callable[[int], tuple[str, int]] | None = None
+_inherited: "Callable[[int], Generated] | None" = None
+
+
+class Generated(NamedTuple):
+    """A generated document, its tokens, and the characters that alone are learnt (none: all)."""
+
+    text: str
+    length: int
+    answers: list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ class Recipe:
     evaluation_form: float = 0.2  # share of generated documents that begin like an evaluation
     uniform: float = 0.0  # share of queries at a uniform, not a log-uniform, distance
     most_queries: int = 2  # asked after a run of records
+    answers_only: float = 0.0  # share of generated documents of which only answers are learnt
     seed: int = 0  # of the generated documents
     text_tokens: int | None = None  # at most about this many tokens of training text
     split: str = "train"  # where documents of one's own go that are not split yet
@@ -75,11 +84,12 @@ RECIPES: dict[str, Recipe] = {
     "miniature-base": Recipe(
         source="pretrain",
         piece_tokens=512,
-        share=0.8,
+        share=0.85,
         generated_tokens=512,
         evaluation_form=0.4,
         uniform=0.5,
         most_queries=5,
+        answers_only=0.9,
     ),
     "llama2-7b": Recipe(
         source="victor-wu/pile_4k_train", window=4096, piece_tokens=None, share=0.0
@@ -213,10 +223,10 @@ def _generated(
     wanted = round(text_tokens * recipe.share / (1 - recipe.share))
     made, quiet = 0, not progress
     with tqdm(None, "generated", wanted, unit=" tokens", mininterval=1, disable=quiet) as bar:
-        for index, (text, length) in enumerate(_in_order(recipe, wanted, texts, tokenizer)):
-            family = _family(recipe, index)
+        for index, new in enumerate(_in_order(recipe, wanted, texts, tokenizer)):
+            family, length = _family(recipe, index), new.length
             yield {"split": "train", "source": "generated", "name": f"{family} {index}",
-                   "kind": family, "text": text}  # fmt: skip
+                   "kind": family, "text": new.text, "answers": new.answers}  # fmt: skip
             made += length
             bar.update(min(length, wanted - bar.n))
             if made >= wanted:
@@ -229,7 +239,7 @@ def _family(recipe: Recipe, index: int) -> str:
 
 def _in_order(
     recipe: Recipe, wanted: int, texts: list[str], tokenizer: PreTrainedTokenizerBase
-) -> Iterator[tuple[str, int]]:
+) -> Iterator[Generated]:
     """Yield generated documents without end, in order; many of them from as many processes."""
     workers = os.cpu_count() or 1
     make = functools.partial(_generate_one, recipe, texts, tokenizer)
@@ -248,14 +258,14 @@ def _one_thread() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
-def _call_inherited(index: int) -> tuple[str, int]:
+def _call_inherited(index: int) -> Generated:
     assert _inherited is not None
     return _inherited(index)
 
 
 def _generate_one(
     recipe: Recipe, texts: list[str], tokenizer: PreTrainedTokenizerBase, index: int
-) -> tuple[str, int]:
+) -> Generated:
     return generate(recipe, _family(recipe, index), index, texts, tokenizer)
 
 
@@ -265,8 +275,8 @@ def generate(
     index: int,
     texts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
-) -> tuple[str, int]:
-    """Return one generated document and its tokens, decided by the recipe's seed and ``index``."""
+) -> Generated:
+    """Return one generated document, decided by the recipe's seed and ``index``."""
     rng = np.random.default_rng([recipe.seed, index])
     haystack = texts[int(rng.integers(len(texts)))] if family == "needle" else None
     counted = [0]
@@ -279,7 +289,9 @@ def generate(
         family, rng, recipe.generated_tokens, count, haystack, recipe.query_placement,
         recipe.evaluation_form, recipe.uniform, recipe.most_queries,
     )  # fmt: skip
-    return made.text, counted[0]
+    learnt = [(each.answer_start, each.end) for each in made.queries]
+    only = rng.random() < recipe.answers_only
+    return Generated(made.text, counted[0], learnt if only else [])
 
 
 def _generator_hash(recipe: Recipe) -> str:

@@ -8,7 +8,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 
 __all__ = ["FORMAT", "SPLITS", "Shelf", "beside", "token_type"]
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "validation", "test")
 BATCH_TOKENS = 4_000_000
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -39,6 +39,7 @@ def features(vocab_size: int) -> datasets.Features:
             "source": text,
             "name": text,
             "kind": text,
+            "answers": datasets.Sequence(datasets.Value("int32")),
         }
     )
 
@@ -54,10 +55,12 @@ class _Split:
         self.digest = hashlib.sha256()
         self.documents = self.tokens = self.waiting_tokens = 0
         self.shortest, self.longest = 1 << 62, 0
-        self.waiting: list[tuple[np.ndarray, str, str, str]] = []
+        self.waiting: list[tuple[np.ndarray, np.ndarray, str, str, str]] = []
 
-    def add(self, tokens: np.ndarray, source: str, name: str, kind: str) -> None:
-        self.waiting.append((tokens, source, name, kind))
+    def add(
+        self, tokens: np.ndarray, answers: np.ndarray, source: str, name: str, kind: str
+    ) -> None:
+        self.waiting.append((tokens, answers, source, name, kind))
         self.documents += 1
         self.tokens += len(tokens)
         self.waiting_tokens += len(tokens)
@@ -70,16 +73,20 @@ class _Split:
     def flush(self) -> None:
         if not self.waiting:
             return
+        ids, answers, *texts = zip(*self.waiting, strict=True)
+        lengths = pa.array([len(each) for each in ids], pa.int64())
+        columns = [self._lists("input_ids", ids), lengths,
+                   *(pa.array(each, pa.string()) for each in texts),
+                   self._lists("answers", answers)]  # fmt: skip
         schema = self.columns.arrow_schema
-        ids, *texts = zip(*self.waiting, strict=True)
-        lengths = np.array([len(each) for each in ids], dtype=np.int64)
-        flat = np.concatenate(ids).astype(self.columns["input_ids"].feature.dtype)
-        lists = pa.ListArray.from_arrays(
-            np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32), pa.array(flat)
-        ).cast(schema.field("input_ids").type)
-        columns = [lists, pa.array(lengths), *(pa.array(each, pa.string()) for each in texts)]
         self.writer.write_table(pa.Table.from_arrays(columns, schema=schema))
         self.waiting, self.waiting_tokens = [], 0
+
+    def _lists(self, column: str, arrays: Sequence[np.ndarray]) -> pa.Array:
+        ends = np.cumsum([0, *(len(each) for each in arrays)]).astype(np.int32)
+        flat = np.concatenate(arrays).astype(self.columns[column].feature.dtype)
+        lists = pa.ListArray.from_arrays(ends, pa.array(flat))
+        return lists.cast(self.columns.arrow_schema.field(column).type)
 
     def close(self) -> dict[str, Any]:
         self.flush()
@@ -143,7 +150,8 @@ class Shelf:
         count["tokens"] += len(tokens)
         if split not in self.splits:
             self.splits[split] = _Split(self.folder, split, self.vocab_size)
-        self.splits[split].add(tokens, source, document["name"], kind)
+        answers = np.asarray(document.get("answers", ()), dtype=np.int32).ravel()
+        self.splits[split].add(tokens, answers, source, document["name"], kind)
 
     def close(self) -> dict[str, Any]:
         """Finish the splits; return counts for the manifest. ValueError if nothing is left."""

@@ -42,9 +42,9 @@ class Subject:
     tokens_trained: int | None = None
     preset: str | None = None
 
-    def load(self) -> "Loaded":
-        """Load the model and its tokenizer, and hash its weights."""
-        model = models.load(self.path, scaling=self.scaling, scale=self.scale)
+    def load(self, dtype: torch.dtype | None = None) -> "Loaded":
+        """Load the model (see `models.load` for dtype) and its tokenizer, and hash its weights."""
+        model = models.load(self.path, scaling=self.scaling, scale=self.scale, dtype=dtype)
         tokenizer = models.load_tokenizer(self.path)
         models.check_pair(model, tokenizer)
         about = models.describe(model.config)
