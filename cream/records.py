@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 FAMILIES = ("lines", "pairs", "needle")
+MOST_REPEATED = 20_000  # draws in a row that repeat a key, before there are held to be no others
 PAIRS_HEADER = (
     "Extract the value corresponding to the specified key in the JSON object below.\n\nJSON data:\n"
 )
@@ -64,14 +65,23 @@ def _draw_values(family: str, rng: np.random.Generator, split: str, count: int) 
 def endless_records(
     family: str, rng: np.random.Generator, split: str, batch: int
 ) -> Iterator[tuple[str, str]]:
-    """Yield (key, value) without end, keys never repeated, drawn a batch at a time."""
+    """Yield (key, value) without end, keys never repeated, drawn a batch at a time.
+
+    ValueError when the family has no more keys; there are 1,225 of pairs in evaluation.
+    """
     seen: set[str] = set()
-    while True:
+    repeated = 0
+    while repeated < MOST_REPEATED:
         keys = _draw_keys(family, rng, split, batch)
         for key, value in zip(keys, _draw_values(family, rng, split, batch), strict=True):
+            repeated += 1
             if key not in seen:
+                repeated = 0
                 seen.add(key)
                 yield key, value
+    raise ValueError(
+        f"{family} has only {len(seen):,} different keys for {split}; ask for fewer records"
+    )
 
 
 def draw_records(

@@ -198,3 +198,10 @@ def test_a_needle_stands_at_its_depth(depth, haystack):
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call(np.random.default_rng(0))
+
+
+def test_more_records_than_there_are_keys_are_refused():
+    """Rather than looked for without end: 35 x 35 two-syllable words, a seventh in evaluation."""
+    assert len(retrieval.draw_records("pairs", np.random.default_rng(0), 1225)) == 1225
+    with pytest.raises(ValueError, match="pairs has only 1,225 different keys for evaluation"):
+        retrieval.draw_records("pairs", np.random.default_rng(0), 1226)

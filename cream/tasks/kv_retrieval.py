@@ -97,12 +97,13 @@ def _num_keys(count: Callable[[str], int], length: int, seed: int) -> int:
     """The number of keys with which eight trial prompts all fit."""
     trials = []
     for trial in range(8):
-        records = draw_records("pairs", sample_rng(f"{TASK} trial", seed, length, trial), length)
+        rng = sample_rng(f"{TASK} trial", seed, length, trial)
+        records = draw_records("pairs", rng, 1 + length // 4)  # a pair takes more tokens than 4
         trials.append(
             largest_that_fits(
                 lambda n, records=records: count(_text(records[:n], 0)),
                 length,
-                length,
+                len(records),
                 guess=length // 12,
                 what="pairs",
             )
