@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -62,6 +63,7 @@ class CheckpointSeal(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
         """Write the seal beside and rename it, so that it is there as a whole or not at all."""
+        PartialState().wait_for_everyone()  # each process has written its own random state
         if not state.is_world_process_zero:
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -88,6 +90,16 @@ class MetricsLog(TrainerCallback):
             beside.write_text("".join(json.dumps(m) + "\n" for m in kept))
             os.replace(beside, self.path)
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Log where a checkpoint is written and at the end.
+
+        A checkpoint does not hold the losses since the last log: a resumed run would lose them.
+        """
+        if control.should_save or state.global_step == state.max_steps:
+            control.should_log = True
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -97,9 +109,11 @@ class MetricsLog(TrainerCallback):
         **_: object,
     ) -> None:
         """Append one line; the speed is that since the last line."""
-        if not state.is_world_process_zero or not logs:
+        # The summary at the end counts from where the run was resumed: it would be wrong.
+        if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         now, steps = time.perf_counter(), state.global_step - self.clock_step
+        logs = {key: value for key, value in logs.items() if key != "epoch"}  # share of the run
         row = {"step": state.global_step, "tokens": state.global_step * self.tokens_a_step, **logs}
         if steps:
             row["tokens_per_second"] = steps * self.tokens_a_step / (now - self.clock)

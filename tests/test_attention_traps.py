@@ -55,12 +55,6 @@ def _effect(model, batch: int, **arguments) -> torch.Tensor:
     return (still - changed).detach().abs().amax(-1)
 
 
-def _unguarded(model: torch.nn.Module) -> torch.nn.Module:
-    model.base_model._forward_pre_hooks.clear()
-    model.base_model._forward_pre_hooks_with_kwargs.clear()
-    return model
-
-
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("family", "attention"), BACKENDS)
 def test_the_tail_sees_the_head(family, attention, batch):
@@ -88,7 +82,7 @@ def test_the_tail_sees_the_head_under_gradient_checkpointing(family, attention, 
 @pytest.mark.parametrize(("family", "attention"), MASKED)
 def test_without_both_guards_the_tail_is_blind(family, attention, batch):
     """The trap itself: if this fails, transformers mended it and the guard may go."""
-    model = _unguarded(_scaled(family, attention))
+    model = tiny_models.unguarded(_scaled(family, attention))
     assert (_effect(model, batch) == 0).all()
     mask = torch.ones(batch, 96, dtype=torch.long)
     assert (_effect(model, batch, attention_mask=mask) > 1e-4).all()
@@ -111,7 +105,7 @@ def test_a_loaded_model_is_guarded_too(tmp_path, device, attention, batch):
     assert (guarded > 1e-4).all()
     mask = torch.ones(batch, 96, dtype=torch.long, device=device)
     torch.testing.assert_close(guarded, _effect(model, batch, attention_mask=mask))
-    assert (_effect(_unguarded(model), batch) == 0).all()
+    assert (_effect(tiny_models.unguarded(model), batch) == 0).all()
 
 
 def test_the_guard_survives_copies_and_pickles():

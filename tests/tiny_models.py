@@ -17,6 +17,7 @@ from transformers import (
     MixtralConfig,
     PhiConfig,
     PreTrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
@@ -80,6 +81,13 @@ def tokenizer(extra: int = 0) -> PreTrainedTokenizerFast:
         unk_token="<unk>",
         model_max_length=WINDOW,
     )
+
+
+def unguarded(model: PreTrainedModel) -> PreTrainedModel:
+    """Take off the guard that `cream.models` puts on every model, to see what it guards against."""
+    model.base_model._forward_pre_hooks.clear()
+    model.base_model._forward_pre_hooks_with_kwargs.clear()
+    return model
 
 
 def reference_rotation(
