@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import random
+import timeit
 
 import numpy as np
 import pytest
@@ -303,5 +304,9 @@ def test_unknown_options_are_named():
 def test_drawing_a_window_takes_at_most_a_tenth_of_a_millisecond(benchmark):
     draw = sampler("cream", 4096, 8)
     benchmark(draw.draw, 20_000, 0, 0, 5)
-    # The median of many rounds stands out of a busy machine; the promise is for an idle core.
-    assert benchmark.stats["median"] < 1e-4
+    if benchmark.stats:
+        # The median of many rounds stands out of a busy machine; the promise is for an idle core.
+        assert benchmark.stats["median"] < 1e-4
+    else:  # pytest-xdist turns benchmarks off; the fastest of many is then the idle core's.
+        times = timeit.repeat(lambda: draw.draw(20_000, 0, 0, 5), number=10, repeat=200)
+        assert min(times) / 10 < 1e-4
