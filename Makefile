@@ -1,0 +1,97 @@
+# Two commands do everything: `make reproduce` and `make test`. The work is papermill over the
+# notebooks, and the lines below are those you would type (with .venv activated: `papermill ...`).
+
+PYTHON = python3#                a Python 3.11 or later, to create .venv with
+BIN = .venv/bin#                 of another environment: make reproduce BIN=$$CONDA_PREFIX/bin
+PRESET = miniature#              the numbers of cream/presets.py; tiny: only to see everything run
+OUT = runs/reproduce#            everything that `make reproduce` writes, but for downloads
+
+SCALED = scaled:yarn:8#          the base scaled as the preset trains it, not tuned
+MODELS = original,$(SCALED),$(OUT)/pose,$(OUT)/cream
+# The kernels' progress bars, live: papermill's own would count cells.
+PAPERMILL = $(BIN)/python -m papermill --no-progress-bar --log-level ERROR --stderr-file /dev/stderr
+
+ENV = $(if $(filter .venv/bin,$(BIN)),.venv/.installed)
+CODE = $(ENV) $(wildcard cream/*.py cream/tasks/*.py data/miniature/*)
+
+.PHONY: help env reproduce figures test lint
+.NOTPARALLEL:
+
+help:
+	@echo "make reproduce   data, PoSE and CREAM runs, evaluations, figures: into $(OUT)"
+	@echo "make test        ruff, every test, the notebooks that are compared with their outputs"
+	@echo "make figures     draw the committed rows (data/results) into figures/ again"
+	@echo "make lint        ruff alone"
+	@echo "make env         create .venv, which the others do by themselves"
+	@echo
+	@echo "make reproduce PRESET=tiny OUT=runs/tiny   the same in two minutes, numbers meaningless"
+	@echo "make env PYTHON=python3.12                 with another Python (3.11 or later)"
+	@echo "make reproduce BIN=\$$CONDA_PREFIX/bin       in an environment of your own, such as conda's"
+
+env: .venv/.installed
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not" \
+	"a Python of 3.11 or later, which is needed; name one: make env PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@# ipykernel's own setting: without it every kernel warns that it talks to localhost in plain text.
+	@mkdir -p .venv/etc/ipython
+	@echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py
+	@touch $@
+
+# Every notebook skips what it finds done, but needs ten seconds to find out, so a `.done` beside
+# what it made stands for a run to its end; delete the folder and it is made again. Changed code,
+# base or notebook runs it once more, computing only what is missing.
+$(OUT)/corpus/.done: notebooks/01_data.ipynb $(CODE)
+	@mkdir -p $(@D)
+	$(PAPERMILL) $< $(OUT)/01_data.ipynb -p preset $(PRESET) -p out $(OUT)/corpus
+	@touch $@
+
+$(OUT)/pose/.done $(OUT)/cream/.done: $(OUT)/%/.done: notebooks/02_train.ipynb $(OUT)/corpus/.done
+	@mkdir -p $(@D)
+	$(PAPERMILL) $< $(OUT)/02_train-$*.ipynb -p preset $(PRESET) -p method $* \
+		-p corpus $(OUT)/corpus -p out $(OUT)/$*
+	@touch $@
+
+TRAINED = $(OUT)/pose/.done $(OUT)/cream/.done
+$(OUT)/rows/.longchat_lines.done: notebooks/03_longchat_lines.ipynb $(TRAINED)
+	@mkdir -p $(@D)
+	$(PAPERMILL) $< $(OUT)/03_longchat_lines.ipynb -p preset $(PRESET) \
+		-p models $(MODELS) -p rows $(OUT)/rows/longchat_lines.jsonl
+	@touch $@
+
+$(OUT)/rows/.kv_retrieval.done: notebooks/04_lost_in_the_middle.ipynb $(TRAINED)
+	@mkdir -p $(@D)
+	$(PAPERMILL) $< $(OUT)/04_lost_in_the_middle.ipynb -p preset $(PRESET) \
+		-p models $(MODELS) -p rows $(OUT)/rows/kv_retrieval.jsonl
+	@touch $@
+
+$(OUT)/rows/.perplexity.done: notebooks/07_perplexity.ipynb $(TRAINED)
+	@mkdir -p $(@D)
+	$(PAPERMILL) $< $(OUT)/07_perplexity.ipynb -p preset $(PRESET) \
+		-p models $(MODELS) -p corpus $(OUT)/corpus -p rows $(OUT)/rows/perplexity.jsonl
+	@touch $@
+
+ROWS = $(OUT)/rows/.longchat_lines.done $(OUT)/rows/.kv_retrieval.done $(OUT)/rows/.perplexity.done
+$(OUT)/figures/.done: notebooks/09_figures.ipynb $(ROWS)
+	@mkdir -p $(@D)
+	$(PAPERMILL) $< $(OUT)/09_figures.ipynb -p rows $(OUT)/rows -p out $(OUT)/figures
+	@touch $@
+
+reproduce: $(OUT)/figures/.done
+	@$(BIN)/python -m cream.report $(OUT)/rows --figures $(OUT)/figures
+
+figures: $(ENV)
+	@mkdir -p runs
+	$(PAPERMILL) notebooks/09_figures.ipynb runs/09_figures.ipynb
+
+lint: $(ENV)
+	$(BIN)/python -m ruff check .
+
+# One thread a worker: two workers fill two cores. Of notebooks, only what is the same on every
+# machine is compared with its committed outputs; all of them run in tests/test_notebooks.py.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p no:python \
+		--nbval --nbval-current-env notebooks/00_method.ipynb notebooks/09_figures.ipynb
