@@ -53,6 +53,7 @@ class Recipe:
     families: tuple[str, ...] = retrieval.FAMILIES
     query_placement: str = "interleaved"  # or "end": see findings on data that decides who wins
     evaluation_form: float = 0.2  # share of generated documents that begin like an evaluation
+    fill: tuple[float, float] = (0.2, 0.95)  # share of a document that such a beginning takes
     uniform: float = 0.0  # share of queries at a uniform, not a log-uniform, distance
     most_queries: int = 2  # asked after a run of records
     answers_only: float = 0.0  # share of generated documents of which only answers are learnt
@@ -287,7 +288,7 @@ def generate(
 
     made = retrieval.training_document(
         family, rng, recipe.generated_tokens, count, haystack, recipe.query_placement,
-        recipe.evaluation_form, recipe.uniform, recipe.most_queries,
+        recipe.evaluation_form, recipe.fill, recipe.uniform, recipe.most_queries,
     )  # fmt: skip
     learnt = [(each.answer_start, each.end) for each in made.queries]
     only = rng.random() < recipe.answers_only

@@ -102,7 +102,7 @@ def _miniature_base() -> Preset:
         method="plain",
         scaling="none",
         scale=1,
-        steps=30_000,
+        steps=27_000,
         batch_size=64,
         micro_batch=64,
         learning_rate=2e-3,
@@ -204,7 +204,8 @@ def names() -> tuple[str, ...]:
 def get(name: str, **overrides: object) -> Preset:
     """Return a preset, with fields of its `train` replaced by every override that is not None.
 
-    ValueError for an unknown preset or field.
+    Another base drops the preset's hub revision; where fewer steps leave no room for the preset's
+    warm-up, half of them warm up. ValueError for an unknown preset or field.
     """
     if name not in PRESETS:
         raise ValueError(f"preset is {name!r}; choose one of {', '.join(PRESETS)}")
@@ -213,4 +214,9 @@ def get(name: str, **overrides: object) -> Preset:
     fields = {f.name for f in dataclasses.fields(TrainConfig)}
     if unknown := sorted(set(changed) - fields):
         raise ValueError(f"a run has no {', '.join(unknown)}; it has: {', '.join(sorted(fields))}")
+    if changed.get("base", preset.train.base) != preset.train.base:
+        changed.setdefault("revision", None)
+    steps = changed.get("steps", preset.train.steps)
+    if isinstance(steps, int) and 0 < steps <= preset.train.warmup_steps:
+        changed.setdefault("warmup_steps", steps // 2)
     return dataclasses.replace(preset, train=dataclasses.replace(preset.train, **changed))

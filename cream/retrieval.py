@@ -196,6 +196,7 @@ def training_document(
     text: str | None = None,
     query_placement: str = "interleaved",
     evaluation_form: float = 0.2,
+    fill: tuple[float, float] = (0.2, 0.95),
     uniform: float = 0.0,
     most_queries: int = 2,
     end_queries: int = 8,
@@ -205,8 +206,8 @@ def training_document(
 
     `query_placement` "interleaved" asks 1 to `most_queries` questions after each run of 1 to 6
     records, the distance back in records log-uniform (a share `uniform` of them: uniform); with
-    probability `evaluation_form` the document begins with an evaluation prompt (records for 20 to
-    95 % of `min_tokens`, then 1 to `most_queries` questions at uniform distances).
+    probability `evaluation_form` the document begins with an evaluation prompt: records for a
+    share within `fill` of `min_tokens`, then 1 to `most_queries` questions at uniform distances.
     "end" writes all records, then `end_queries` questions. `count` (characters to tokens) is
     called about once; without it the length is estimated and 25 % added. `text` is what sentences
     of the family "needle" are hidden in.
@@ -224,7 +225,7 @@ def training_document(
     if query_placement == "end":
         return _ending(writer, target, end_queries, min_tokens, count)
     if rng.random() < evaluation_form:
-        writer.block(characters=int(estimate * rng.uniform(0.2, 0.95)))
+        writer.block(characters=int(estimate * rng.uniform(*fill)))
         for _ in range(int(writer.rng.integers(1, most_queries + 1))):
             writer.query(uniform=True)
     _interleave(writer, target, uniform, most_queries)
