@@ -203,7 +203,7 @@ def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         use_cpu=not cuda,
-        optim="adamw_torch_fused" if cuda else "adamw_torch",
+        optim="adamw_torch_fused",
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or config.steps,
         save_total_limit=2,

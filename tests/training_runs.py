@@ -16,6 +16,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -206,8 +207,14 @@ def main(jobs_file: Path) -> None:
 
 
 def distributed(jobs_file: Path) -> None:
-    """Train the jobs one after another in this process, one of several; one may be stopped."""
+    """Train the jobs one after another in this process, one of several; one may be stopped.
+
+    The last process is slow to write its part of a checkpoint, which is then not complete.
+    """
     record()
+    if os.environ["RANK"] != "0":
+        write = training.CreamTrainer._save_rng_state
+        training.CreamTrainer._save_rng_state = lambda *a: (time.sleep(0.2), write(*a))
     for each in json.loads(jobs_file.read_text()):
         run = Path(each["run_dir"])
         if each["kill"]:
