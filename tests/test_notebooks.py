@@ -55,7 +55,7 @@ def corpus(place: Path) -> Path:
 def tuned(place: Path, corpus: Path) -> Path:
     """A run of 02_train, four steps long."""
     said = run("02_train", place, preset="tiny", corpus=str(corpus), out=str(place / "tuned"))
-    assert "retrieval inside the window" in said
+    assert "Retrieval inside the window" in said
     return place / "tuned"
 
 
