@@ -18,6 +18,7 @@ import dataclasses
 import importlib
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -81,7 +82,8 @@ def train(
         trainer.add_callback(ProbeCallback(probe, tokenizer, config.probe_steps, run_dir))
     if progress:
         trainer.add_callback(ProgressBar())
-    with arguments.main_process_first(local=False):  # which removes torn checkpoints
+    with arguments.main_process_first(local=False):  # which removes what is torn
+        _sweep(run_dir)
         checkpoint = last_complete_checkpoint(run_dir / "checkpoints")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     if trainer.is_world_process_zero():
@@ -112,6 +114,12 @@ def check_directory(config: TrainConfig, run_dir: Path) -> None:
             f"{run_dir} holds another run ({'; '.join(differs)}); choose another run directory "
             "or remove this one"
         )
+
+
+def _sweep(run_dir: Path) -> None:
+    """Remove what a killed process was writing: parts of a model, files not yet renamed."""
+    for left in [*run_dir.glob(".model.*"), *run_dir.glob("**/*.partial")]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def _claim(config: TrainConfig, run_dir: Path) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 import training_runs
+import transformers
+from packaging.version import Version
 from torch.utils.data import DataLoader
 
 from cream import training, training_log
@@ -22,17 +24,20 @@ from cream.positions import sampler
 
 # 11 documents: an epoch ends within step 3, 6 and 9. Logs and checkpoints do not fall together.
 RUN = {"steps": 10, "batch_size": 4, "micro_batch": 2, "save_steps": 3, "log_steps": 2, "seed": 3}
-# Two forward passes a step; anywhere between the first checkpoint (step 3) and the last (step 9),
-# and 15, between the two halves of step 8.
+# Before, transformers could not resume two processes on CPUs (torch.load to "cpu:0" fails).
+RESUMES = Version(transformers.__version__) >= Version("5.23")
+# Two forward passes a step: one anywhere between the checkpoints of steps 3 and 9, and one between
+# the two halves of step 8. Four files a checkpoint go through torch.save.
 FORWARDS = [random.Random(0).randint(7, 18), 16]
 KILLS = {
     **{f"forward {count}": [("forward", count)] for count in FORWARDS},
     "forward twice": [("forward", 10), ("forward", 9)],
     "before any checkpoint": [("forward", 4)],
-    "torn optimizer": [("torch.save", 7)],
-    "torn random state": [("torch.save", 5)],
+    "torn optimizer": [("torch.save", 6)],
+    "torn random state": [("torch.save", 8)],
     "not yet sealed": [("seal", 2)],
     "before the model was saved": [("model", 1)],
+    "while the model was saved": [("weights", 5)],  # after four checkpoints
 }
 
 
@@ -60,6 +65,8 @@ def test_killed_runs_end_as_if_they_had_not_been(training_place, tmp_path):
     assert [len(examples) for examples in seen.values()] == [4] * 10
     for name in KILLS:
         assert training_runs.losses(tmp_path / name) == losses, name
+        left = {path.name for path in (tmp_path / name).iterdir()} - {"0.seen"}
+        assert left == {"checkpoints", "config.json", "metrics.jsonl", "model"}
         again = training_runs.seen(tmp_path / name)
         assert {step: sorted(set(each)) for step, each in again.items()} == seen, name
 
@@ -115,6 +122,7 @@ def test_torn_checkpoints_are_removed_and_said(tmp_path, caplog):
     assert training_log.last_complete_checkpoint(tmp_path / "nowhere") is None
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [1, 4])
 def test_workers_change_no_example(training_place, workers):
     """Trap 4: item by item, over several epochs, and read in any order."""
@@ -157,7 +165,8 @@ def test_two_processes_train_as_one(monkeypatch, training_place, tmp_path, one_t
     settings = {**RUN, "micro_batch": 1}
     one, two, stopped = (tmp_path / name for name in ("one", "two", "stopped"))
     jobs = [training_runs.job(two, **settings)]
-    jobs += [training_runs.job(stopped, kill, **settings) for kill in (("forward", 16), None)]
+    if RESUMES:
+        jobs += [training_runs.job(stopped, kill, **settings) for kill in (("forward", 16), None)]
     training_runs.run_jobs(tmp_path, jobs, processes=2)
     compute = training.CreamTrainer.compute_loss
     monkeypatch.setattr(training.CreamTrainer, "compute_loss", compute)  # as it was, afterwards
@@ -166,6 +175,8 @@ def test_two_processes_train_as_one(monkeypatch, training_place, tmp_path, one_t
     seen = training_runs.seen(one)
     assert training_runs.seen(two) == seen
     assert training_runs.losses(two) == pytest.approx(training_runs.losses(one), rel=1e-5)
+    if not RESUMES:
+        return
     assert training_runs.seen(stopped) == {step: seen[step] for step in range(7, 11)}
     assert training_runs.weights(stopped) == training_runs.weights(two)
     assert training_runs.losses(stopped) == training_runs.losses(two)

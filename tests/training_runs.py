@@ -143,7 +143,7 @@ def _stop(*_: object, **__: object) -> None:
 
 
 def arm(place: str, count: int, end: Callable = _die) -> None:
-    """Let a run end in its `count`-th forward pass, torch.save, seal or save of the model."""
+    """Let a run end in its `count`-th forward pass, torch.save, seal or save of a model."""
     trainer, seal = training.CreamTrainer, training_log.CheckpointSeal
     if place == "forward":
         trainer.compute_loss = _at(count, trainer.compute_loss, end)
@@ -153,6 +153,9 @@ def arm(place: str, count: int, end: Callable = _die) -> None:
         seal.on_save = _at(count, seal.on_save, end)
     elif place == "model":
         models.save = _at(count, models.save, end)
+    elif place == "weights":
+        write = PreTrainedModel.save_pretrained
+        PreTrainedModel.save_pretrained = _at(count, write, lambda *a, **k: end(write(*a, **k)))
     else:
         raise ValueError(place)
 
