@@ -24,7 +24,7 @@ help:
 	@echo "make lint        ruff alone"
 	@echo "make env         create .venv, which the others do by themselves"
 	@echo
-	@echo "make reproduce PRESET=tiny OUT=runs/tiny   the same in two minutes, numbers meaningless"
+	@echo "make reproduce PRESET=tiny OUT=runs/tiny   the same in minutes, to see it run"
 	@echo "make env PYTHON=python3.12                 with another Python (3.11 or later)"
 	@echo "make reproduce BIN=\$$CONDA_PREFIX/bin       in an environment of your own, such as conda's"
 
