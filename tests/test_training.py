@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from cream import corpus, models, training, training_log
 from cream.examples import collate
-from cream.positions import METHODS
+from cream.positions import METHODS, sampler
 
 SKIPPING = [method for method in METHODS if method not in ("plain", "full")]
 
@@ -147,6 +147,20 @@ def answers_place(training_place, tmp_path_factory, tiny_tokenizer, haystack):
     ]
     corpus.build(root / "corpus", documents, tiny_tokenizer, 64, {"of": "tests"}, progress=False)
     return root
+
+
+def test_only_answers_are_learnt_where_a_document_says_so(answers_place):
+    """Span by span, at whatever positions the tokens are told to stand."""
+    draw = sampler("cream", training_runs.WINDOW, training_runs.SCALE)
+    dataset = training.ExampleDataset(answers_place / "corpus", draw, seed=0, num_examples=40)
+    assert dataset.uneven
+    for item in range(40):
+        epoch, document = dataset.document(item)
+        answers = dataset.documents.answers(document)
+        place = draw.draw(dataset.documents.num_tokens[document], 0, epoch, document).tokens
+        learnt = [not len(answers) or any(a <= t < b for a, b in answers) for t in place]
+        labels = training.collate([dataset[item]])["labels"][0]
+        assert (labels != -100).tolist() == [False, *learnt[1:]]
 
 
 @pytest.mark.parametrize("answers", [False, True])
