@@ -12,7 +12,7 @@ MODELS = original,$(SCALED),$(OUT)/pose,$(OUT)/cream
 PAPERMILL = $(BIN)/python -m papermill --no-progress-bar --log-level ERROR --stderr-file /dev/stderr
 
 ENV = $(if $(filter .venv/bin,$(BIN)),.venv/.installed)
-CODE = $(ENV) $(wildcard cream/*.py cream/tasks/*.py data/miniature/*)
+CODE = $(ENV) $(wildcard cream/*.py cream/tasks/*.py data/miniature/*.safetensors)
 
 .PHONY: help env reproduce figures test lint
 .NOTPARALLEL:
