@@ -139,11 +139,12 @@ def test_a_pretrain_makes_a_base(place):
 
 @together
 def test_scale_64_is_trained_and_asked_at_64_windows(place, corpus):
-    """The line of the README: -p scale 64; its model then reads 32,768 tokens."""
+    """The line of the README: -p scale 64; its model then reads 32,768 tokens, of a named base."""
     out, rows = place / "s64", place / "s64.jsonl"
     run("02_train", place, preset="tiny", corpus=str(corpus), scale=64, out=str(out))
     asked = {"lengths": "64", "samples": 1, "questions": 1, "rows": str(rows)}
-    run("03_longchat_lines", place, preset="tiny", models=str(out), **asked)
+    named = {"preset": "llama2-7b", "base": "data/miniature", "models": str(out)}
+    run("03_longchat_lines", place, **named, **asked)
     (row,) = results.read(rows).to_dict("records")
     assert row["scale"] == 64 and 0.95 * 64 * 512 < row["num_tokens"] <= 64 * 512
     assert not pd.isna(row["score"])
@@ -199,9 +200,10 @@ class TestReading:
                 assert tagged or len(cell.source.splitlines()) <= 15, cell.source
 
     def test_it_is_committed_executed_in_order(self, path):
-        """From the first cell to the last in one kernel."""
+        """From the first cell to the last; papermill's own cell of parameters may be left out."""
         code = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
-        assert [c.execution_count for c in code] == list(range(1, len(code) + 1))
+        counts = [c.execution_count for c in code]
+        assert None not in counts and counts == sorted(set(counts))
 
     def test_its_outputs_hold_no_error_and_no_path_of_a_machine(self, path):
         """Nor a table or a text that names where the writer's clone lay."""
