@@ -56,6 +56,7 @@ class Recipe:
     fill: tuple[float, float] = (0.2, 0.95)  # share of a document that such a beginning takes
     uniform: float = 0.0  # share of queries at a uniform, not a log-uniform, distance
     most_queries: int = 2  # asked after a run of records
+    far: float = 0.0  # share of needle documents that ask for an early sentence at the window's end
     answers_only: float = 0.0  # share of generated documents of which only answers are learnt
     seed: int = 0  # of the generated documents
     text_tokens: int | None = None  # at most about this many tokens of training text
@@ -90,6 +91,7 @@ RECIPES: dict[str, Recipe] = {
         evaluation_form=0.4,
         uniform=0.5,
         most_queries=5,
+        far=0.5,
         answers_only=0.9,
     ),
     "llama2-7b": Recipe(
@@ -288,7 +290,7 @@ def generate(
 
     made = retrieval.training_document(
         family, rng, recipe.generated_tokens, count, haystack, recipe.query_placement,
-        recipe.evaluation_form, recipe.fill, recipe.uniform, recipe.most_queries,
+        recipe.evaluation_form, recipe.fill, recipe.uniform, recipe.most_queries, far=recipe.far,
     )  # fmt: skip
     learnt = [(each.answer_start, each.end) for each in made.queries]
     only = rng.random() < recipe.answers_only
@@ -301,6 +303,7 @@ def _generator_hash(recipe: Recipe) -> str:
     for family in retrieval.FAMILIES:
         rng = np.random.default_rng(recipe.seed)
         texts.append(retrieval.training_document(
-            family, rng, 500, text="Some text. " * 50, query_placement=recipe.query_placement
+            family, rng, 500, text="Some text. " * 50, query_placement=recipe.query_placement,
+            far=recipe.far,
         ).text)  # fmt: skip
     return hash_of(texts)

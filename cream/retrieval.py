@@ -159,10 +159,10 @@ class _Writer:
         if self.family == "pairs":
             self.add("}")
 
-    def _hide(self, count: int | None, characters: int) -> None:
-        """Hide sentences in text: one at a uniform depth, or several with gaps between."""
+    def _hide(self, count: int | None, characters: int, skew: float = 1.0) -> None:
+        """Hide sentences in text: one (skew above 1: near its begin), or several with gaps."""
         if count is None:
-            before = int(self.rng.integers(characters + 1))
+            before = int(characters * self.rng.random() ** skew)
             gaps = [before, characters - before]
         else:
             gaps = np.exp(self.rng.uniform(math.log(20), math.log(500), count + 1)).astype(int)
@@ -172,6 +172,11 @@ class _Writer:
                 last = self.parts[-2][-1:] if len(self.parts) > 1 else "\n"
                 self.add(" " if last == " " else "\n")
             self.filler(int(gap))
+
+    def far_needle(self, characters: int) -> None:
+        """One sentence near the begin of the text, asked for once, at its end."""
+        self._hide(None, characters, skew=2.0)
+        self.query()
 
     def text(self) -> str:
         self.parts = ["".join(self.parts)]
@@ -201,6 +206,7 @@ def training_document(
     most_queries: int = 2,
     end_queries: int = 8,
     split: str = "training",
+    far: float = 0.0,
 ) -> Document:
     """Write one document of at least `min_tokens` tokens that asks about its own records.
 
@@ -208,9 +214,11 @@ def training_document(
     records, the distance back in records log-uniform (a share `uniform` of them: uniform); with
     probability `evaluation_form` the document begins with an evaluation prompt: records for a
     share within `fill` of `min_tokens`, then 1 to `most_queries` questions at uniform distances.
-    "end" writes all records, then `end_queries` questions. `count` (characters to tokens) is
-    called about once; without it the length is estimated and 25 % added. `text` is what sentences
-    of the family "needle" are hidden in.
+    "end" writes all records, then `end_queries` questions. A share `far` of needle documents
+    hides one sentence, more often early than late, and asks for it when 0.7 to 0.9 of
+    `min_tokens` are full: no other placement asks over that distance often. `count`
+    (characters to tokens) is called about once; without it the length is estimated and 25 % added.
+    `text` is what sentences of the family "needle" are hidden in.
     """
     check_family(family)
     if min_tokens < 1:
@@ -224,7 +232,9 @@ def training_document(
     target = estimate * (1.25 if count is None else 1.06)
     if query_placement == "end":
         return _ending(writer, target, end_queries, min_tokens, count)
-    if rng.random() < evaluation_form:
+    if family == "needle" and far and rng.random() < far:
+        writer.far_needle(int(estimate * rng.uniform(0.7, 0.9)))
+    elif rng.random() < evaluation_form:
         writer.block(characters=int(estimate * rng.uniform(*fill)))
         for _ in range(int(writer.rng.integers(1, most_queries + 1))):
             writer.query(uniform=True)

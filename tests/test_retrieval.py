@@ -205,3 +205,21 @@ def test_more_records_than_there_are_keys_are_refused():
     assert len(retrieval.draw_records("pairs", np.random.default_rng(0), 1225)) == 1225
     with pytest.raises(ValueError, match="pairs has only 1,225 different keys for evaluation"):
         retrieval.draw_records("pairs", np.random.default_rng(0), 1226)
+
+
+def test_far_needles_ask_over_most_of_the_window_and_only_of_the_needle_family() -> None:
+    def first(family: str, seed: int) -> tuple[float, int]:
+        rng = np.random.default_rng(seed)
+        made = retrieval.training_document(
+            family, rng, 500, text="Some text. " * 300, far=1.0, evaluation_form=0.0
+        )
+        query = made.queries[0]
+        distance = query.start - made.records[query.record].start
+        return distance / (500 * retrieval.CHARACTERS_PER_TOKEN["needle"]), query.record
+
+    drawn = [first("needle", seed) for seed in range(200)]
+    distances = np.array([distance for distance, _ in drawn])
+    assert 0.45 < np.median(distances) < 0.75 and distances.max() > 0.8
+    rng = np.random.default_rng(0)
+    same = retrieval.training_document("lines", rng, 500, far=1.0)
+    assert same.text == retrieval.training_document("lines", np.random.default_rng(0), 500).text
