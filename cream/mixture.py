@@ -87,14 +87,13 @@ RECIPES: dict[str, Recipe] = {
     "miniature-base": Recipe(
         source="pretrain",
         piece_tokens=512,
-        share=0.85,
+        share=0.92,
         generated_tokens=512,
-        evaluation_form=0.4,
+        evaluation_form=0.5,
         uniform=0.5,
         most_queries=5,
         far=0.5,
-        natural=0.3,
-        answers_only=0.9,
+        answers_only=0.95,
     ),
     "llama2-7b": Recipe(
         source="victor-wu/pile_4k_train", window=4096, piece_tokens=None, share=0.0

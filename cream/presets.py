@@ -102,7 +102,7 @@ def _miniature_base() -> Preset:
         method="plain",
         scaling="none",
         scale=1,
-        steps=38_000,
+        steps=30_000,
         batch_size=64,
         micro_batch=64,
         learning_rate=2e-3,
