@@ -1,15 +1,16 @@
 """The log-likelihood of long documents, in one forward and without their full logits.
 
-What belongs here: a model's window check and its loss on tokens. Use it through `inference`.
+What belongs here: a model's window check and its loss on tokens. Use it through `inference`. The
+largest tensors grow with T, never with T x T or T x vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-__all__ = ["check_window", "log_likelihood"]
+__all__ = ["cached_log_likelihood", "check_window", "log_likelihood"]
 
 _SELF_CHECK = 8  # tokens on which the chunked head is compared with the model's own logits
 
@@ -37,10 +38,11 @@ def log_likelihood(
 
     One true forward over the whole sequence without a key-value cache; the head and the loss run
     over `chunk` tokens at a time, so the full logits never exist. Shape (T - first_scored,).
-    Raises ValueError for a sequence too short or beyond the window (unless `allow_beyond`), and
-    for a model whose logits are not its head applied to its last hidden state.
+    Raises ValueError for a sequence too short or beyond the window (unless `allow_beyond`), for ids
+    that the model has no embedding for, and for a model whose logits are not its head applied to
+    its last hidden state.
     """
-    ids = torch.as_tensor(np.asarray(input_ids, dtype=np.int64), device=model.device).reshape(-1)
+    ids = _ids(model, input_ids)
     if not 1 <= first_scored < len(ids):
         raise ValueError(
             f"first_scored {first_scored} must be from 1 to {len(ids) - 1} for {len(ids)} tokens"
@@ -55,7 +57,51 @@ def log_likelihood(
     for start in range(first_scored, len(ids), chunk):
         end = min(start + chunk, len(ids))
         parts.append(_losses(model, hidden[start - 1 : end - 1], ids[start:end]))
-    losses = np.concatenate(parts)
+    return _finite(model, np.concatenate(parts))
+
+
+@torch.inference_mode()
+def cached_log_likelihood(
+    model: PreTrainedModel,
+    input_ids: Sequence[int] | np.ndarray | torch.Tensor,
+    chunk: int,
+    allow_beyond: bool = False,
+) -> Iterator[np.ndarray]:
+    """Yield the losses inside each run of `chunk` tokens, read after the cache of those before.
+
+    Each has one loss less than tokens: a run's first token is not scored, its logits were thrown
+    away with the run before. For what CLEX computed (protocols 4.3); else use `log_likelihood`.
+    """
+    ids = _ids(model, input_ids)
+    if chunk < 1:
+        raise ValueError(f"chunk {chunk} must be at least 1 token")
+    if not allow_beyond:
+        check_window(model, len(ids))
+    _check_head(model, ids[:_SELF_CHECK])
+    cache = None
+    for part in ids.split(chunk):
+        out = model.base_model(input_ids=part[None], past_key_values=cache, use_cache=True)
+        cache = out.past_key_values
+        if len(part) == 1:
+            yield np.zeros(0)
+            continue
+        yield _finite(model, _losses(model, out.last_hidden_state[0, :-1], part[1:]))
+
+
+def _ids(
+    model: PreTrainedModel, input_ids: Sequence[int] | np.ndarray | torch.Tensor
+) -> torch.Tensor:
+    ids = torch.as_tensor(np.asarray(input_ids, dtype=np.int64), device=model.device).reshape(-1)
+    known = model.get_input_embeddings().num_embeddings
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < known:
+        raise ValueError(
+            f"token ids run from {int(ids.min())} to {int(ids.max())} and the model has {known} "
+            "embeddings: the document was cut by another tokenizer"
+        )
+    return ids
+
+
+def _finite(model: PreTrainedModel, losses: np.ndarray) -> np.ndarray:
     if not np.isfinite(losses).all():
         raise ValueError(
             f"{(~np.isfinite(losses)).sum()} of {len(losses)} log-likelihoods are not finite: "
