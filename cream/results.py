@@ -9,7 +9,9 @@ computed; a killed evaluation, started again, asks `missing` and computes only w
         for key in rows.missing(wanted):
             rows.append({"task": task, "prompt_hash": prompt_hash, "sample": sample, "score": 1.0})
 
-Finished rows are published as Parquet (`to_parquet`); `read` takes either, and folders of them.
+Several processes each write a part (`rows.part1.jsonl`) beside the file; whoever opens the file
+next takes in what they left. Finished rows are published as Parquet (`to_parquet`); `read` takes
+either, and folders of them.
 What the rows mean together (means, intervals) belongs in `statistics` and `report`.
 """
 
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,12 +56,13 @@ class Rows:
     `header` holds the columns that are constant for this evaluation; `model_hash` and `settings`
     must be among them because every key needs them, and dicts in it are written as JSON. `versions`
     and `commit` are filled in. A last line torn by a killed writer is dropped: its key is missing
-    again. ValueError for unknown columns and for a file that holds something else; BlockingIOError
-    while another process writes the file.
+    again. With `part` (1 or more) it writes that part of the file and does not repeat the rows of
+    the file itself, which takes in all parts when it is next opened. ValueError for unknown columns
+    and for a file that holds something else; BlockingIOError while another process writes the file.
     """
 
-    def __init__(self, path: str | Path, header: Mapping[str, object]) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, header: Mapping[str, object], part: int = 0) -> None:
+        self.path = _part(Path(path), part) if part else Path(path)
         self.header = checked({"versions": versions(), "commit": commit(), **header})
         for name in ("model_hash", "settings"):
             if self.header.get(name) is None:
@@ -66,25 +70,36 @@ class Rows:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            self._lock()
+            _lock(self._descriptor, self.path)
             lines, self._end = whole_lines(self.path)
             self._keys = {row["key"] for row in parse(self.path, lines)}
             os.ftruncate(self._descriptor, self._end)
+            if part and Path(path).exists():
+                self._keys |= {row["key"] for row in parse(path, whole_lines(Path(path))[0])}
+            if not part:
+                self.absorb()
         except BaseException:
             self.close()
             raise
 
-    def _lock(self) -> None:
-        if fcntl is None:
-            return
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BlockingIOError(
-                f"another process is writing {self.path}; wait for it or choose another path"
-            ) from None
-        except OSError:
-            pass  # a file system without locks
+    def absorb(self) -> None:
+        """Take in the rows of the parts beside the file, and remove the parts."""
+        for part in sorted(self.path.parent.iterdir()):
+            if not _is_part(part, self.path):
+                continue
+            descriptor = os.open(part, os.O_RDWR)
+            try:
+                _lock(descriptor, part)
+                lines = whole_lines(part)[0]
+                rows = {
+                    row["key"]: line for row, line in zip(parse(part, lines), lines, strict=True)
+                }
+                found = self.missing(rows)
+                self._write(b"".join(rows[key] + b"\n" for key in found))
+                self._keys.update(found)
+                part.unlink()
+            finally:
+                os.close(descriptor)
 
     def key(
         self, task: str, prompt_hash: str, sample: int, settings: str | Mapping | None = None
@@ -149,6 +164,30 @@ class Rows:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Keep a file to this process until its descriptor is closed."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"another process is writing {path}; wait for it or choose another path"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+
+
+def _part(path: Path, number: int) -> Path:
+    """Name a part of a file of rows; a folder that is read has its rows, too."""
+    return path.with_name(f"{path.stem}.part{number}{path.suffix}")
+
+
+def _is_part(candidate: Path, path: Path) -> bool:
+    pattern = rf"{re.escape(path.stem)}\.part[1-9]\d*{re.escape(path.suffix)}"
+    return re.fullmatch(pattern, candidate.name) is not None
 
 
 def read(*paths: str | Path) -> pd.DataFrame:

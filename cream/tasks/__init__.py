@@ -5,7 +5,8 @@ What belongs here: `Example`, and the loop from examples to rows. A task is a mo
 `measure(model, examples)`, for what is computed otherwise; both give columns of a row.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 
@@ -13,11 +14,12 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cream.inference import BOS_POLICY, greedy
+from cream.inference import BOS_POLICY, Completion, greedy, tokenize
 from cream.provenance import hash_of
 from cream.results import Rows
+from cream.servers import Request, Server
 
-__all__ = ["Example", "evaluate"]
+__all__ = ["Example", "check_lengths", "evaluate", "keyed", "share"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,23 @@ class Example:
         }
 
 
+_Pair = tuple[Example, dict[str, object]]
+_Answers = Iterator[tuple[Example, dict[str, object], dict[str, object]]]
+
+
+def keyed(
+    examples: Iterable[Example], rows: Rows, settings: Mapping[str, object] | None = None
+) -> dict[str, _Pair]:
+    """Return examples with all that decides their answers, by the keys of their rows."""
+    found = {}
+    for example in examples:
+        how = {**example.settings, **(settings or {})}
+        found[rows.key(example.task, example.prompt_hash, example.sample, how)] = example, how
+    return found
+
+
 def evaluate(
-    model: PreTrainedModel,
+    model: PreTrainedModel | Server,
     tokenizer: PreTrainedTokenizerBase,
     task: ModuleType,
     examples: Iterable[Example],
@@ -76,54 +93,140 @@ def evaluate(
     allow_beyond: bool = False,
     progress: bool = True,
     label: str = "",
+    part: tuple[int, int] = (0, 1),
 ) -> pd.DataFrame:
     """Answer the examples that have no row yet, a row each as answers come; return all their rows.
 
     `settings` are added to each example's own and become part of its key. `allow_beyond` lets a
-    model be questioned beyond its window. The rows of a killed evaluation, started again with the
-    same file, are those of one that was not.
+    model be questioned beyond its window; without, ValueError names what is longer, before
+    anything is computed. `part` (k, n) answers the k-th of n shares. The rows of a killed
+    evaluation, started again with the same file, are those of one that was not. A server's
+    requests that failed have no row: `servers.Failed` counts them once the others have theirs.
     """
-    keyed: dict[str, tuple[Example, dict[str, object]]] = {}
-    for example in examples:
-        how = {**example.settings, **(settings or {})}
-        keyed[rows.key(example.task, example.prompt_hash, example.sample, how)] = example, how
-    missing = [keyed[key] for key in rows.missing(keyed)]
+    wanted = keyed(examples, rows, settings)
+    missing = [wanted[key] for key in rows.missing(wanted)]
+    missing = share(missing, *part)
+    if isinstance(model, Server):
+        _check_asks(task)
+    elif not allow_beyond:
+        window = getattr(model.config, "max_position_embeddings", None)
+        check_lengths([example for example, _ in missing], tokenizer, window, label)
     name = f"{task.__name__.rpartition('.')[2]} {label}".strip()
-    with tqdm(total=len(keyed), initial=len(keyed) - len(missing), desc=name, unit="sample",
+    done = len(wanted) - len(rows.missing(wanted))
+    with tqdm(total=done + len(missing), initial=done, desc=name, unit="sample",
               disable=not progress) as bar:  # fmt: skip
         if hasattr(task, "measure"):
             answers = _measured(model, task, missing, allow_beyond)
+        elif isinstance(model, Server):
+            answers = _served(model, task, missing)
         else:
             answers = _answered(model, tokenizer, task, missing, batch_size, allow_beyond)
         for example, how, found in answers:
             rows.append({**_asked(example), "settings": how, **found})
             bar.update()
     frame = rows.frame()
-    return frame[frame["key"].isin(list(keyed))].reset_index(drop=True)
+    return frame[frame["key"].isin(list(wanted))].reset_index(drop=True)
 
 
-_Pairs = Sequence[tuple[Example, dict[str, object]]]
-_Answers = Iterator[tuple[Example, dict[str, object], dict[str, object]]]
+def check_lengths(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    window: int | None,
+    label: str = "the model",
+) -> None:
+    """Refuse (ValueError) examples longer with their answers than `window`: how many, and one."""
+    if window is None:
+        return
+    sizes = [(_size(example, tokenizer), example) for example in examples]
+    if not (beyond := [(size, example) for size, example in sizes if size > window]):
+        return
+    size, example = max(beyond, key=lambda one: one[0])
+    lengths = Counter(one.token_length for _, one in beyond)
+    listed = ", ".join(f"{count} of {length} tokens" for length, count in sorted(lengths.items()))
+    raise ValueError(
+        f"{len(beyond)} of {len(examples)} samples exceed the model's window of {window} tokens "
+        f"(max_position_embeddings of {label or 'the model'}): {listed}. The longest is "
+        f"{example.task} sample {example.sample} with {size} tokens, its answer included. Ask "
+        "shorter ones, or a model extended further"
+    )
+
+
+def _size(example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens that are read at a time."""
+    if example.tokens is not None:
+        return min(len(example.tokens), example.token_length)
+    return len(tokenize(tokenizer, example.prompt)) + example.max_new_tokens
+
+
+def share(pairs: Sequence[_Pair], number: int, of: int) -> list[_Pair]:
+    """Return the share of process `number` (from 0) of `of`: all shares are the whole, once each.
+
+    Examples of one document stay together, as far as shares of equal length allow: what they have
+    in common is read once.
+    """
+    if of == 1:
+        return list(pairs)
+    groups: dict[Hashable, list[_Pair]] = {}
+    for place, pair in enumerate(pairs):
+        one = pair[0]
+        groups.setdefault((one.task, one.document) if one.document else place, []).append(pair)
+    most = max(1, len(pairs) // of)
+    pieces = [group[i : i + most] for group in groups.values() for i in range(0, len(group), most)]
+    loads, shares = [0] * of, [[] for _ in range(of)]
+    for piece in sorted(pieces, key=_tokens, reverse=True):
+        least = loads.index(min(loads))
+        loads[least] += _tokens(piece)
+        shares[least] += piece
+    return shares[number]
+
+
+def _tokens(pairs: Sequence[_Pair]) -> int:
+    return sum(example.token_length for example, _ in pairs)
+
+
+def _check_asks(task: ModuleType) -> None:
+    if hasattr(task, "measure"):
+        name = task.__name__.rpartition(".")[2]
+        raise ValueError(
+            f"{name} needs the likelihood of given tokens, which a completion server does not "
+            "give: ask a model here, by its folder"
+        )
 
 
 def _measured(
-    model: PreTrainedModel, task: ModuleType, pairs: _Pairs, allow_beyond: bool
+    model: PreTrainedModel, task: ModuleType, pairs: Sequence[_Pair], allow_beyond: bool
 ) -> _Answers:
     asked = [example for example, _ in pairs]
     for index, found in task.measure(model, asked, allow_beyond=allow_beyond):
         yield *pairs[index], found
 
 
+def _served(server: Server, task: ModuleType, pairs: Sequence[_Pair]) -> _Answers:
+    asked = [Request(one.prompt, one.max_new_tokens, one.stop, one.min_new_tokens)
+             for one, _ in pairs]  # fmt: skip
+    for completion in server.complete(asked):
+        yield _scored(task, pairs[completion.index], completion)
+
+
+def _scored(
+    task: ModuleType, pair: _Pair, completion: Completion
+) -> tuple[Example, dict[str, object], dict[str, object]]:
+    example, how = pair
+    found = task.score(completion.text, example)
+    num_tokens = completion.num_prompt_tokens
+    return example, how, {**found, "prediction": completion.text, "num_tokens": num_tokens}
+
+
 def _answered(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     task: ModuleType,
-    pairs: _Pairs,
+    pairs: Sequence[_Pair],
     batch_size: int | str,
     allow_beyond: bool,
 ) -> _Answers:
     """Decode greedily, the examples that share their generation settings together."""
-    groups: dict[tuple, list[tuple[Example, dict[str, object]]]] = {}
+    groups: dict[tuple, list[_Pair]] = {}
     for pair in pairs:
         one = pair[0]
         groups.setdefault((one.max_new_tokens, one.stop, one.min_new_tokens), []).append(pair)
@@ -140,10 +243,7 @@ def _answered(
             allow_beyond=allow_beyond,
         )
         for completion in done:
-            example, how = group[completion.index]
-            found = task.score(completion.text, example)
-            num_tokens = completion.num_prompt_tokens
-            yield example, how, {**found, "prediction": completion.text, "num_tokens": num_tokens}
+            yield _scored(task, group[completion.index], completion)
 
 
 def _asked(example: Example) -> dict[str, object]:
