@@ -156,7 +156,7 @@ def measure(
     for index, example in enumerate(examples):
         documents.setdefault(example.context or example.tokens, []).append(index)
     for indices in documents.values():
-        reader = _Reader(model, [examples[index] for index in indices], allow_beyond)
+        reader = _Reader(model, allow_beyond)
         for index in indices:
             total, weight = combine(examples[index].how["mode"], reader.parts(examples[index]))
             yield index, {"nll": total, "scored_tokens": weight,
@@ -164,21 +164,17 @@ def measure(
 
 
 class _Reader:
-    """Gives the parts of one document's examples, each beginning read once to its furthest end."""
+    """Gives the parts of one document's examples; what several of them need is read once.
 
-    def __init__(
-        self, model: PreTrainedModel, asked: Sequence[Example], allow_beyond: bool
-    ) -> None:
+    What is read depends on the document and its settings alone, never on which examples are left to
+    do: a resumed evaluation gives the same to the last bit.
+    """
+
+    def __init__(self, model: PreTrainedModel, allow_beyond: bool) -> None:
         self._model, self._allow_beyond = model, allow_beyond
         self._alike = reads_alike(model)
-        self._longest = max((example.tokens for example in asked), key=len)
-        self._ends: dict[int, int] = {}
         self._losses: dict[tuple[int, int], np.ndarray] = {}
         self._runs: dict[tuple[int, int], list[np.ndarray]] = {}
-        for example in asked:
-            if example.how["mode"] != "clex":
-                for window in _cut(example):
-                    self._ends[window.start] = max(self._ends.get(window.start, 0), window.end)
 
     def parts(self, example: Example) -> list[Part]:
         """Return the parts of an example whose document this is."""
@@ -187,8 +183,11 @@ class _Reader:
         return [Part(self._window(example, one.start, one.end), one.new) for one in _cut(example)]
 
     def _window(self, example: Example, start: int, end: int) -> np.ndarray:
-        prefix, ids = split_bos(self._longest if self._alike else example.tokens, example.how)
-        far = self._ends[start] if self._alike else end
+        """Losses of a window; the document's beginning is read once to its end, for "truncate"."""
+        prefix, ids = split_bos(self._tokens(example), example.how)
+        far = end
+        if self._alike:
+            far = len(ids) if start == 0 else min(start + example.how["window"], len(ids))
         if (start, far) not in self._losses:
             read = np.array(prefix + ids[start:far])
             losses = log_likelihood(self._model, read, allow_beyond=self._allow_beyond)
@@ -196,14 +195,16 @@ class _Reader:
         return self._losses[start, far][: len(prefix) + end - start - 1]
 
     def _of_runs(self, example: Example) -> list[Part]:
-        size, tokens = example.how["window"], example.tokens
-        read = self._longest if self._alike else tokens
+        size, tokens, read = example.how["window"], example.tokens, self._tokens(example)
         if (size, len(read)) not in self._runs:
             runs = cached_log_likelihood(self._model, np.array(read), size, self._allow_beyond)
             self._runs[size, len(read)] = list(runs)
         sizes = [min(size, len(tokens) - start) for start in range(0, len(tokens), size)]
         runs = self._runs[size, len(read)]
         return [Part(runs[place][: own - 1], own) for place, own in enumerate(sizes)]
+
+    def _tokens(self, example: Example) -> tuple[int, ...]:
+        return (example.context if self._alike else None) or example.tokens
 
 
 def _cut(example: Example) -> list[Window]:
