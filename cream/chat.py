@@ -1,7 +1,8 @@
 """Conversations into text: through the tokenizer's own chat template, or a named plain one.
 
 What belongs here: ShareGPT's roles, the plain templates, and the hash by which a manifest names
-the template. The paper's chat data came tokenised; its template is unknown (protocols 4.1).
+the template; and the other way round, a task's prompt as what a user says to a chat model. The
+paper's chat data came tokenised; its template is unknown (protocols 4.1).
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
-__all__ = ["PLAIN", "ROLES", "ChatTemplate"]
+__all__ = ["PLAIN", "ROLES", "ChatTemplate", "UserTurn"]
 
 ROLES = {
     "human": "user",
@@ -96,3 +97,45 @@ def _messages(turns: Any, place: str) -> list[dict[str, str]] | None:
         elif role != "assistant" or any(each["role"] == "user" for each in messages):
             messages.append({"role": role, "content": words})
     return messages
+
+
+@dataclass(frozen=True)
+class UserTurn:
+    """A prompt as the user's turn of the tokenizer's own chat template, up to the model's answer.
+
+        turn = UserTurn(tokenizer)
+        Example(prompt=turn(text), how={"style": "chat", **turn.settings}, ...)
+
+    ValueError for a tokenizer without a template.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __post_init__(self) -> None:
+        if not self.tokenizer.chat_template:
+            raise ValueError(
+                f"the tokenizer of {self.tokenizer.name_or_path or 'this model'} has no chat "
+                "template: it belongs to a base model, ask it in another style"
+            )
+
+    def __call__(self, prompt: str) -> str:
+        """Return the text to tokenize, without the template's BOS where the tokenizer adds its own.
+
+        So there is exactly one, and for Llama-2 the tokens are those of Meta's code: a space before
+        the first word, which transformers 5 leaves out where the BOS is part of the text.
+        """
+        messages = [{"role": "user", "content": prompt}]
+        text = self.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        bos = self.tokenizer.bos_token
+        return str(text.removeprefix(bos) if bos and self._adds_bos() else text)
+
+    def _adds_bos(self) -> bool:
+        ids = self.tokenizer("a", add_special_tokens=True)["input_ids"]
+        return ids[0] == self.tokenizer.bos_token_id
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """The template's hash, 16 hex digits, for a row's settings."""
+        return {"chat_template": ChatTemplate("tokenizer", self.tokenizer).facts()["sha256"][:16]}

@@ -1,5 +1,6 @@
 """Key-value retrieval: the official prompts by their hash, gold positions, exact and contained."""
 
+import copy
 import gzip
 import hashlib
 import json
@@ -10,12 +11,24 @@ from pathlib import Path
 import pytest
 
 from cream.tasks import kv_retrieval
-from cream.tasks.kv_retrieval import build_prompt, examples, load_official, move, score
+from cream.tasks.kv_retrieval import build_prompt, examples, generate, load_official, move, score
 
-OFFICIAL = Path(__file__).parents[2] / "shared/data/kv-retrieval-75_keys.jsonl.gz"
-needs_official = pytest.mark.skipif(
-    not OFFICIAL.exists(), reason=f"the official data are not committed and not at {OFFICIAL}"
-)
+DATA = Path(__file__).parents[2] / "shared/data"
+# sha1 of row 0's prompt with its record first, and every prompt's characters (protocols 5.2).
+OFFICIAL = {
+    75: ("8e1e1a025915bb77f27f1f1441ac40a35b90cb04", 6231),
+    140: ("60a00d65fa546ba9afe9ad4ee33dea3d988e10eb", 11496),
+}
+UUID4 = r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+
+
+@pytest.fixture(params=OFFICIAL)
+def official(request) -> tuple[int, Path]:
+    """A number of keys and its official file, which is not ours to commit."""
+    path = DATA / f"kv-retrieval-{request.param}_keys.jsonl.gz"
+    if not path.exists():
+        pytest.skip(f"the official {path.name} is not in {path.parent.parent.name}/data")
+    return request.param, path
 
 
 def test_the_official_prompt_to_the_byte():
@@ -26,25 +39,66 @@ def test_the_official_prompt_to_the_byte():
     )
 
 
-@needs_official
-def test_the_official_prompt_has_its_published_hash():
-    built = load_official(OFFICIAL, samples=500, positions=[0])
-    assert len(built) == 500
-    assert hashlib.sha1(built[0].prompt.encode()).hexdigest() == (
-        "8e1e1a025915bb77f27f1f1441ac40a35b90cb04"
-    )
-    assert {len(example.prompt) for example in built} == {6231}
+def test_the_official_prompts_have_their_published_hash(official):
+    num_keys, path = official
+    sha1, characters = OFFICIAL[num_keys]
+    built = load_official(path)
+    assert len(built) == 500 * 5
+    assert hashlib.sha1(built[0].prompt.encode()).hexdigest() == sha1
+    assert {len(example.prompt) for example in built} == {characters}
+    for example in built[:10]:
+        record, key = parsed(example)
+        assert list(record).index(key) == example.gold_index and len(record) == num_keys
+        assert example.target == f' "{record[key]}"' and example.max_new_tokens == 50
 
 
-@needs_official
-def test_official_examples_stand_at_the_official_positions():
-    built = load_official(OFFICIAL, samples=2)
-    assert [example.gold_index for example in built] == [0, 18, 37, 54, 74] * 2
+def test_official_examples_stand_at_the_official_positions(official):
+    num_keys, path = official
+    built = load_official(path, samples=2)
+    assert [example.gold_index for example in built] == [*kv_retrieval.gold_indices(num_keys)] * 2
+    assert [example.sample for example in built] == [0] * 5 + [1] * 5
+
+
+@pytest.mark.parametrize("num_keys", OFFICIAL)
+def test_generated_prompts_have_the_official_form_and_length(num_keys):
+    built = generate(num_keys, 3)
+    assert {len(example.prompt) for example in built} == {OFFICIAL[num_keys][1]}
+    assert [e.gold_index for e in built] == [*kv_retrieval.GOLD_OFFICIAL[num_keys]] * 3
     for example in built:
-        record = json.loads(re.search(r"\{.*\}", example.prompt, re.S)[0])
-        key = re.search(r'Key: "(.*)"', example.prompt)[1]
-        assert list(record).index(key) == example.gold_index and len(record) == 75
+        record, key = parsed(example)
+        assert len(record) == num_keys and list(record).index(key) == example.gold_index
         assert example.target == f' "{record[key]}"'
+        for text in [*record, *record.values()]:
+            assert re.fullmatch(UUID4, text)
+
+
+def test_a_generated_record_moves_and_nothing_else_does():
+    built = generate(40, 2, seed=3)
+    for sample in (0, 1):
+        objects = [parsed(e) for e in built if e.sample == sample]
+        assert len({key for _, key in objects}) == 1
+        rests = [[k for k in record if k != key] for record, key in objects]
+        assert rests[1:] == rests[:-1]
+    assert len({parsed(e)[1] for e in built}) == 2
+    assert generate([9, 40], 2, seed=3)[10:] == built
+    assert {e.prompt for e in generate(40, 2, seed=4)}.isdisjoint(e.prompt for e in built)
+
+
+def test_keys_of_any_size():
+    for digits in (3, 12):
+        record, _ = parsed(generate(30, 1, digits=digits)[0])
+        assert {len(text) for pair in record.items() for text in pair} == {digits}
+    assert [e.gold_index for e in generate(12, 1, positions=[0, 7])] == [0, 7]
+    with pytest.raises(ValueError, match="digits 1 give too few keys and values for 30 records"):
+        generate(30, 1, digits=1)
+    with pytest.raises(ValueError, match="num_keys 3 leaves no five"):
+        generate(3, 1)
+
+
+def parsed(example) -> tuple[dict[str, str], str]:
+    """The object of a prompt, and the key it asks for."""
+    record = json.loads(re.search(r"\{.*\}", example.prompt, re.S)[0])
+    return record, re.search(r'Key: "(.*)"', example.prompt)[1]
 
 
 def test_gold_positions():
@@ -131,8 +185,88 @@ def test_bad_input_is_named(tmp_path, tiny_tokenizer):
         move([("a", "1"), ("b", "2")], "a", 2)
     with pytest.raises(ValueError, match="holds no pairs"):
         examples(tiny_tokenizer, [20], 1)
+
+
+GOOD = {"ordered_kv_records": [[f"k{i}", f"v{i}"] for i in range(5)], "key": "k1", "value": "v1"}
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"key": "a"}', "line 3, has no ordered_kv_records, value: is it another data set"),
+        ("{torn", "line 3, is not JSON"),
+        ("[1]", "line 3, is no object with ordered_kv_records"),
+        (json.dumps(GOOD | {"key": "k9"}), "line 3, asks for the key 'k9', which is not among"),
+        (json.dumps(GOOD | {"value": "v2"}), "line 3, has the value 'v2' for a key that has anot"),
+        (
+            json.dumps(GOOD | {"ordered_kv_records": GOOD["ordered_kv_records"] + [["k1", "v1"]]}),
+            "line 3, has 1 keys twice",
+        ),
+        (json.dumps(GOOD | {"ordered_kv_records": [["k1", 1]]}), "line 3, has records that are no"),
+        (json.dumps(GOOD | {"ordered_kv_records": {}}), "line 3, has records that are no list"),
+    ],
+)
+def test_a_damaged_or_foreign_line_is_named(line, message, tmp_path):
+    """Also beyond the samples asked for: nothing of such a file is to be trusted."""
     path = tmp_path / "rows.jsonl.gz"
-    with gzip.open(path, "wt") as file:
-        file.write('{"key": "a"}\n')
-    with pytest.raises(ValueError, match="row 0 of .* has no ordered_kv_records, value"):
+    path.write_bytes(gzip.compress(f"{json.dumps(GOOD)}\n{json.dumps(GOOD)}\n{line}\n".encode()))
+    with pytest.raises(ValueError, match=message):
+        load_official(path, samples=1)
+    path.write_bytes(gzip.compress(f"{json.dumps(GOOD)}\n".encode()))
+    assert [e.target for e in load_official(path)] == [' "v1"'] * 5
+
+
+def test_a_file_that_is_no_gzip_or_torn_is_named(tmp_path):
+    path = tmp_path / "rows.jsonl.gz"
+    with pytest.raises(FileNotFoundError, match="there is no data file"):
         load_official(path)
+    whole = "".join(json.dumps(GOOD) + "\n" for _ in range(5000)).encode()
+    for content, message in (
+        (whole, "after line 0, is not gzip"),
+        (gzip.compress(whole)[:-2000], r"is damaged after line \d{3}"),
+        (gzip.compress(b""), "holds no rows"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            load_official(path)
+
+
+@pytest.fixture
+def chat_tokenizer(tiny_tokenizer):
+    """The tiny tokenizer with a template in the form of Llama-2's."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
+    )
+    return tokenizer
+
+
+def test_a_chat_model_is_asked_in_the_users_turn(chat_tokenizer, tiny_tokenizer):
+    plain, chat = generate(10, 1)[0], generate(10, 1, tokenizer=chat_tokenizer, style="chat")[0]
+    assert chat.prompt == f"[INST] {plain.prompt} [/INST]" and chat.target == plain.target
+    assert chat.how["style"] == "chat" and len(chat.how["chat_template"]) == 16
+    assert (plain.how, plain.max_new_tokens, chat.max_new_tokens) == (
+        {"style": "official"},
+        50,
+        100,
+    )
+    with pytest.raises(ValueError, match="has no chat template"):
+        generate(10, 1, tokenizer=tiny_tokenizer, style="chat")
+    with pytest.raises(ValueError, match="unknown style 'vicuna'"):
+        generate(10, 1, style="vicuna")
+
+
+def test_a_chat_answer_may_be_a_sentence_but_no_list(chat_tokenizer):
+    example = generate(10, 1, tokenizer=chat_tokenizer, style="chat")[0]
+    record, key = parsed(example)
+    value, other = record[key], next(v for k, v in record.items() if k != key)
+    for answer, exact, contained in (
+        (f' The value of "{key}" is "{value}".', 1, 1),
+        (f" {value.upper()}", 1, 1),
+        (f" {value} or {other}", 0, 1),
+        (" ".join(record.values()), 0, 1),
+        (f" {other}", 0, 0),
+        (f" {value[:-4]}", 0, 0),
+        ("", 0, 0),
+    ):
+        assert score(answer, example) == {"score": exact, "contained": contained}, answer

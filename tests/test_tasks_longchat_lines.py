@@ -1,5 +1,6 @@
 """LongChat-Lines: the official prompt to the byte, lengths, depths and the two rules of scoring."""
 
+import copy
 import json
 import re
 from dataclasses import replace
@@ -27,16 +28,26 @@ def test_the_official_prompt_is_that_of_the_release():
     )
 
 
+@pytest.fixture(scope="module")
+def chat_tokenizer(tiny_tokenizer):
+    """The tiny tokenizer with a template in the form of Llama-2's."""
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}[INST] {{ m.content }} [/INST]{% endfor %}"
+    )
+    return tokenizer
+
+
 @pytest.mark.parametrize("style", longchat_lines.STYLES)
-def test_prompt_and_answer_fill_the_length_and_do_not_pass_it(style, tiny_tokenizer):
-    for example in examples(tiny_tokenizer, [700, 2000], 10, style=style):
-        num_tokens = len(tiny_tokenizer(example.prompt + example.target)["input_ids"])
+def test_prompt_and_answer_fill_the_length_and_do_not_pass_it(style, chat_tokenizer):
+    for example in examples(chat_tokenizer, [700, 2000], 10, style=style):
+        num_tokens = len(chat_tokenizer(example.prompt + example.target)["input_ids"])
         assert 0.95 * example.token_length < num_tokens <= example.token_length
 
 
 @pytest.mark.parametrize("style", longchat_lines.STYLES)
-def test_the_answer_is_in_the_line_asked_for(style, tiny_tokenizer):
-    for example in examples(tiny_tokenizer, [900], 20, style=style):
+def test_the_answer_is_in_the_line_asked_for(style, chat_tokenizer):
+    for example in examples(chat_tokenizer, [900], 20, style=style):
         lines = re.findall(r"^line (\S+): REGISTER_CONTENT is <(\d+)>$", example.prompt, re.M)
         assert len(lines) == example.num_keys == len(dict(lines))
         key, value = lines[example.gold_index]
@@ -112,6 +123,30 @@ def test_official_rules_take_the_first_or_the_last_number(prediction, first, las
     assert score(prediction, example, rule="last")["contained"] == last
 
 
+def test_the_rule_goes_with_the_example(tiny_tokenizer):
+    first, last = (
+        replace(examples(tiny_tokenizer, [600], 1, style="official", rule=rule)[0], target="7")
+        for rule in longchat_lines.RULES
+    )
+    assert first.prompt == last.prompt and first.how == {"style": "official"}
+    assert last.how == {"style": "official", "mode": "last number"}
+    assert score(" 12 then 7", first)["score"] == 0 and score(" 12 then 7", last)["score"] == 1
+
+
+def test_a_chat_model_is_asked_in_the_users_turn(chat_tokenizer, tiny_tokenizer):
+    plain = examples(tiny_tokenizer, [800], 3, style="official")
+    chat = examples(chat_tokenizer, [800], 3, style="chat")
+    for a, b in zip(plain, chat, strict=True):
+        task = re.fullmatch(r"\[INST\] (.*) \[/INST\]", b.prompt, re.S)[1]
+        assert task.startswith("Below is a record") and task.endswith("I need the number.")
+        shared = a.prompt.split("USER: ")[1][:600]
+        assert task.startswith(shared)
+        assert b.how["style"] == "chat" and len(b.how["chat_template"]) == 16
+        assert (b.min_new_tokens, b.max_new_tokens, b.stop) == (5, 35, None)
+    with pytest.raises(ValueError, match="has no chat template"):
+        examples(tiny_tokenizer, [800], 1, style="chat")
+
+
 def test_an_answer_that_lists_every_value_does_not_score(tiny_tokenizer):
     for example in examples(tiny_tokenizer, [400], 10):
         listed = "> <".join(re.findall(r"<(\d+)>", example.prompt)) + ">"
@@ -123,15 +158,45 @@ def test_official_generation_settings(tiny_tokenizer):
     assert (example.min_new_tokens, example.max_new_tokens, example.stop) == (5, 35, None)
 
 
-def test_published_data_are_read(tmp_path):
-    row = {"expected_number": 7, "num_lines": 100, "token_size": 2500, "prompt": "Below"}
+def published(expected: int = 7, num_lines: int = 2, **changes: object) -> dict[str, object]:
+    """A row in the published form, whose first line is the one asked for."""
+    prompt, _ = official_prompt([("old fox-hat", "7"), ("shy-map", "9")], 0)
+    prompt = prompt.split("USER: ")[1].removesuffix(" ASSISTANT:")
+    row = {"expected_number": expected, "num_lines": num_lines, "token_size": 250}
+    return {**row, "prompt": prompt, **changes}
+
+
+def test_published_data_are_read(tmp_path, chat_tokenizer):
+    path = tmp_path / "lines.jsonl"
+    path.write_text("".join(json.dumps(published(num_lines=n)) + "\n" for n in (2, 2, 3, 3, 2)))
+    read = longchat_lines.load_official(path)
+    assert [e.sample for e in read] == list(range(5)) and {e.gold_index for e in read} == {0}
+    assert read[0].prompt == official_prompt([("old fox-hat", "7"), ("shy-map", "9")], 0).prompt
+    assert read[0].target == "7" and read[0].token_length == 250
+    few = longchat_lines.load_official(path, samples=1)
+    assert [(e.sample, e.num_keys) for e in few] == [(0, 2), (2, 3)]
+    (chat, *_) = longchat_lines.load_official(path, chat_tokenizer, style="chat")
+    assert chat.prompt == f"[INST] {published()['prompt']} [/INST]"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "Below"}, "line 1, has no expected_number, num_lines, token_size"),
+        (published(expected=8), "line 1, asks for a line that is not in its record with 8"),
+        (published(prompt="Below"), "line 1, asks for a line that is not in its record"),
+        (published(token_size="long"), "line 1, has numbers that are none"),
+    ],
+)
+def test_damaged_and_foreign_data_are_named(row, message, tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    example = longchat_lines.load_official(path)[0]
-    assert example.prompt.endswith("USER: Below ASSISTANT:") and example.target == "7"
-    path.write_text(json.dumps({"prompt": "Below"}))
-    with pytest.raises(ValueError, match="row 0 of .* has no expected_number, num_lines"):
+    with pytest.raises(ValueError, match=message):
         longchat_lines.load_official(path)
+    with pytest.raises(ValueError, match="published data have their own words"):
+        longchat_lines.load_official(path, style="miniature")
+    with pytest.raises(ValueError, match="style 'chat' needs the tokenizer"):
+        longchat_lines.load_official(path, style="chat")
 
 
 def test_the_papers_lengths():

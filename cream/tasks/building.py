@@ -1,21 +1,46 @@
 """What all builders of examples share: their random streams, depths, and filling to a length.
 
 What belongs here: making a prompt of a nominal number of tokens, the same for every model that
-shares a tokenizer. What the prompt says is the task's.
+shares a tokenizer; reading data files of others. What the prompt says is the task's.
 """
 
+import gzip
+import json
 import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from cream.inference import tokenize
 
-__all__ = ["checked_lengths", "counter", "depth", "largest_that_fits", "sample_rng"]
+__all__ = [
+    "OFFICIAL_WINDOW",
+    "checked_lengths",
+    "counter",
+    "default_style",
+    "depth",
+    "json_lines",
+    "largest_that_fits",
+    "sample_rng",
+]
+
+OFFICIAL_WINDOW = 2048  # the least N for which a benchmark's own words leave room for records
 
 GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def default_style(preset: str, window: int) -> str:
+    """The form of a task's prompts: "chat" for a chat preset, else "official" or "miniature" by N.
+
+    The benchmarks' own words take more of a small window than they leave.
+    """
+    if preset.endswith("-chat"):
+        return "chat"
+    return "official" if window >= OFFICIAL_WINDOW else "miniature"
 
 
 def sample_rng(task: str, seed: int, token_length: int, sample: int) -> np.random.Generator:
@@ -79,3 +104,38 @@ def largest_that_fits(
             "ask for a longer one"
         )
     return fits
+
+
+def json_lines(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield (place, row) of a JSON Lines file, gzipped if its name ends in .gz.
+
+    `place` is "FILE, line N" for what the caller has to say of a row. ValueError with the line for
+    a file that is damaged or foreign: no gzip, torn, no JSON, a field of `fields` missing, no rows.
+    """
+    path, number = Path(path), 0
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no data file {path}: give one that you fetched")
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield f"{path}, line {number}", _row(f"{path}, line {number}", line, fields)
+    except gzip.BadGzipFile as error:
+        raise ValueError(f"{path}, after line {number}, is not gzip: fetch it again") from error
+    except (EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is damaged after line {number}: fetch it again") from error
+    if number == 0:
+        raise ValueError(f"{path} holds no rows: fetch it again")
+
+
+def _row(place: str, line: str, fields: Sequence[str]) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        raise ValueError(f"{place}, is not JSON: the file is damaged or of another kind") from None
+    if not isinstance(row, dict):
+        raise ValueError(f"{place}, is no object with {', '.join(fields)}")
+    if absent := [name for name in fields if name not in row]:
+        raise ValueError(f"{place}, has no {', '.join(absent)}: is it another data set?")
+    return row

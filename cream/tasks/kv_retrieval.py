@@ -1,26 +1,39 @@
 """Key-value retrieval of Lost in the Middle: the value of one key in a JSON object (protocols 5.2).
 
-The official examples are random UUIDs with the gold record moved to five positions. The miniature's
+The official examples are random UUIDs with the gold record moved to five positions; they are read
+from the official files, or generated in their form with any number and size of keys. In the style
+"chat" the same prompt is the user's turn of the tokenizer's own chat template. The miniature's
 have the same prompt with one pseudo-word for a key and one for a value, so that enough fit.
 """
 
-import gzip
-import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from uuid import UUID
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from cream.chat import UserTurn
 from cream.retrieval import answer_text, draw_records, pair_prompt
 from cream.tasks import Example
-from cream.tasks.building import checked_lengths, counter, depth, largest_that_fits, sample_rng
+from cream.tasks.building import (
+    checked_lengths,
+    counter,
+    depth,
+    json_lines,
+    largest_that_fits,
+    sample_rng,
+)
 
 __all__ = [
     "GOLD_OFFICIAL",
+    "KEYS_PAPER",
     "LENGTHS_PAPER",
+    "STYLES",
     "build_prompt",
     "examples",
+    "generate",
     "gold_indices",
     "load_official",
     "move",
@@ -29,6 +42,10 @@ __all__ = [
 
 TASK = "kv_retrieval"
 LENGTHS_PAPER = (1.2, 2.4)  # 75 and 140 official pairs, in multiples of N = 4,096
+KEYS_PAPER = (75, 140)
+STYLES = ("official", "chat")  # of the official records; the miniature has its own
+# The release generates 50; the benchmark's own code 100, which a sentence around a UUID needs.
+NEW_TOKENS = {"official": 50, "chat": 100}
 GOLD_OFFICIAL = {75: (0, 18, 37, 54, 74), 140: (0, 34, 69, 104, 139)}
 
 
@@ -150,38 +167,126 @@ def load_official(
     tokenizer: PreTrainedTokenizerBase | None = None,
     positions: Sequence[int] | None = None,
     samples: int | None = None,
-    max_new_tokens: int = 50,
+    style: str = "official",
 ) -> list[Example]:
     """Examples of an official kv-retrieval-*_keys.jsonl.gz at its gold positions.
 
-    `token_length` is the prompt's number of tokens, or of characters without a tokenizer.
+    `token_length` is the prompt's number of tokens, or of characters without a tokenizer. The whole
+    file is checked: ValueError with the line for what is damaged or of another kind.
     """
-    with gzip.open(path, "rt") as file:
-        rows = [json.loads(line) for line in file]
-    found = []
-    for sample, row in enumerate(rows[:samples]):
-        if absent := {"ordered_kv_records", "key", "value"} - set(row):
-            raise ValueError(f"row {sample} of {path} has no {', '.join(sorted(absent))}")
-        records = [tuple(record) for record in row["ordered_kv_records"]]
-        for gold in positions or gold_indices(len(records)):
-            prompt = build_prompt(move(records, row["key"], gold), row["key"])
-            length = len(prompt) if tokenizer is None else counter(tokenizer)(prompt)
-            found.append(
-                Example(
-                    TASK,
-                    sample,
-                    prompt,
-                    answer_text("pairs", row["value"]),
-                    token_length=length,
-                    max_new_tokens=max_new_tokens,
-                    gold_index=gold,
-                    depth_percent=100 * gold / (len(records) - 1),
-                    num_keys=len(records),
-                    document=f"{Path(path).name} row {sample}",
-                    how={"style": "official"},
-                )
-            )
+    form, found, name = _Form(style, tokenizer), [], Path(path).name
+    fields = ("ordered_kv_records", "key", "value")
+    for sample, (place, row) in enumerate(json_lines(path, fields)):
+        records = _checked(place, row)
+        if samples is None or sample < samples:
+            document = f"{name} row {sample}"
+            found += form.examples(records, row["key"], sample, document, positions)
     return found
+
+
+def generate(
+    num_keys: int | Sequence[int],
+    samples: int,
+    seed: int = 0,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    positions: Sequence[int] | None = None,
+    digits: int | None = None,
+    style: str = "official",
+) -> list[Example]:
+    """Examples in the form of the official ones over generated objects of `num_keys` records each.
+
+    Keys and values are random UUIDs, as the official generator makes them, or so many hexadecimal
+    `digits`. The key asked for is random, its record moved to every gold position. Deterministic in
+    (seed, number of keys, sample).
+    """
+    form, found = _Form(style, tokenizer), []
+    sizes = [num_keys] if isinstance(num_keys, int) else num_keys
+    for size in checked_lengths(sizes, samples):
+        for sample in range(samples):
+            rng = sample_rng(f"{TASK} official", seed, size, sample)
+            records = _random_records(rng, size, digits)
+            key, _ = records[int(rng.integers(size))]
+            document = f"{size} generated keys, object {sample}"
+            found += form.examples(records, key, sample, document, positions)
+    return found
+
+
+class _Form:
+    """How examples of official records are written: the style's wrapper, settings and tokens."""
+
+    def __init__(self, style: str, tokenizer: PreTrainedTokenizerBase | None) -> None:
+        if style not in STYLES:
+            raise ValueError(f"unknown style {style!r}: use one of {', '.join(STYLES)}")
+        if style == "chat" and tokenizer is None:
+            raise ValueError("style 'chat' needs the tokenizer, whose chat template it uses")
+        turn = UserTurn(tokenizer) if style == "chat" else None
+        self.wrap: Callable[[str], str] = turn or str
+        self.count: Callable[[str], int] = counter(tokenizer) if tokenizer else len
+        self.how = {"style": style, **(turn.settings if turn else {})}
+        self.max_new_tokens = NEW_TOKENS[style]
+
+    def examples(
+        self,
+        records: Sequence[tuple[str, str]],
+        key: str,
+        sample: int,
+        document: str,
+        positions: Sequence[int] | None,
+    ) -> list[Example]:
+        """One example a gold position, the record of `key` moved there."""
+        found, value = [], dict(records)[key]
+        for gold in positions or gold_indices(len(records)):
+            prompt = self.wrap(build_prompt(move(records, key, gold), key))
+            one = Example(
+                TASK,
+                sample,
+                prompt,
+                answer_text("pairs", value),
+                token_length=self.count(prompt),
+                max_new_tokens=self.max_new_tokens,
+                gold_index=gold,
+                depth_percent=100 * gold / max(1, len(records) - 1),
+                num_keys=len(records),
+                document=document,
+                how=self.how,
+            )
+            found.append(one)
+        return found
+
+
+def _checked(place: str, row: dict[str, object]) -> list[tuple[str, str]]:
+    """The records of an official row; ValueError with its place for what cannot be asked."""
+    listed, key = row["ordered_kv_records"], row["key"]
+    pairs = isinstance(listed, list) and all(
+        isinstance(one, list) and [type(each) for each in one] == [str, str] for one in listed
+    )
+    if not pairs or not listed:
+        raise ValueError(f"{place}, has records that are no list of [key, value] strings")
+    records = [(one, value) for one, value in listed]
+    values = dict(records)
+    if len(values) < len(records):
+        raise ValueError(f"{place}, has {len(records) - len(values)} keys twice: ask unique keys")
+    if key not in values:
+        raise ValueError(f"{place}, asks for the key {key!r}, which is not among its records")
+    if values[key] != row["value"]:
+        raise ValueError(f"{place}, has the value {row['value']!r} for a key that has another")
+    return records
+
+
+def _random_records(
+    rng: np.random.Generator, count: int, digits: int | None
+) -> list[tuple[str, str]]:
+    """Records of different random strings; ValueError where so few digits give too few."""
+    if digits is not None and (digits < 1 or 16**digits < 4 * count):
+        raise ValueError(
+            f"digits {digits} give too few keys and values for {count} records: use more digits"
+        )
+    drawn: dict[str, None] = {}
+    while len(drawn) < 2 * count:
+        text = str(UUID(bytes=rng.bytes(16), version=4)) if digits is None else ""
+        drawn[text or rng.bytes(digits // 2 + 1).hex()[:digits]] = None
+    texts = list(drawn)
+    return list(zip(texts[::2], texts[1::2], strict=True))
 
 
 def score(prediction: str, example: Example) -> dict[str, float]:
@@ -189,11 +294,24 @@ def score(prediction: str, example: Example) -> dict[str, float]:
 
     Exact: up to the first empty line the answer is the value, quoted or not, and nothing else, and
     no other value follows; so an answer that lists values does not score, wherever the right one
-    stands in the list.
+    stands in the list. A chat model may say it in a sentence: exact is then that the answer names
+    the value and no other string of the object but the key asked for.
     """
     value = example.target.strip().strip('"')
     contained = value.lower() in prediction.lower()
+    if example.how.get("style") == "chat":
+        exact = _alone(prediction, example, value)
+        return {"score": float(exact), "contained": float(contained)}
     first, *more = re.split(r"\n\s*\n", prediction.strip(), maxsplit=1)
     listed = bool(more) and more[0].lstrip().startswith('"')
     exact = first.rstrip(".} ").strip('"') == value and not listed
     return {"score": float(exact), "contained": float(contained)}
+
+
+def _alone(prediction: str, example: Example, value: str) -> bool:
+    """Whether the prediction has the value, and no other key or value but the key asked for."""
+    said = set(re.findall(r"[\w-]+", prediction.lower()))
+    records = re.findall(r'"([^"\n]+)": "([^"\n]+)"', example.prompt)
+    others = {one.lower() for record in records for one in record}
+    asked = re.findall(r'Key: "(.+)"', example.prompt)[-1]
+    return value.lower() in said and not said & (others - {asked.lower(), value.lower()})
