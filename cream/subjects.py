@@ -243,7 +243,7 @@ def ask(
         first = first or mine
         if mine != first:
             raise ValueError(f"{subject.name} has another tokenizer: evaluate it on its own")
-        frame, failed = _asked(subject.name, loaded, task, examples, rows, batch_size, progress)
+        frame, failed = _asked(loaded, task, examples, rows, batch_size, progress)
         frames.append(frame)
         failures += failed
         del loaded
@@ -260,7 +260,6 @@ def _check(subjects: Sequence[Subject | Served], examples: Sequence[Example]) ->
 
 
 def _asked(
-    name: str,
     loaded: Loaded,
     task: ModuleType,
     examples: Sequence[Example],
@@ -282,7 +281,7 @@ def _asked(
                 batch_size=batch_size,
                 allow_beyond=loaded.allow_beyond,
                 progress=progress and here.rank == 0,
-                label=name,
+                label=loaded.header["run"],
                 part=(here.rank, here.count),
             )
         except Failed as error:
