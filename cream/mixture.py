@@ -57,7 +57,6 @@ class Recipe:
     uniform: float = 0.0  # share of queries at a uniform, not a log-uniform, distance
     most_queries: int = 2  # asked after a run of records
     far: float = 0.0  # share of needle documents that ask for an early sentence at the window's end
-    natural: float = 0.0  # share of generated documents that name records with words of a text
     answers_only: float = 0.0  # share of generated documents of which only answers are learnt
     seed: int = 0  # of the generated documents
     text_tokens: int | None = None  # at most about this many tokens of training text
@@ -282,8 +281,7 @@ def generate(
 ) -> Generated:
     """Return one generated document, decided by the recipe's seed and ``index``."""
     rng = np.random.default_rng([recipe.seed, index])
-    needed = family == "needle" or recipe.natural
-    haystack = texts[int(rng.integers(len(texts)))] if needed else None
+    haystack = texts[int(rng.integers(len(texts)))] if family == "needle" else None
     counted = [0]
 
     def count(words: str) -> int:
@@ -293,7 +291,6 @@ def generate(
     made = retrieval.training_document(
         family, rng, recipe.generated_tokens, count, haystack, recipe.query_placement,
         recipe.evaluation_form, recipe.fill, recipe.uniform, recipe.most_queries, far=recipe.far,
-        natural=recipe.natural,
     )  # fmt: skip
     learnt = [(each.answer_start, each.end) for each in made.queries]
     only = rng.random() < recipe.answers_only
@@ -307,6 +304,6 @@ def _generator_hash(recipe: Recipe) -> str:
         rng = np.random.default_rng(recipe.seed)
         texts.append(retrieval.training_document(
             family, rng, 500, text="Some text. " * 50, query_placement=recipe.query_placement,
-            far=recipe.far, natural=recipe.natural,
+            far=recipe.far,
         ).text)  # fmt: skip
     return hash_of(texts)

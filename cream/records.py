@@ -6,7 +6,7 @@ training document and every evaluation does, and the evaluation prompts. Use it 
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -44,55 +44,36 @@ class Prompt(NamedTuple):
     answer: str
 
 
-class _Words(NamedTuple):
-    """Where the words of records come from: pseudo-words of a split, or a given pool."""
-
-    rng: np.random.Generator
-    split: str
-    pool: Sequence[str] | None = None
-
-    def draw(self, count: int, **shape: Any) -> list[str]:
-        if self.pool is None:
-            return words(self.rng, self.split, count, **shape)
-        return [self.pool[i] for i in self.rng.integers(len(self.pool), size=count).tolist()]
-
-
-def _draw_keys(family: str, source: _Words, count: int) -> list[str]:
+def _draw_keys(family: str, rng: np.random.Generator, split: str, count: int) -> list[str]:
     if family == "lines":
-        drawn = source.draw(2 * count)
+        drawn = words(rng, split, 2 * count)
         return [f"{a}-{b}" for a, b in zip(drawn[::2], drawn[1::2], strict=True)]
     if family == "pairs":
-        return source.draw(count)
-    return [word.capitalize() for word in source.draw(count, syllables=3, coda=False)]
+        return words(rng, split, count)
+    return [word.capitalize() for word in words(rng, split, count, syllables=3, coda=False)]
 
 
-def _draw_values(family: str, source: _Words, count: int) -> list[str]:
+def _draw_values(family: str, rng: np.random.Generator, split: str, count: int) -> list[str]:
     if family == "lines":
-        return values(source.rng, source.split, count)
+        return values(rng, split, count)
     if family == "pairs":
-        return source.draw(count)
-    drawn = source.draw(2 * count)
+        return words(rng, split, count)
+    drawn = words(rng, split, 2 * count)
     return [f"{a} a {b}" for a, b in zip(drawn[::2], drawn[1::2], strict=True)]
 
 
 def endless_records(
-    family: str,
-    rng: np.random.Generator,
-    split: str,
-    batch: int,
-    pool: Sequence[str] | None = None,
+    family: str, rng: np.random.Generator, split: str, batch: int
 ) -> Iterator[tuple[str, str]]:
     """Yield (key, value) without end, keys never repeated, drawn a batch at a time.
 
-    Words come from `pool` where one is given. ValueError when the family has no more keys; there
-    are 1,225 of pairs in evaluation.
+    ValueError when the family has no more keys; there are 1,225 of pairs in evaluation.
     """
-    source = _Words(rng, split, pool)
     seen: set[str] = set()
     repeated = 0
     while repeated < MOST_REPEATED:
-        keys = _draw_keys(family, source, batch)
-        for key, value in zip(keys, _draw_values(family, source, batch), strict=True):
+        keys = _draw_keys(family, rng, split, batch)
+        for key, value in zip(keys, _draw_values(family, rng, split, batch), strict=True):
             repeated += 1
             if key not in seen:
                 repeated = 0

@@ -29,7 +29,7 @@ from cream.records import (
     pair_text,
     question_text,
 )
-from cream.vocabulary import SPLITS, natural_words
+from cream.vocabulary import SPLITS
 
 __all__ = [
     "CHARACTERS_PER_TOKEN",
@@ -52,7 +52,6 @@ __all__ = [
 
 # Typical for a byte-level BPE of 4,096 with digits split; a document's real length is counted.
 CHARACTERS_PER_TOKEN = {"lines": 2.4, "pairs": 2.3, "needle": 3.2}
-FEWEST_NATURAL = 300  # different words a text must have to name records with
 
 
 class Record(NamedTuple):
@@ -90,14 +89,13 @@ class _Writer:
     rng: np.random.Generator
     split: str
     haystack: str = ""
-    pool: list[str] | None = None
     parts: list[str] = field(default_factory=list)
     length: int = 0
     records: list[Record] = field(default_factory=list)
     queries: list[Query] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.source = endless_records(self.family, self.rng, self.split, 32, self.pool)
+        self.source = endless_records(self.family, self.rng, self.split, 32)
         self.cursor = int(self.rng.integers(len(self.haystack))) if self.haystack else 0
         if self.cursor:
             self.cursor = boundary(self.haystack, self.cursor)
@@ -209,7 +207,6 @@ def training_document(
     end_queries: int = 8,
     split: str = "training",
     far: float = 0.0,
-    natural: float = 0.0,
 ) -> Document:
     """Write one document of at least `min_tokens` tokens that asks about its own records.
 
@@ -219,10 +216,9 @@ def training_document(
     share within `fill` of `min_tokens`, then 1 to `most_queries` questions at uniform distances.
     "end" writes all records, then `end_queries` questions. A share `far` of needle documents
     hides one sentence, more often early than late, and asks for it when 0.7 to 0.9 of
-    `min_tokens` are full: no other placement asks over that distance often. A share
-    `natural` of all documents take the words of their records from `text`, if it has 300 different
-    ones. `count` (characters to tokens) is called about once; without it the length is estimated
-    and 25 % added. `text` is what sentences of the family "needle" are hidden in.
+    `min_tokens` are full: no other placement asks over that distance often. `count`
+    (characters to tokens) is called about once; without it the length is estimated and 25 % added.
+    `text` is what sentences of the family "needle" are hidden in.
     """
     check_family(family)
     if min_tokens < 1:
@@ -231,14 +227,7 @@ def training_document(
         raise ValueError(f"unknown query_placement {query_placement!r}: interleaved or end")
     if family == "needle" and not (text and text.strip()):
         raise ValueError("the family 'needle' hides sentences in text: pass text=...")
-    pool = natural_words(text) if natural and text and rng.random() < natural else []
-    writer = _Writer(
-        family,
-        rng,
-        split,
-        (text or "") if family == "needle" else "",
-        pool if len(pool) >= FEWEST_NATURAL else None,
-    )
+    writer = _Writer(family, rng, split, (text or "") if family == "needle" else "")
     estimate = min_tokens * CHARACTERS_PER_TOKEN[family]
     target = estimate * (1.25 if count is None else 1.06)
     if query_placement == "end":
@@ -266,7 +255,7 @@ def _ending(
 ) -> Document:
     """All records, then the questions; a document that came out short is written longer."""
     while True:
-        fresh = _Writer(writer.family, writer.rng, writer.split, writer.haystack, writer.pool)
+        fresh = _Writer(writer.family, writer.rng, writer.split, writer.haystack)
         if fresh.family == "needle":
             while fresh.length < target:
                 fresh.block(1)

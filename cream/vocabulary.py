@@ -4,26 +4,15 @@ What belongs here: what a name or a value may look like, and which split it belo
 and values become records, documents and questions is `retrieval`'s.
 """
 
-import re
-
 import numpy as np
 
-__all__ = [
-    "SPLITS",
-    "is_evaluation_value",
-    "is_evaluation_word",
-    "labels",
-    "natural_words",
-    "values",
-    "words",
-]
+__all__ = ["SPLITS", "is_evaluation_value", "is_evaluation_word", "labels", "values", "words"]
 
 SPLITS = ("training", "evaluation")
 
 # Few and common: a rare letter makes rare tokens, which a small model copies badly.
 _CONSONANTS = "dlmnrst"
 _SYLLABLES = tuple(c + v for c in _CONSONANTS for v in "aeiou")
-_PSEUDO = re.compile(f"([{_CONSONANTS}][aeiou]){{2,}}[{_CONSONANTS}]?")
 _CLASSES = 7  # divides the 35 syllables and the 7 consonants, so every class is equally large
 
 
@@ -55,15 +44,6 @@ def words(
         "".join([_SYLLABLES[p] for p in row]) + endings[end]
         for row, end in zip(parts.tolist(), final.tolist(), strict=True)
     ]
-
-
-def natural_words(text: str) -> list[str]:
-    """Return the different words of 3 to 9 letters of a text, those of evaluation left out.
-
-    Copying them practises every token; pseudo-words alone leave some tokens nearly unseen.
-    """
-    found = dict.fromkeys(re.findall(r"\b[a-z]{3,9}\b", text))
-    return [word for word in found if not (_PSEUDO.fullmatch(word) and is_evaluation_word(word))]
 
 
 def values(rng: np.random.Generator, split: str, count: int) -> list[str]:

@@ -223,18 +223,3 @@ def test_far_needles_ask_over_most_of_the_window_and_only_of_the_needle_family()
     rng = np.random.default_rng(0)
     same = retrieval.training_document("lines", rng, 500, far=1.0)
     assert same.text == retrieval.training_document("lines", np.random.default_rng(0), 500).text
-
-
-def test_natural_documents_take_their_words_from_the_text_but_none_of_the_evaluations() -> None:
-    rng = np.random.default_rng(3)
-    kept = ["".join(rng.choice(list("abcdefghijk"), 6)) for _ in range(400)]
-    evaluation = vocabulary.words(rng, "evaluation", 400)
-    text = " ".join(kept + evaluation)
-    pool = vocabulary.natural_words(text)
-    assert set(pool) == set(kept)
-    for family in retrieval.FAMILIES:
-        made = retrieval.training_document(family, rng, 300, text=text, natural=1.0)
-        for record in made.records:
-            assert set(record.key.lower().split("-")) <= set(kept)
-    short = retrieval.training_document("pairs", rng, 300, text="too few words", natural=1.0)
-    assert all(not vocabulary.is_evaluation_word(record.key) for record in short.records)
