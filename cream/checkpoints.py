@@ -21,9 +21,11 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from cream.rope import to_legacy
 
-__all__ = ["check_files", "check_place", "save", "weights_digest"]
+__all__ = ["check_files", "check_place", "rope_state", "save", "weights_digest"]
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+# What says nothing new: an older name of rope_type, and what exports repeat for other engines.
+_REPEATED = ("type", "short_mscale", "long_mscale")
 # What 4.x families call the keys that transformers 5 gathers in rope_parameters.
 _SPELLINGS = {
     "rope_theta": ("rope_theta", "rotary_emb_base"),
@@ -113,10 +115,10 @@ def _check_saved(part: Path, config: PreTrainedConfig) -> None:
     """Refuse to publish a checkpoint that would not be read back as it was."""
     check_files(part)
     again = AutoConfig.from_pretrained(part)
-    if _rope_state(again) != _rope_state(config):
+    if rope_state(again) != rope_state(config):
         raise RuntimeError(
             f"the config of this {config.model_type} model reads back with another RoPE: "
-            f"{_rope_state(again)} instead of {_rope_state(config)}"
+            f"{rope_state(again)} instead of {rope_state(config)}"
         )
 
 
@@ -173,12 +175,13 @@ def save(
     return target
 
 
-def _rope_state(config: PreTrainedConfig) -> dict[str, Any]:
+def rope_state(config: PreTrainedConfig) -> dict[str, Any]:
     """Return what decides a model's positions, in a form that survives JSON and versions."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: plain(v) for k, v in sorted(value.items()) if v is not None and k != "type"}
+            told = sorted((k, v) for k, v in value.items() if k not in _REPEATED)
+            return {k: plain(v) for k, v in told if v is not None}
         if isinstance(value, list | tuple):
             return [plain(item) for item in value]
         number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -190,7 +193,7 @@ def _rope_state(config: PreTrainedConfig) -> dict[str, Any]:
 
 def weights_digest(model: PreTrainedModel) -> str:
     """Return 16 hex digits over the weights as float32 (tied ones once) and the RoPE config."""
-    digest = hashlib.sha256(json.dumps(_rope_state(model.config)).encode())
+    digest = hashlib.sha256(json.dumps(rope_state(model.config)).encode())
     tied = getattr(model, "all_tied_weights_keys", None) or {}
     for name, tensor in sorted(model.state_dict().items()):
         if name in tied:

@@ -1,0 +1,187 @@
+"""The model card of an export: what it is, how it loads, how it is served, what was checked.
+
+What belongs here: text made of facts that `export` gathered, and nothing that was not measured. An
+engine's row in the table says "not run" until `engines` has run it on this export and recorded it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["CARRIERS", "card", "checks_table", "commands", "with_checks"]
+
+# How a stock config carries each scaling; the key is what cream calls it.
+CARRIERS = {
+    "none": "an unscaled RoPE",
+    "linear": "`rope_type` linear",
+    "ntk": "a larger `rope_theta`, which every engine reads",
+    "yarn": "`rope_type` longrope with equal short and long factors: stock `yarn` is another "
+    "formula, and none of it may be replaced by that name",
+    "yarn-original": "`rope_type` yarn",
+}
+ROWS = {
+    "transformers 5": ("transformers", "transformers 5"),
+    "transformers 4": ("transformers", "transformers 4"),
+    "llama.cpp": ("llama.cpp", ""),
+    "vLLM": ("vllm", ""),
+    "SGLang": ("sglang", ""),
+}
+_BEGIN, _END = "<!-- checks -->", "<!-- end of checks -->"
+
+
+def card(facts: dict[str, Any]) -> str:
+    """Return the card, a README.md with the Hub's metadata, of an export's facts (cream.json)."""
+    parts = (_metadata, _title, _training, _loading, _serving, _checked, _licence)
+    return "\n".join(part(facts) for part in parts)
+
+
+def with_checks(text: str, checks: list[dict[str, Any]]) -> str:
+    """Return a card with its table of checks made anew; the rest stays, as edited by its owner."""
+    table = f"{_BEGIN}\n{checks_table(checks)}\n{_END}"
+    if _BEGIN not in text or _END not in text:
+        return f"{text.rstrip()}\n\n{table}\n"
+    return re.sub(f"{_BEGIN}.*?{_END}", lambda _: table, text, flags=re.S)
+
+
+def checks_table(checks: list[dict[str, Any]]) -> str:
+    """Return a table of engines: the last check of each, or "not run"."""
+    lines = ["| engine | version | greedy tokens equal | logits differ by | checked by |",
+             "|---|---|---|---|---|"]  # fmt: skip
+    for name, (engine, version) in ROWS.items():
+        mine = [c for c in checks if c["engine"] == engine and c["version"].startswith(version)]
+        lines.append(_row(name, mine[-1]) if mine else f"| {name} | not run | | | |")
+    return "\n".join(lines)
+
+
+def _row(name: str, check: dict[str, Any]) -> str:
+    equal = sum(one["equal"] for one in check["lengths"])
+    tokens = sum(one["tokens"] for one in check["lengths"])
+    relative = max(one["difference"] / one["spread"] for one in check["lengths"])
+    longest = max(one["length"] for one in check["lengths"])
+    apart = f"{relative:.0e} of their standard deviation" if relative else "nothing"
+    verdict = "" if check["agrees"] else "**DIFFERS: do not use**, "
+    text = "" if check["text_equal"] else "; **text becomes other tokens**"
+    return (
+        f"| {name} | {check['version']} | {verdict}{equal} of {tokens}, prompts to {longest} "
+        f"tokens{text} | {apart} | `{check['command']}`, "
+        f"{check['date']} |"
+    )
+
+
+def commands(facts: dict[str, Any], place: str = "PATH") -> dict[str, str]:
+    """Return the command that serves the export, by engine; `place` is where it lies."""
+    length, scaling = facts["target_length"], facts["scaling"]
+    sglang = f"python -m sglang.launch_server --model-path {place} --context-length {length}"
+    if scaling == "yarn":
+        original = f'{{"original_max_position_embeddings": {length}}}'
+        sglang += f" \\\n    --json-model-override-args '{original}'"
+    return {
+        "transformers": f"transformers serve {place}",
+        "vLLM": f"vllm serve {place} --max-model-len {length}",
+        "SGLang": sglang,
+        "llama.cpp": f"python -m cream.export gguf {place} model.gguf --llama-cpp LLAMA_CPP\n"
+        f"llama-server -m model.gguf -c {length}",
+    }
+
+
+def _metadata(facts: dict[str, Any]) -> str:
+    lines = ["---", "library_name: transformers", "pipeline_tag: text-generation"]
+    if re.fullmatch(r"[\w.-]+", facts["licence"] or ""):
+        lines.append(f"license: {facts['licence'].lower()}")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", facts["base"]) and not facts["base_is_local"]:
+        lines.append(f"base_model: {facts['base']}")
+    return "\n".join([*lines, "tags: [long-context, cream]", "---", ""])
+
+
+def _title(facts: dict[str, Any]) -> str:
+    window, length = facts["window"], facts["target_length"]
+    grown = (
+        f"its context fine-tuned from {window:,} to {length:,} tokens by the method "
+        f"`{facts['method']}` of [CREAM](https://arxiv.org/abs/2406.07138)'s reference "
+        f"implementation, with `{facts['scaling']}` RoPE scaling"
+        if facts["scale"] > 1
+        else f"fine-tuned at its own window of {window:,} tokens (`{facts['method']}`)"
+    )
+    return (
+        f"# {facts['run']}\n\n`{facts['base']}`, {grown}. The scaling stands in config.json as "
+        f"{CARRIERS[facts['scaling']]}. No code but the engine's own is needed.\n\n"
+        "What this model can and cannot do beyond its window was not measured by the export: ask "
+        "it with the package's notebooks.\n"
+    )
+
+
+def _training(facts: dict[str, Any]) -> str:
+    tokens = facts["tokens_trained"]
+    options = f" {facts['sampler_options']}" if facts["sampler_options"] else ""
+    rows = {
+        "base": facts["base"] + (f" at {facts['revision']}" if facts["revision"] else ""),
+        "method": facts["method"] + options,
+        "RoPE scaling": f"{facts['scaling']}, s = {facts['scale']} (theta {facts['theta']:g})",
+        "window N": f"{facts['window']:,} tokens",
+        "target length s N": f"{facts['target_length']:,} tokens",
+        "steps": f"{facts['steps']:,} of {facts['batch_size']} examples",
+        "tokens trained": f"{tokens:,}" if tokens else "not recorded",
+        "learning rate": f"{facts['learning_rate']:g}",
+        "seed": facts["seed"],
+        "corpus": facts["corpus"],
+        "weights": f"{facts['dtype']}, hash {facts['model_hash']}",
+        "exported": f"{facts['date']} at commit {facts['commit']}, {facts['versions']}",
+    }
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    return "\n".join(["## Training\n", "| | |", "|---|---|", *lines, ""])
+
+
+def _loading(facts: dict[str, Any]) -> str:
+    note = (
+        "transformers says that it does not know `short_mscale` and `long_mscale`: they repeat "
+        "`attention_factor` for vLLM and SGLang, which read those and not it.\n"
+        if facts["scaling"] == "yarn"
+        else ""
+    )
+    return (
+        "## Load it\n\nThe same lines for transformers 5 and 4 (config.json has the keys of both; "
+        "of 4, take 4.57 or later):\n\n```python\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("PATH")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("PATH")\n```\n\n' + note
+    )
+
+
+def _serving(facts: dict[str, Any]) -> str:
+    blocks = [f"# {name}\n{line}" for name, line in commands(facts).items()]
+    notes = [
+        "Lengths are given because vLLM and SGLang would multiply a length that is already "
+        "extended by the factor of `linear` once more.",
+        "LLAMA_CPP is a clone of llama.cpp; `cream.export gguf` runs its own converter "
+        "(convert_hf_to_gguf.py).",
+    ]
+    if facts["scaling"] == "yarn":
+        notes += [
+            "That command then adds longrope's factors and attention factor, which the converter "
+            "alone leaves out: its file without them is another model.",
+            "SGLang's override keeps position N from being rotated as position 0 (seen in the "
+            "source of 0.5.23); as both lists of factors are equal, it changes nothing else.",
+        ]
+    listed = "\n".join(f"- {note}" for note in notes)
+    return "## Serve it\n\n```\n" + "\n\n".join(blocks) + f"\n```\n\n{listed}\n"
+
+
+def _checked(facts: dict[str, Any]) -> str:
+    return with_checks(
+        "## What was checked\n\nEach engine against cream's own float32 model, on this export: "
+        "greedy tokens, and the largest difference of any logit. `not run` means that. A command "
+        "that serves is not what was run: the check asks the engine's library.\n\n"
+        f"{_BEGIN}{_END}\n",
+        facts["checks"],
+    )
+
+
+def _licence(facts: dict[str, Any]) -> str:
+    said = facts["licence"] or "the base's folder names none that was found"
+    page = (
+        f" See [its page](https://huggingface.co/{facts['base']})."
+        if not facts["base_is_local"]
+        else ""
+    )
+    return f"## Licence\n\nThat of the base, `{facts['base']}`: {said}.{page}\n"
