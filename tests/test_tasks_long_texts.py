@@ -65,9 +65,11 @@ def test_the_field_can_be_named(hub, tiny_tokenizer):
 def test_a_file_of_ones_own_and_one_split_of_it(tmp_path, texts, tiny_tokenizer):
     path = tmp_path / "mine.jsonl"
     path.write_text("".join(json.dumps({"body": text}) + "\n" for text in texts))
-    found = of_source(str(path), tiny_tokenizer, field="body")
+    found = of_source("mine.jsonl", tiny_tokenizer, field="body", root=tmp_path)
     assert (found.corpus, found.min_tokens, found.many) == ("mine.jsonl", 0, None)
     assert [name for name, _ in found.documents][:2] == ["mine.jsonl: line 1", "mine.jsonl: line 2"]
+    with pytest.raises(FileNotFoundError, match="mine.jsonl does not exist"):
+        of_source("mine.jsonl", tiny_tokenizer)
     saved = datasets.DatasetDict(
         {split: datasets.Dataset.from_dict({"text": [split * 20]}) for split in ("train", "test")}
     )

@@ -136,14 +136,16 @@ def of_source(
     field: str | None = None,
     split: str | None = None,
     revision: str | None = None,
+    root: str | Path = ".",
 ) -> Texts:
     """Open a set of the paper by its name in `PAPER`, or any source that `documents` opens.
 
-    `split` None reads all of it. ValueError for documents that somebody tokenised before: which
-    tokenizer cut them cannot be seen.
+    A relative path starts at `root`; `split` None reads all of it. ValueError for documents that
+    somebody tokenised before: which tokenizer cut them cannot be seen.
     """
-    known = PAPER.get(source)
-    place, own = (known.hub, known.field) if known else (source, "text")
+    known, here = PAPER.get(source), Path(root) / Path(source).expanduser()
+    local = str(here) if here.exists() else source
+    place, own = (known.hub, known.field) if known else (local, "text")
     found = open_source(place, field or own, split=split or "train", revision=revision)
     named = source if known else Path(source).name
     documents = _tokenised(found.documents, tokenizer, named, split)
