@@ -194,14 +194,24 @@ def test_the_papers_averages_are_means_in_that_sense(name):
     assert (ours[parts].mean(axis=1) - ours["average"]).abs().max() <= 0.051
 
 
+def test_intervals_stay_within_the_scale_and_say_what_few_samples_do_not():
+    few = {task: [0.0] * 3 for task in TASKS} | {"trec": [1.0, 0.0, 0.5], "samsum": [0.4]}
+    table = averages(rows_of(few))
+    assert table.loc["qasper", "low"] == 0 and table.loc["qasper", "high"] > 50
+    assert table.loc["trec", ["low", "high"]].tolist() == [0, 100]
+    assert table.loc[["samsum", "few_shot", "average"], "high"].isna().all()
+    assert table.loc["average", "value"] == pytest.approx((50 + 40 + 0) / 3 / 6)
+
+
 def test_the_interval_of_an_average_is_that_of_independent_tasks():
     """Over redrawn benchmarks it holds the true mean about 95 times in 100."""
     rng, held = np.random.default_rng(1), 0
-    for _ in range(80):
+    for _ in range(40):
         scores = {task: rng.binomial(1, 0.5, 40).tolist() for task in TASKS}
         line = averages(rows_of(scores)).loc["average"]
         held += line["low"] <= 50 <= line["high"]
-    assert 72 <= held <= 79
+    print(held)
+    assert 35 <= held <= 39
 
 
 def test_what_lacks_a_task_has_no_mean():

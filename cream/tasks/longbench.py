@@ -20,7 +20,7 @@ from cream.chat import UserTurn
 from cream.inference import tokenize
 from cream.longbench_definitions import CATEGORIES, TASKS, Definition, checked_tasks, definition
 from cream.provenance import hash_of
-from cream.statistics import mean_interval
+from cream.statistics import mean_interval, proportion
 from cream.tasks import Example
 
 __all__ = [
@@ -189,14 +189,18 @@ class _Points:
 
 
 def _points(scores: pd.Series) -> _Points:
+    """A task's mean: Wilson's interval where answers are right or wrong, else Student's."""
     if not len(scores):
         return _Points(math.nan, math.nan, math.nan, 0)
-    found = mean_interval(scores.to_numpy(dtype=float))
-    return _Points(round(100 * found.value, 2), 100 * found.low, 100 * found.high, len(scores))
+    values = scores.to_numpy(dtype=float)
+    found = proportion(values) if set(values) <= {0, 1} else mean_interval(values)
+    low, high = np.clip([100 * found.low, 100 * found.high], 0, 100).tolist()
+    return _Points(round(100 * found.value, 2), low, high, len(scores))
 
 
 def _mean(parts: Sequence[_Points]) -> _Points:
-    """The unweighted mean; its interval takes the parts as independent."""
+    """The unweighted mean; each side of its interval takes the parts as independent."""
     value = float(np.mean([part.value for part in parts]))
-    half = float(np.linalg.norm([(part.high - part.low) / 2 for part in parts])) / len(parts)
-    return _Points(value, value - half, value + half, sum(part.n for part in parts))
+    below = float(np.linalg.norm([part.value - part.low for part in parts])) / len(parts)
+    above = float(np.linalg.norm([part.high - part.value for part in parts])) / len(parts)
+    return _Points(value, value - below, value + above, sum(part.n for part in parts))
