@@ -80,7 +80,7 @@ def test_a_generated_record_moves_and_nothing_else_does():
         rests = [[k for k in record if k != key] for record, key in objects]
         assert rests[1:] == rests[:-1]
     assert len({parsed(e)[1] for e in built}) == 2
-    assert generate([9, 40], 2, seed=3)[10:] == built
+    assert generate([9, 40], 2, seed=3)[10:] == generate("9, 40", 2, seed=3)[10:] == built
     assert {e.prompt for e in generate(40, 2, seed=4)}.isdisjoint(e.prompt for e in built)
 
 
@@ -93,6 +93,8 @@ def test_keys_of_any_size():
         generate(30, 1, digits=1)
     with pytest.raises(ValueError, match="num_keys 3 leaves no five"):
         generate(3, 1)
+    with pytest.raises(ValueError, match="num_keys '75;140' must be whole numbers with commas"):
+        generate("75;140", 1)
 
 
 def parsed(example) -> tuple[dict[str, str], str]:

@@ -185,7 +185,7 @@ def load_official(
 
 
 def generate(
-    num_keys: int | Sequence[int],
+    num_keys: int | str | Sequence[int],
     samples: int,
     seed: int = 0,
     tokenizer: PreTrainedTokenizerBase | None = None,
@@ -193,15 +193,14 @@ def generate(
     digits: int | None = None,
     style: str = "official",
 ) -> list[Example]:
-    """Examples in the form of the official ones over generated objects of `num_keys` records each.
+    """Examples in the form of the official ones over generated objects of `num_keys` records.
 
     Keys and values are random UUIDs, as the official generator makes them, or so many hexadecimal
     `digits`. The key asked for is random, its record moved to every gold position. Deterministic in
-    (seed, number of keys, sample).
+    (seed, number of keys, sample). Several sizes are a sequence, or text as in "75,140".
     """
     form, found = _Form(style, tokenizer), []
-    sizes = [num_keys] if isinstance(num_keys, int) else num_keys
-    for size in checked_lengths(sizes, samples):
+    for size in checked_lengths(_sizes(num_keys), samples):
         for sample in range(samples):
             rng = sample_rng(f"{TASK} official", seed, size, sample)
             records = _random_records(rng, size, digits)
@@ -209,6 +208,17 @@ def generate(
             document = f"{size} generated keys, object {sample}"
             found += form.examples(records, key, sample, document, positions)
     return found
+
+
+def _sizes(num_keys: int | str | Sequence[int]) -> Sequence[int]:
+    if not isinstance(num_keys, str):
+        return [num_keys] if isinstance(num_keys, int) else num_keys
+    try:
+        return [int(part) for part in num_keys.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"num_keys {num_keys!r} must be whole numbers with commas between, as in '75,140'"
+        ) from None
 
 
 class _Form:
