@@ -34,6 +34,8 @@ needs_rouge = _absent("rouge")
         ("retrieval", "Paragraph 17", ["Paragraph 7"], 0),
         ("code_sim", "```python\n# c\nreturn x+1\nfoo", ["return x + 1"], 0.91),
         ("code_sim", "", ["return x + 1"], 0),
+        ("code_sim", "x", ["return x + 1", "x"], 1),
+        ("rouge", "the cat sat on the mat", ["a dog", "the cat is on the mat"], 0.799999995),
     ],
 )
 def test_golden_values(metric, prediction, answers, value):
