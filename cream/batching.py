@@ -1,53 +1,107 @@
-"""Which prompts are decoded together: by length, by memory, and by what they have in common.
+"""Which prompts are decoded together: by length, by what fits, and by what they have in common.
 
 What belongs here: planning only, over token ids. `inference` does what is planned here.
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from transformers import PreTrainedModel
 
 __all__ = ["Batch", "plan", "shared_prefixes"]
 
-_MAX_BATCH = 64
-_LEAST_SHARED = 32  # tokens; below this a prefix read once saves nothing
+_LEAST_SHARED = 32  # tokens; below this a beginning read once saves nothing
 
 
 class Batch(NamedTuple):
-    """Prompts decoded together; their first `shared` tokens are the same and are read once."""
+    """Prompts decoded together, the first `shared` tokens of each read before, without padding.
+
+    Those that agree in these tokens stand together, and their common beginning is read once.
+    """
 
     indices: list[int]
     shared: int = 0
 
 
+@dataclass
+class _Draft:
+    """A batch in the making: `heads` beginnings of `shared` tokens; `alone`: tokens if not joined.
+
+    The tokens that a batch reads are its heads, and every row from there to the longest's end.
+    """
+
+    indices: list[int]
+    heads: int
+    shared: int
+    longest: int
+    alone: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that go through the model until the first new one."""
+        return self.heads * self.shared + len(self.indices) * (self.longest - self.shared)
+
+    def joined(self, other: _Draft) -> _Draft:
+        """Return this batch with another one's rows."""
+        return _Draft(
+            [*self.indices, *other.indices],
+            self.heads + other.heads,
+            min(self.shared, other.shared),
+            max(self.longest, other.longest),
+            self.alone + other.alone,
+        )
+
+
 def plan(
     ids: Sequence[Sequence[int]],
-    batch_size: int | str,
-    model: PreTrainedModel | None = None,
-    new_tokens: int = 0,
+    limit: Callable[[int], int],
+    share: bool = True,
+    waste: float = 0.25,
+    most_tokens: int | None = None,
 ) -> list[Batch]:
     """Group prompts, longest first, so that what does not fit fails at once.
 
-    A number is the most rows of a batch. "auto" takes as many as fit by their key-value cache into
-    half the free memory of the model's accelerator, at most 64; on a CPU, where a batch gains
-    nothing in the prefill, equal lengths only. Prompts that are nearly the same to their end go
-    together, if the model's cache allows it, and their common beginning is read once.
+    `limit` says how many rows of so many tokens a batch may have. With `share`, prompts that are
+    nearly the same to their end read their common beginning once, and what differs in length is
+    padded behind what is read before; without, prompts are padded on the left. Prompts are joined
+    as long as a batch reads at most `waste` more tokens than its parts would alone, and not more
+    than `most_tokens`.
     """
-    groups, rest = [], list(range(len(ids)))
-    if batch_size != 1 and len(ids) > 1 and (model is None or _keeps_all(model)):
-        groups = shared_prefixes(ids)
-        grouped = {index for group in groups for index in group.indices}
-        rest = [index for index in rest if index not in grouped]
-    batches = []
+    rows = [np.asarray(row, dtype=np.int64) for row in ids]
+    drafts: list[_Draft] = []
+    for part in _parts(rows, limit, share):
+        if drafts:
+            joined = drafts[-1].joined(part)
+            enough = min((1 + waste) * joined.alone, most_tokens or math.inf)
+            if joined.tokens <= enough and len(joined.indices) <= limit(joined.longest):
+                drafts[-1] = joined
+                continue
+        drafts.append(part)
+    return [Batch(one.indices, one.shared if len(one.indices) > 1 else 0) for one in drafts]
+
+
+def _parts(rows: Sequence[np.ndarray], limit: Callable[[int], int], share: bool) -> list[_Draft]:
+    """What stays together: prompts with a common beginning, as many as fit, and single ones."""
+    groups = shared_prefixes(rows) if share else []
+    grouped = {index for group in groups for index in group.indices}
+    drafts = []
     for indices, shared in groups:
-        limit = _limit(model, batch_size, max(len(ids[i]) for i in indices) + new_tokens)
-        for start in range(0, len(indices), limit):
-            batches.append(Batch(indices[start : start + limit], shared))
-    batches += _by_length(rest, ids, batch_size, model, new_tokens)
-    return sorted(batches, key=lambda batch: -max(len(ids[i]) for i in batch.indices))
+        most = limit(max(len(rows[i]) for i in indices))
+        for start in range(0, len(indices), most):
+            drafts.append(_draft(rows, indices[start : start + most], shared))
+    for index in set(range(len(rows))) - grouped:
+        drafts.append(_draft(rows, [index], len(rows[index]) - 1 if share else 0))
+    return sorted(drafts, key=lambda one: (-one.longest, -one.shared, one.indices))
+
+
+def _draft(rows: Sequence[np.ndarray], indices: list[int], shared: int) -> _Draft:
+    longest = max(len(rows[i]) for i in indices)
+    alone = shared + len(indices) * (longest - shared)
+    return _Draft(indices, 1, shared, longest, alone)
 
 
 def shared_prefixes(ids: Sequence[Sequence[int]]) -> list[Batch]:
@@ -55,79 +109,26 @@ def shared_prefixes(ids: Sequence[Sequence[int]]) -> list[Batch]:
 
     The shared part leaves every prompt at least its last token.
     """
-    order = sorted(range(len(ids)), key=lambda i: list(ids[i]))
+    rows = [np.asarray(row, dtype=np.int64) for row in ids]
+    order = sorted(range(len(rows)), key=lambda i: rows[i].astype(">u8").tobytes())
     groups: list[Batch] = []
+    longest = 0
     for index in order:
-        row = ids[index]
+        row = rows[index]
         if groups:
             indices, shared = groups[-1]
-            common = min(shared, _common(ids[indices[0]], row), len(row) - 1)
-            longest = max(len(row), *(len(ids[i]) for i in indices))
-            if common >= max(_LEAST_SHARED, 0.75 * longest):
+            common = min(shared, _common(rows[indices[0]], row), len(row) - 1)
+            if common >= max(_LEAST_SHARED, 0.75 * max(longest, len(row))):
                 groups[-1] = Batch([*indices, index], common)
+                longest = max(longest, len(row))
                 continue
         groups.append(Batch([index], len(row) - 1))
+        longest = len(row)
     return [group for group in groups if len(group.indices) > 1]
 
 
-def _common(first: Sequence[int], second: Sequence[int]) -> int:
+def _common(first: np.ndarray, second: np.ndarray) -> int:
     """How many tokens two prompts have in common from the start."""
     least = min(len(first), len(second))
-    differs = np.asarray(first[:least]) != np.asarray(second[:least])
+    differs = first[:least] != second[:least]
     return int(differs.argmax()) if differs.any() else least
-
-
-def _keeps_all(model: PreTrainedModel) -> bool:
-    """Whether every layer keeps the whole prefix: a sliding window forgets and cannot be shared."""
-    if kinds := getattr(model.config, "layer_types", None):
-        return set(kinds) == {"full_attention"}
-    return getattr(model.config, "sliding_window", None) is None
-
-
-def _by_length(
-    indices: Sequence[int],
-    ids: Sequence[Sequence[int]],
-    batch_size: int | str,
-    model: PreTrainedModel | None,
-    new_tokens: int,
-) -> list[Batch]:
-    order = sorted(indices, key=lambda i: (-len(ids[i]), i))
-    equal_only = batch_size == "auto" and _on_cpu(model)
-    batches: list[Batch] = []
-    limit = longest = 0
-    for index in order:
-        fits = bool(batches) and len(batches[-1].indices) < limit
-        if fits and (len(ids[index]) == longest or not equal_only):
-            batches[-1].indices.append(index)
-            continue
-        batches.append(Batch([index]))
-        longest = len(ids[index])
-        limit = _limit(model, batch_size, longest + new_tokens)
-    return batches
-
-
-def _on_cpu(model: PreTrainedModel | None) -> bool:
-    return model is None or model.device.type == "cpu"
-
-
-def _limit(model: PreTrainedModel | None, batch_size: int | str, num_tokens: int) -> int:
-    """Rows of `num_tokens` that one batch may have."""
-    if batch_size != "auto":
-        return int(batch_size)
-    if _on_cpu(model):
-        return 16
-    if model.device.type != "cuda":
-        return 8
-    free, _ = torch.cuda.mem_get_info(model.device)
-    free += torch.cuda.memory_reserved(model.device) - torch.cuda.memory_allocated(model.device)
-    bytes_per_row = num_tokens * _values(model) * torch.finfo(model.dtype).bits // 8
-    return int(min(_MAX_BATCH, max(1, free // 2 // bytes_per_row)))
-
-
-def _values(model: PreTrainedModel) -> int:
-    """Numbers held for a token: its keys and values, and one layer's activations."""
-    config = model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    inner = getattr(config, "intermediate_size", None) or 4 * config.hidden_size
-    return 2 * config.num_hidden_layers * heads * size + 8 * config.hidden_size + 3 * inner

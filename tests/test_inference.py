@@ -2,24 +2,21 @@
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
-from transformers import GenerationConfig
+from transformers import DynamicCache, GenerationConfig, LlamaForCausalLM
 
-from cream import batching, inference
+from cream import inference, memory, models, rope
+from cream.cache import keeps_all, read_heads
 from cream.inference import greedy, log_likelihood
 
-SCALINGS = {
-    "none": {},
-    "linear": {"rope_parameters": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4}},
-    "yarn": {
-        "rope_parameters": {
-            "rope_type": "yarn",
-            "factor": 8.0,
-            "rope_theta": 1e4,
-            "original_max_position_embeddings": 64,
-        }
-    },
-}
+scalings = pytest.mark.parametrize("scaling", rope.KINDS)
+
+
+def scaled(tiny_model, scaling: str, **changes: object) -> LlamaForCausalLM:
+    """A random model of window 64 whose positions are stretched 8 times."""
+    config = tiny_model(window=64, eos_token_id=None, **changes).config
+    return models.create(models.extend(config, rope.scaling(scaling, 8)), seed=0)
 
 
 def prompts_of(lengths: list[int], seed: int = 0) -> list[str]:
@@ -36,19 +33,27 @@ def by_hand(model, tokenizer, prompt: str, new_tokens: int) -> list[int]:
     return ids[-new_tokens:]
 
 
-@pytest.mark.parametrize("scaling", SCALINGS)
+@scalings
 @pytest.mark.parametrize("batch_size", ["auto", 1, 4])
 def test_batches_give_the_tokens_of_one_at_a_time(scaling, batch_size, tiny_model, tiny_tokenizer):
-    model = tiny_model(window=512, eos_token_id=None, **SCALINGS[scaling])
-    prompts = prompts_of([3, 40, 7, 40, 21, 1, 33])
-    done = list(greedy(model, tiny_tokenizer, prompts, 12, batch_size=batch_size))
+    model = scaled(tiny_model, scaling)
+    prompts = prompts_of([3, 40, 7, 40, 21, 1, 33, 37, 38])
+    answers = greedy(model, tiny_tokenizer, prompts, 12, batch_size=batch_size, allow_beyond=True)
+    done = list(answers)
     assert sorted(one.index for one in done) == list(range(len(prompts)))
-    lengths = [one.num_prompt_tokens for one in done]
-    assert lengths == sorted(lengths, reverse=True) and max(lengths) > 64
+    assert max(one.num_prompt_tokens for one in done) > 64
     for one in done:
         ids = by_hand(model, tiny_tokenizer, prompts[one.index], 12)
+        assert one.tokens == tuple(ids)
         assert one.text == tiny_tokenizer.decode(ids, skip_special_tokens=True)
         assert one.num_prompt_tokens == len(tiny_tokenizer(prompts[one.index])["input_ids"])
+
+
+def test_the_longest_come_first(tiny_model, tiny_tokenizer):
+    prompts = prompts_of([3, 40, 7, 21])
+    done = list(greedy(tiny_model(window=256), tiny_tokenizer, prompts, 3, batch_size=2))
+    lengths = [one.num_prompt_tokens for one in done]
+    assert lengths == sorted(lengths, reverse=True)
 
 
 def test_the_stop_string_ends_a_row_and_its_tail_is_cut(tiny_model, tiny_tokenizer):
@@ -59,7 +64,8 @@ def test_the_stop_string_ends_a_row_and_its_tail_is_cut(tiny_model, tiny_tokeniz
     stopped = greedy(model, tiny_tokenizer, prompts, 20, stop=stop, batch_size=4)
     for one in stopped:
         assert one.text == inference.cut(free[one.index], stop)
-    assert inference.cut("12>3>", ">") == "12>" and inference.cut("12", ">") == "12"
+        kept = tiny_tokenizer.decode(one.tokens, skip_special_tokens=True)
+        assert kept.startswith(one.text) and (stop not in kept[: len(one.text) - 1])
 
 
 def test_stopping_saves_steps(tiny_model, tiny_tokenizer):
@@ -140,50 +146,206 @@ def record_with_questions(tokenizer, record: int, questions: int) -> list[str]:
     return [f"{text} ask {'word' * (q % 3)}{q}?" for q in range(questions)]
 
 
-@pytest.mark.parametrize("scaling", SCALINGS)
-def test_a_shared_beginning_is_read_once_and_changes_nothing(scaling, tiny_model, tiny_tokenizer):
-    model = tiny_model(window=512, eos_token_id=None, **SCALINGS[scaling])
-    prompts = [*record_with_questions(tiny_tokenizer, 1, 5), *prompts_of([30, 9])]
-    prompts += record_with_questions(tiny_tokenizer, 2, 3)
+def many_records(tokenizer) -> list[str]:
+    """Records of like length with questions, two other lengths, and prompts by themselves."""
+    prompts = [*record_with_questions(tokenizer, 1, 5), *prompts_of([30, 9, 31])]
+    return prompts + record_with_questions(tokenizer, 2, 3) + record_with_questions(tokenizer, 3, 4)
+
+
+@scalings
+@pytest.mark.parametrize("batch_size", ["auto", 3, 64])
+def test_a_shared_beginning_is_read_once_and_changes_nothing(
+    scaling, batch_size, tiny_model, tiny_tokenizer
+):
+    model = scaled(tiny_model, scaling)
+    prompts = many_records(tiny_tokenizer)
     read = []
     model.model.register_forward_pre_hook(
         lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
     )
-    together = {one.index: one.text for one in greedy(model, tiny_tokenizer, prompts, 12)}
-    tokens_together = sum(read)
-    read.clear()
-    alone = {
-        one.index: one.text for one in greedy(model, tiny_tokenizer, prompts, 12, batch_size=1)
-    }
-    assert together == alone
-    assert tokens_together < 0.5 * sum(read)
+    found = {}
+    for size in (batch_size, 1):
+        done = greedy(model, tiny_tokenizer, prompts, 12, batch_size=size, allow_beyond=True)
+        found[size] = {one.index: one.tokens for one in done}, sum(read)
+        read.clear()
+    assert found[batch_size][0] == found[1][0]
+    assert found[batch_size][1] < (0.5 if batch_size != 3 else 0.75) * found[1][1]
     assert len(tiny_tokenizer(prompts[0])["input_ids"]) > 64
+    for index in (0, 7, 9):
+        assert found[1][0][index] == tuple(by_hand(model, tiny_tokenizer, prompts[index], 12))
 
 
-def test_a_cache_that_forgets_is_not_shared(tiny_tokenizer):
-    from transformers import MistralConfig, MistralForCausalLM
-
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=600,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        sliding_window=16,
-        initializer_range=0.2,
-        eos_token_id=None,
-        pad_token_id=1,
-    )
-    model = MistralForCausalLM(config).eval()
-    prompts = record_with_questions(tiny_tokenizer, 1, 4)
-    assert all(b.shared == 0 for b in batching.plan([[1] * 50 + [k] for k in range(4)], 4, model))
-    done = {one.index: one.text for one in greedy(model, tiny_tokenizer, prompts, 6)}
-    assert done == {
-        i: tiny_tokenizer.decode(by_hand(model, tiny_tokenizer, prompt, 6)).split("</s>")[0]
-        for i, prompt in enumerate(prompts)
+@pytest.mark.parametrize("family", tiny_models.FAMILIES)
+def test_every_family_gives_in_batches_what_it_gives_alone(family, tiny_tokenizer):
+    """Grouped heads, sliding windows, head sizes of their own, experts; beyond the window."""
+    changes = {"vocab_size": 600, "eos_token_id": None, "pad_token_id": 1}
+    if family == "mistral":
+        changes["sliding_window"] = 16
+    model = models.create(tiny_models.config(family, **changes), seed=0)
+    prompts = many_records(tiny_tokenizer)
+    done = greedy(model, tiny_tokenizer, prompts, 6, batch_size=8, allow_beyond=True)
+    found = {one.index: one.tokens for one in done}
+    assert keeps_all(model) == (family != "mistral")
+    assert found == {
+        i: tuple(by_hand(model, tiny_tokenizer, prompt, 6)) for i, prompt in enumerate(prompts)
     }
+
+
+def test_layers_that_take_turns_share_nothing(tiny_tokenizer):
+    config = tiny_models.alternating(vocab_size=600, eos_token_id=None, pad_token_id=1)
+    model = models.create(config, seed=0)
+    prompts = many_records(tiny_tokenizer)[:8]
+    done = greedy(model, tiny_tokenizer, prompts, 6, batch_size=8, allow_beyond=True)
+    assert not keeps_all(model)
+    for one in done:
+        assert one.tokens == tuple(by_hand(model, tiny_tokenizer, prompts[one.index], 6))
+
+
+def test_a_batchs_memory_is_taken_once(tiny_model, tiny_tokenizer, monkeypatch):
+    """Room for every token from the start, and nothing of it is copied while decoding."""
+    model = tiny_model(window=512, eos_token_id=None)
+    caches, places = [], []
+    made = inference.read_heads
+
+    def kept(*given: object) -> DynamicCache:
+        caches.append(made(*given))
+        places.append([layer.keys.data_ptr() for layer in caches[-1].layers])
+        return caches[-1]
+
+    monkeypatch.setattr(inference, "read_heads", kept)
+    prompts = record_with_questions(tiny_tokenizer, 1, 5)
+    assert len(list(greedy(model, tiny_tokenizer, prompts, 12))) == 5
+    (cache,), (before,) = caches, places
+    assert [layer.keys.data_ptr() for layer in cache.layers] == before
+    longest = max(len(tiny_tokenizer(prompt)["input_ids"]) for prompt in prompts)
+    for layer in cache.layers:
+        assert layer.all_keys.shape == layer.all_values.shape == (5, 2, longest + 12, 16)
+        assert layer.keys.shape[-2] == longest + 11  # the last token is never read
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 100, 10_000])
+def test_heads_are_read_in_parts_and_given_to_all_their_rows(at_once, tiny_model, monkeypatch):
+    """Each row's cache is the one it would have alone; no part is larger than was allowed."""
+    monkeypatch.setattr("cream.cache.AT_ONCE", at_once)
+    model, rng = tiny_model(window=64), np.random.default_rng(0)
+    heads = rng.integers(2, 600, (4, 20))
+    rows = [np.append(heads[h], 5) for h in (2, 2, 2, 0, 1, 1, 3)]
+    sizes = []
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: sizes.append(kwargs["input_ids"].shape), with_kwargs=True
+    )
+    with torch.inference_mode():
+        cache = read_heads(model, rows, 20, 30)
+        assert sum(rows for rows, _ in sizes) == 4
+        assert all(rows * tokens <= max(at_once, 20) for rows, tokens in sizes)
+        for place, row in enumerate(rows):
+            alone = DynamicCache(config=model.config)
+            ids = torch.from_numpy(row[None, :20])
+            model.model(input_ids=ids, past_key_values=alone, use_cache=True)
+            for ours, theirs in zip(cache.layers, alone.layers, strict=True):
+                torch.testing.assert_close(ours.keys[place], theirs.keys[0])
+                torch.testing.assert_close(ours.values[place], theirs.values[0])
+
+
+# ------------------------------------------------------------------------------------- memory
+
+
+class Small:
+    """A model that runs out of memory above so many rows, and says what was tried."""
+
+    def __init__(self, model: LlamaForCausalLM, most: int, error: Exception) -> None:
+        self.generate, self.most, self.error, self.tried = model.generate, most, error, []
+        model.generate = self
+
+    def __call__(self, input_ids: torch.Tensor, **options: object) -> torch.Tensor:
+        self.tried.append(len(input_ids))
+        if len(input_ids) > self.most:
+            raise self.error
+        return self.generate(input_ids, **options)
+
+
+CPU_SAYS = (
+    "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory"
+)
+errors = pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError(CPU_SAYS)]
+)
+
+
+@errors
+@pytest.mark.parametrize("share", [True, False])
+def test_out_of_memory_halves_the_batch_from_there_on(
+    error, share, tiny_model, tiny_tokenizer, caplog
+):
+    model = tiny_model(window=512, eos_token_id=None)
+    lengths = [30, 30, 30, 30, 30, 30, 30, 20, 20, 20, 20, 20, 20]
+    prompts = prompts_of(lengths)
+    if share:
+        prompts = [p for r in (1, 2, 3) for p in record_with_questions(tiny_tokenizer, r, 4)]
+        prompts.append(prompts[0][:60])
+    alone = {o.index: o.tokens for o in greedy(model, tiny_tokenizer, prompts, 5, batch_size=1)}
+    small = Small(model, 3, error)
+    done = {o.index: o.tokens for o in greedy(model, tiny_tokenizer, prompts, 5, batch_size=8)}
+    assert done == alone
+    first = small.tried[0]
+    assert first in (7, 8) and small.tried[1:2] == [first // 2]
+    assert sum(rows > 3 for rows in small.tried) == (2 if first == 8 else 1)
+    assert sum(rows for rows in small.tried if rows <= 3) == len(prompts)
+    assert "from here on at most" in caplog.text
+
+
+@errors
+def test_one_prompt_that_runs_out_of_memory_is_an_error_with_the_arithmetic(
+    error, tiny_model, tiny_tokenizer
+):
+    model = tiny_model(window=512)
+    Small(model, 0, error)
+    done = greedy(model, tiny_tokenizer, prompts_of([9, 9, 9]), 5)
+    with pytest.raises(RuntimeError) as raised:
+        next(done)
+    (note,) = raised.value.__notes__
+    assert "Not even one prompt" in note and "KV cache" in note
+
+
+def test_other_errors_are_not_tried_again(tiny_model, tiny_tokenizer):
+    model = tiny_model(window=512)
+    small = Small(model, 0, RuntimeError("shapes do not match"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        next(greedy(model, tiny_tokenizer, prompts_of([9, 9, 9]), 5))
+    assert small.tried == [3]
+
+
+def with_free(monkeypatch, model: LlamaForCausalLM, rows: float, tokens: int) -> None:
+    """Let there be memory for so many rows."""
+    one, two = (memory.generation(model, n, tokens).total for n in (1, 2))
+    weights = memory.generation(model, 1, tokens).weights
+    monkeypatch.setattr(memory, "_free", lambda _: int(one + (rows - 1) * (two - one)) - weights)
+
+
+def test_what_cannot_fit_is_refused_before_compute(tiny_model, tiny_tokenizer, monkeypatch):
+    model = tiny_model(window=512)
+    prompts = prompts_of([40, 40])
+    tokens = len(tiny_tokenizer(prompts[0])["input_ids"]) + 5
+    model.generate = model.model.forward = None
+    with_free(monkeypatch, model, 0.9, tokens)
+    with pytest.raises(
+        MemoryError, match=r"1 prompt of \d+ tokens: weights .* shorten the prompts"
+    ):
+        greedy(model, tiny_tokenizer, prompts[:1], 5)
+    with_free(monkeypatch, model, 5, tokens)
+    with pytest.raises(MemoryError, match=r"8 prompts at once .*set batch_size to [34] or 'auto'"):
+        greedy(model, tiny_tokenizer, prompts[:1] * 8, 5, batch_size=8)
+
+
+def test_auto_takes_as_many_as_fit(tiny_model, tiny_tokenizer, monkeypatch):
+    model = tiny_model(window=512)
+    prompts = prompts_of([40] * 12)
+    small = Small(model, 100, RuntimeError())
+    tokens = max(len(ids) for ids in tiny_tokenizer(prompts)["input_ids"]) + 5
+    with_free(monkeypatch, model, 7, tokens)
+    assert len(list(greedy(model, tiny_tokenizer, prompts, 5))) == 12
+    most = memory.most_rows(model, tokens)
+    assert 4 <= most < 8 and max(small.tried) == most
 
 
 # ------------------------------------------------------------------------------ log-likelihood

@@ -1,0 +1,216 @@
+"""What generating takes of a card's memory, or of RAM, computed before anything is spent.
+
+What belongs here: the arithmetic as data (`generation`), from a loaded model or from a config
+alone, and the sentence that says it. What is done about it, `inference` decides. The cache is
+counted on an empty twin of the model (no memory, no compute), so that grouped heads, head sizes of
+their own, sliding windows and compressed caches are what transformers makes of them.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import psutil
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    DynamicCache,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+
+__all__ = ["AT_ONCE", "Needs", "generation", "most_rows"]
+
+GIB = 2**30
+AT_ONCE = 32_768  # tokens that are read in one forward where prompts can be read in parts
+_SPARE = 0.9  # share of what is available that "auto" plans with: allocators leave gaps
+
+
+class _Layer(NamedTuple):
+    """What a layer caches: numbers a token, the shape they have, tokens kept (None: all)."""
+
+    numbers: int
+    shape: str
+    window: int | None
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What decoding `rows` prompts at once holds at its peak, in bytes, and what there is for it.
+
+    `tokens` is the longest prompt with its new tokens. `activations` is an upper bound for reading
+    prompts with stock kernels; sliding layers, which then still hold all they read, count in it.
+    `available` includes what a loaded model's weights have taken; None where nobody can tell.
+    """
+
+    rows: int
+    tokens: int
+    weights: int
+    cache: int
+    activations: int
+    available: int | None
+    device: str
+    formula: str
+
+    @property
+    def total(self) -> int:
+        """Weights, cache and activations together."""
+        return self.weights + self.cache + self.activations
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room for it, as far as can be told."""
+        return self.available is None or self.total <= self.available
+
+    def __str__(self) -> str:
+        prompts = "1 prompt" if self.rows == 1 else f"{self.rows} prompts at once"
+        has = "unknown" if self.available is None else _gib(self.available)
+        return (
+            f"{prompts} of {self.tokens:,} tokens: weights {_gib(self.weights)} + KV cache "
+            f"{_gib(self.cache)} ({self.formula}) + activations {_gib(self.activations)} = "
+            f"{_gib(self.total)}; available on {self.device}: {has}"
+        )
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:.3g} GiB"
+
+
+def generation(
+    model: PreTrainedModel | PreTrainedConfig,
+    rows: int,
+    tokens: int,
+    in_parts: bool = True,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> Needs:
+    """Say what decoding `rows` prompts of at most `tokens` tokens, new ones included, will hold.
+
+    With a config instead of a model, for weights of `dtype` (bfloat16) on `device` (CUDA where it
+    is, else the CPU). `in_parts`: prompts are read at most `AT_ONCE` tokens at a time, or one by
+    one, and without padding.
+    """
+    config, weights, size, place = _about(model, dtype, device)
+    text = config.get_text_config(decoder=True)
+    layers, _ = _counted(type(config), config.to_json_string(use_diff=False))
+    kept = sum(one.numbers * min(tokens, one.window or tokens) for one in layers)
+    whole = tokens * sum(one.numbers for one in layers)
+    read = min(rows, max(1, AT_ONCE // tokens)) if in_parts else rows
+    numbers = read * tokens * _numbers_a_token(text)
+    numbers += rows * (whole - kept) + 3 * rows * text.vocab_size
+    available = _free(place)
+    if available is not None and isinstance(model, torch.nn.Module):
+        available += weights
+    return Needs(
+        rows=rows,
+        tokens=tokens,
+        weights=weights,
+        cache=rows * kept * size,
+        activations=numbers * size + _mask(config, layers, read, tokens, size, in_parts),
+        available=available,
+        device=torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
+        formula=_formula(layers, size, tokens, rows),
+    )
+
+
+def most_rows(model: PreTrainedModel, tokens: int, in_parts: bool = True) -> int | None:
+    """Return how many prompts of `tokens` tokens fit at once, 0 if none; None: nobody can tell."""
+    one = generation(model, 1, tokens, in_parts)
+    if one.available is None:
+        return None
+    room = _SPARE * one.available
+    if one.total > room:
+        return int(one.fits)
+    low, high = 1, 2
+    while high < 2**16 and generation(model, high, tokens, in_parts).total <= room:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        fits = generation(model, middle, tokens, in_parts).total <= room
+        low, high = (middle, high) if fits else (low, middle)
+    return low
+
+
+def _about(
+    model: PreTrainedModel | PreTrainedConfig,
+    dtype: torch.dtype | None,
+    device: str | torch.device | None,
+) -> tuple[PreTrainedConfig, int, int, torch.device]:
+    """A model's config, the bytes of its weights and of a number in its cache, and its place."""
+    if isinstance(model, torch.nn.Module):
+        held = [*model.parameters(), *model.buffers()]
+        weights = sum(one.numel() * one.element_size() for one in held)
+        return model.config, weights, model.dtype.itemsize, model.device
+    size = (dtype or torch.bfloat16).itemsize
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _, parameters = _counted(type(model), model.to_json_string(use_diff=False))
+    return model, parameters * size, size, torch.device(place)
+
+
+@functools.lru_cache(maxsize=32)
+def _counted(kind: type[PreTrainedConfig], text: str) -> tuple[tuple[_Layer, ...], int]:
+    """What each layer caches for a token, and the number of parameters."""
+    config = kind.from_dict(json.loads(text))
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.inference_mode():
+        twin = MODEL_FOR_CAUSAL_LM_MAPPING[kind](copy.deepcopy(config)).to(torch.bfloat16).eval()
+        cache = DynamicCache(config=config)
+        one = torch.zeros((1, 1), dtype=torch.long)
+        twin.base_model(input_ids=one, past_key_values=cache, use_cache=True)
+    layers = []
+    for layer in cache.layers:
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None:  # a layer whose state does not grow with the tokens
+            continue
+        (_, heads, _, first), (_, _, _, second) = keys.shape, values.shape
+        wide = f"2 x {first}" if first == second else f"({first} + {second})"
+        shape = f"{heads} heads x {wide}"
+        window = getattr(layer, "sliding_window", None)
+        layers.append(_Layer(keys.numel() + values.numel(), shape, window))
+    return tuple(layers), sum(parameter.numel() for parameter in twin.parameters())
+
+
+def _numbers_a_token(config: PreTrainedConfig) -> int:
+    """Upper bound for the numbers that one layer holds of a token while it is read."""
+    hidden = config.hidden_size
+    inner = getattr(config, "intermediate_size", None) or 4 * hidden
+    experts = getattr(config, "num_experts_per_tok", None) or 0
+    narrow = getattr(config, "moe_intermediate_size", None) or inner
+    return 8 * hidden + max(3 * inner, experts * (3 * narrow + 2 * hidden))
+
+
+def _mask(
+    config: PreTrainedConfig,
+    layers: tuple[_Layer, ...],
+    read: int,
+    tokens: int,
+    size: int,
+    in_parts: bool,
+) -> int:
+    """Bytes that grow with the square of a prompt: none where attention is causal in its kernel."""
+    square = read * tokens * tokens
+    slides = any(one.window is not None and one.window < tokens for one in layers)
+    needed = square * (1 + size) if slides or (read > 1 and not in_parts) else 0
+    if getattr(config, "_attn_implementation", None) == "eager":
+        needed += square * (1 + size + config.num_attention_heads * (2 * size + 4))
+    return needed
+
+
+def _formula(layers: tuple[_Layer, ...], size: int, tokens: int, rows: int) -> str:
+    kinds = Counter((one.shape, min(tokens, one.window or tokens)) for one in layers)
+    parts = [f"{n} layers x {shape} x {kept:,} tokens" for (shape, kept), n in kinds.items()]
+    sums = parts[0] if len(parts) == 1 else f"({' + '.join(parts)})"
+    return f"{sums} x {size} bytes x {rows}" if parts else "no layer has one"
+
+
+def _free(device: torch.device) -> int | None:
+    """Bytes that are free for this process; a container's own limit on RAM is not seen."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        reserved = torch.cuda.memory_reserved(device)
+        return free + reserved - torch.cuda.memory_allocated(device)
+    return psutil.virtual_memory().available if device.type == "cpu" else None
