@@ -317,3 +317,46 @@ def test_commit_outside_git_and_given(tmp_path, monkeypatch):
     assert commit(tmp_path) == "unknown"
     monkeypatch.setenv("CREAM_COMMIT", "abc123")
     assert commit(tmp_path) == "abc123"
+
+
+def test_parts_of_a_killed_evaluation_are_taken_in(tmp_path):
+    """Rows that other processes left beside the file are in it once it is opened again."""
+    path, whole = tmp_path / "rows.jsonl", tmp_path / "whole.jsonl"
+    fill(path, range(3))
+    for part in (1, 12):
+        with Rows(path, HEADER, part=part) as rows:
+            assert not rows.missing([rows.key("lines", hash_of("prompt", 2), 2)])
+            for sample in (2, 10 * part, 5):
+                rows.append(row(sample))
+    with (tmp_path / "rows.part1.jsonl").open("ab") as file:
+        file.write(b'{"schema": "cream-ro')
+    assert len(results.read(path)) == 3 and len(results.read(tmp_path)) == 6
+    other = tmp_path / "rows.part2.jsonl.note"
+    other.write_text("mine")
+    with Rows(path, HEADER) as rows:
+        assert not rows.missing([rows.key("lines", hash_of("prompt", 120), 120)])
+        rows.append(row(10))
+    fill(whole, [0, 1, 2, 10, 5, 120])
+    assert values(results.read(path)) == values(results.read(whole))
+    assert path.read_bytes().count(b"\n") == 6
+    assert {one.name for one in tmp_path.iterdir()} == {path.name, whole.name, other.name}
+
+
+def test_a_part_that_is_still_written_is_left_alone(tmp_path):
+    """An orphan of a killed launcher goes on writing: nobody else takes its file."""
+    path = tmp_path / "rows.jsonl"
+    fill(path, range(2))
+    with Rows(path, HEADER, part=3) as orphan:
+        orphan.append(row(7))
+        with pytest.raises(BlockingIOError, match="writing .*rows.part3.jsonl"):
+            Rows(path, HEADER)
+        orphan.append(row(8))
+    fill(path, range(2))
+    assert sorted(results.read(path)["sample"]) == [0, 1, 7, 8]
+
+
+def test_a_part_that_somebody_else_wrote_is_named(tmp_path):
+    (tmp_path / "rows.part1.jsonl").write_text('{"loss": 1.0}\n')
+    with pytest.raises(ValueError, match="rows.part1.jsonl.*no schema"):
+        Rows(tmp_path / "rows.jsonl", HEADER)
+    assert (tmp_path / "rows.part1.jsonl").read_text() == '{"loss": 1.0}\n'

@@ -1,5 +1,6 @@
 """The loop from examples to rows: resumable, and the same for every task."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 
 from cream import results
 from cream.results import Rows
-from cream.tasks import Example, building, evaluate, longchat_lines, perplexity
+from cream.tasks import Example, building, evaluate, longchat_lines, perplexity, share
 
 HEADER = {"model_hash": "0" * 16, "settings": {}, "run": "test"}
 IGNORED = ["date", "commit"]
@@ -157,3 +158,49 @@ def test_depths_are_even_for_any_number_of_samples():
 def test_impossible_examples_are_refused(lengths, samples, message, tiny_tokenizer):
     with pytest.raises(ValueError, match=message):
         longchat_lines.examples(tiny_tokenizer, lengths, samples)
+
+
+def test_samples_that_are_too_long_are_counted_before_any_is_computed(
+    tmp_path, tiny_model, tiny_tokenizer
+):
+    """Also where only the second group of settings has them: how many, of which length, one."""
+    model, examples = tiny_model(150), asked(tiny_tokenizer, 3)
+    long = dataclasses.replace(examples[0], sample=9, max_new_tokens=100)
+    model.generate = lambda *_, **__: pytest.fail("computed")
+    run = dict(model=model, tokenizer=tiny_tokenizer, task=longchat_lines, progress=False)
+    with Rows(tmp_path / "rows.jsonl", HEADER) as rows:
+        with pytest.raises(ValueError, match="3 of 6 samples exceed .* 150 .*: 3 of 200 tokens"):
+            evaluate(**run, examples=examples, rows=rows)
+        with pytest.raises(ValueError, match="1 of 4 .*longchat_lines sample 9 with 2.. tokens"):
+            evaluate(**run, examples=[*examples[:3], long], rows=rows, label="runs/x")
+        assert len(rows.frame()) == 0
+
+
+def test_documents_that_are_too_long_are_counted_too(tmp_path, tiny_model, tiny_tokenizer):
+    examples = perplexity.examples([("a", list(range(2, 200)))], [32, 128], 1, bos_token_id=0)
+    with Rows(tmp_path / "rows.jsonl", HEADER) as rows:
+        run = dict(task=perplexity, examples=examples, rows=rows, progress=False)
+        with pytest.raises(ValueError, match="1 of 2 samples exceed .*: 1 of 128 tokens"):
+            evaluate(tiny_model(64), tiny_tokenizer, **run)
+        assert len(rows.frame()) == 0
+
+
+@pytest.mark.parametrize("of", [1, 2, 3, 8, 50])
+def test_shares_are_the_whole_once_each_and_even(tiny_tokenizer, of):
+    """Questions about one document stay in one share where that leaves the shares even."""
+    examples = longchat_lines.examples(tiny_tokenizer, [120, 200, 400], 20, questions=5)
+    pairs = [(example, {}) for example in examples]
+    shares = [share(pairs, number, of) for number in range(of)]
+    whole = sorted((e.token_length, e.sample) for part in shares for e, _ in part)
+    assert whole == sorted((e.token_length, e.sample) for e in examples)
+    loads = [sum(e.token_length for e, _ in part) for part in shares]
+    assert max(loads) - min(loads) <= 5 * 400
+    if of == 2:
+        owners = [{e.document for e, _ in part} for part in shares]
+        assert not owners[0] & owners[1]
+
+
+def test_one_document_for_all_is_shared_all_the_same(tiny_tokenizer):
+    examples = [dataclasses.replace(e, document="the haystack") for e in asked(tiny_tokenizer)]
+    sizes = [len(share([(e, {}) for e in examples], number, 4)) for number in range(4)]
+    assert sizes == [3, 3, 3, 3]
