@@ -5,6 +5,7 @@ within a memory budget, and the refusal of what does not fit the window. Nothing
 """
 
 import contextlib
+import functools
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
@@ -113,14 +114,15 @@ def _planned(
     """
     share = batch_size != 1 and keeps_all(model)
     auto = batch_size == "auto"
-    limit = _limit(model, new_tokens, share) if auto else lambda _: batch_size
+    room = memory.footprint(model)
+    limit = _limit(room, new_tokens, share, model.device.type) if auto else lambda _: batch_size
     kind = "cpu" if auto and model.device.type == "cpu" else "cuda"
     batches = plan(ids, limit, share, _WASTE[kind], _MOST_TOKENS[kind])
     for batch in batches:
         tokens = max(len(ids[i]) for i in batch.indices) + new_tokens
-        needs = memory.generation(model, len(batch.indices), tokens, in_parts=share)
+        needs = room.needs(len(batch.indices), tokens, in_parts=share)
         if not needs.fits:
-            most = memory.most_rows(model, tokens, share)
+            most = room.most_rows(tokens, share)
             instead = f"set batch_size to {most} or 'auto'" if most else (
                 "shorten the prompts, load the model in a narrower dtype or use a larger card"
             )  # fmt: skip
@@ -128,16 +130,16 @@ def _planned(
     return batches
 
 
-def _limit(model: PreTrainedModel, new_tokens: int, share: bool) -> Callable[[int], int]:
+def _limit(
+    room: memory.Footprint, new_tokens: int, share: bool, device: str
+) -> Callable[[int], int]:
     """How many rows of so many prompt tokens fit, at least 1 and at most what is of use."""
-    found: dict[int, int] = {}
-    most = _MOST_ROWS.get(model.device.type, 16)
+    most = _MOST_ROWS.get(device, 16)
 
+    @functools.cache
     def limit(tokens: int) -> int:
-        if tokens not in found:
-            rows = memory.most_rows(model, tokens + new_tokens, share)
-            found[tokens] = most if rows is None else min(most, max(1, rows))
-        return found[tokens]
+        rows = room.most_rows(tokens + new_tokens, share)
+        return most if rows is None else min(most, max(1, rows))
 
     return limit
 

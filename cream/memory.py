@@ -8,6 +8,7 @@ their own, sliding windows and compressed caches are what transformers makes of 
 
 from __future__ import annotations
 
+import bisect
 import copy
 import functools
 import json
@@ -24,7 +25,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-__all__ = ["AT_ONCE", "Needs", "generation", "most_rows"]
+__all__ = ["AT_ONCE", "Footprint", "Needs", "footprint", "generation"]
 
 GIB = 2**30
 AT_ONCE = 32_768  # tokens that are read in one forward where prompts can be read in parts
@@ -81,6 +82,99 @@ def _gib(count: int) -> str:
     return f"{count / GIB:.3g} GiB"
 
 
+@dataclass(frozen=True)
+class Footprint:
+    """What is known of a model before any prompt is: its shape, its weights, the memory there is.
+
+    `size` is the bytes of a number in its cache; `available` was free when this was made.
+    """
+
+    config: PreTrainedConfig
+    layers: tuple[_Layer, ...]
+    weights: int
+    size: int
+    available: int | None
+    device: str
+
+    def needs(self, rows: int, tokens: int, in_parts: bool = True) -> Needs:
+        """Say what decoding `rows` prompts of at most `tokens` tokens, new ones included, holds.
+
+        `in_parts`: they are read at most `AT_ONCE` tokens at a time, or one by one, unpadded.
+        """
+        text = self.config.get_text_config(decoder=True)
+        kept = sum(one.numbers * min(tokens, one.window or tokens) for one in self.layers)
+        whole = tokens * sum(one.numbers for one in self.layers)
+        read = min(rows, max(1, AT_ONCE // tokens)) if in_parts else rows
+        numbers = read * tokens * _numbers_a_token(text)
+        numbers += rows * (whole - kept) + 3 * rows * text.vocab_size
+        return Needs(
+            rows=rows,
+            tokens=tokens,
+            weights=self.weights,
+            cache=rows * kept * self.size,
+            activations=numbers * self.size + self._mask(read, tokens, padded=not in_parts),
+            available=self.available,
+            device=self.device,
+            formula=_formula(self.layers, self.size, tokens, rows),
+        )
+
+    def most_rows(self, tokens: int, in_parts: bool = True) -> int | None:
+        """Return how many prompts of `tokens` tokens fit at once with something to spare.
+
+        0 if not even one fits with nothing to spare; None: nobody can tell.
+        """
+        if self.available is None:
+            return None
+        room = _SPARE * self.available
+        one = self.needs(1, tokens, in_parts)
+        if one.total > room:
+            return int(one.fits)
+        rows = range(1, 2**16)
+        above = bisect.bisect_right(rows, room, key=lambda n: self.needs(n, tokens, in_parts).total)
+        return rows[above - 1]
+
+    def _mask(self, read: int, tokens: int, padded: bool) -> int:
+        """Bytes that grow with a prompt's square: none where attention is causal in its kernel."""
+        square = read * tokens * tokens
+        slides = any(one.window is not None and one.window < tokens for one in self.layers)
+        needed = square * (1 + self.size) if slides or (read > 1 and padded) else 0
+        if getattr(self.config, "_attn_implementation", None) == "eager":
+            heads = self.config.get_text_config(decoder=True).num_attention_heads
+            needed += square * (1 + self.size + heads * (2 * self.size + 4))
+        return needed
+
+
+def footprint(
+    model: PreTrainedModel | PreTrainedConfig,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> Footprint:
+    """Look at a loaded model, or at a config for weights of `dtype` (bfloat16) on `device`.
+
+    Without a device a config is looked at for CUDA where it is, else for the CPU.
+    """
+    loaded = isinstance(model, torch.nn.Module)
+    config = model.config if loaded else model
+    layers, parameters = _counted(type(config), config.to_json_string(use_diff=False))
+    if loaded:
+        size, place = model.dtype.itemsize, model.device
+        held = [*model.parameters(), *model.buffers()]
+        weights = sum(one.numel() * one.element_size() for one in held)
+    else:
+        size = (dtype or torch.bfloat16).itemsize
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        weights = parameters * size
+    free = _free(place)
+    return Footprint(
+        config=config,
+        layers=layers,
+        weights=weights,
+        size=size,
+        available=free if free is None else free + weights * loaded,
+        device=torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
+    )
+
+
 def generation(
     model: PreTrainedModel | PreTrainedConfig,
     rows: int,
@@ -89,67 +183,8 @@ def generation(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
 ) -> Needs:
-    """Say what decoding `rows` prompts of at most `tokens` tokens, new ones included, will hold.
-
-    With a config instead of a model, for weights of `dtype` (bfloat16) on `device` (CUDA where it
-    is, else the CPU). `in_parts`: prompts are read at most `AT_ONCE` tokens at a time, or one by
-    one, and without padding.
-    """
-    config, weights, size, place = _about(model, dtype, device)
-    text = config.get_text_config(decoder=True)
-    layers, _ = _counted(type(config), config.to_json_string(use_diff=False))
-    kept = sum(one.numbers * min(tokens, one.window or tokens) for one in layers)
-    whole = tokens * sum(one.numbers for one in layers)
-    read = min(rows, max(1, AT_ONCE // tokens)) if in_parts else rows
-    numbers = read * tokens * _numbers_a_token(text)
-    numbers += rows * (whole - kept) + 3 * rows * text.vocab_size
-    available = _free(place)
-    if available is not None and isinstance(model, torch.nn.Module):
-        available += weights
-    return Needs(
-        rows=rows,
-        tokens=tokens,
-        weights=weights,
-        cache=rows * kept * size,
-        activations=numbers * size + _mask(config, layers, read, tokens, size, in_parts),
-        available=available,
-        device=torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
-        formula=_formula(layers, size, tokens, rows),
-    )
-
-
-def most_rows(model: PreTrainedModel, tokens: int, in_parts: bool = True) -> int | None:
-    """Return how many prompts of `tokens` tokens fit at once, 0 if none; None: nobody can tell."""
-    one = generation(model, 1, tokens, in_parts)
-    if one.available is None:
-        return None
-    room = _SPARE * one.available
-    if one.total > room:
-        return int(one.fits)
-    low, high = 1, 2
-    while high < 2**16 and generation(model, high, tokens, in_parts).total <= room:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        fits = generation(model, middle, tokens, in_parts).total <= room
-        low, high = (middle, high) if fits else (low, middle)
-    return low
-
-
-def _about(
-    model: PreTrainedModel | PreTrainedConfig,
-    dtype: torch.dtype | None,
-    device: str | torch.device | None,
-) -> tuple[PreTrainedConfig, int, int, torch.device]:
-    """A model's config, the bytes of its weights and of a number in its cache, and its place."""
-    if isinstance(model, torch.nn.Module):
-        held = [*model.parameters(), *model.buffers()]
-        weights = sum(one.numel() * one.element_size() for one in held)
-        return model.config, weights, model.dtype.itemsize, model.device
-    size = (dtype or torch.bfloat16).itemsize
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    _, parameters = _counted(type(model), model.to_json_string(use_diff=False))
-    return model, parameters * size, size, torch.device(place)
+    """Say at once what `footprint` and `Footprint.needs` say."""
+    return footprint(model, dtype, device).needs(rows, tokens, in_parts)
 
 
 @functools.lru_cache(maxsize=32)
@@ -181,23 +216,6 @@ def _numbers_a_token(config: PreTrainedConfig) -> int:
     experts = getattr(config, "num_experts_per_tok", None) or 0
     narrow = getattr(config, "moe_intermediate_size", None) or inner
     return 8 * hidden + max(3 * inner, experts * (3 * narrow + 2 * hidden))
-
-
-def _mask(
-    config: PreTrainedConfig,
-    layers: tuple[_Layer, ...],
-    read: int,
-    tokens: int,
-    size: int,
-    in_parts: bool,
-) -> int:
-    """Bytes that grow with the square of a prompt: none where attention is causal in its kernel."""
-    square = read * tokens * tokens
-    slides = any(one.window is not None and one.window < tokens for one in layers)
-    needed = square * (1 + size) if slides or (read > 1 and not in_parts) else 0
-    if getattr(config, "_attn_implementation", None) == "eager":
-        needed += square * (1 + size + config.num_attention_heads * (2 * size + 4))
-    return needed
 
 
 def _formula(layers: tuple[_Layer, ...], size: int, tokens: int, rows: int) -> str:

@@ -344,7 +344,7 @@ def test_auto_takes_as_many_as_fit(tiny_model, tiny_tokenizer, monkeypatch):
     tokens = max(len(ids) for ids in tiny_tokenizer(prompts)["input_ids"]) + 5
     with_free(monkeypatch, model, 7, tokens)
     assert len(list(greedy(model, tiny_tokenizer, prompts, 5))) == 12
-    most = memory.most_rows(model, tokens)
+    most = memory.footprint(model).most_rows(tokens)
     assert 4 <= most < 8 and max(small.tried) == most
 
 

@@ -144,7 +144,7 @@ def test_the_most_rows_fit_and_one_more_does_not(room, in_parts, tiny_model, mon
     """With a tenth to spare."""
     model = tiny_model(window=512)
     monkeypatch.setattr(memory, "_free", lambda device: room)
-    most = memory.most_rows(model, 500, in_parts)
+    most = memory.footprint(model).most_rows(500, in_parts)
     room = 0.9 * memory.generation(model, 1, 500, in_parts).available
     totals = [memory.generation(model, most + k, 500, in_parts).total for k in (0, 1)]
     assert most >= 1 and totals[0] <= room < totals[1]
@@ -154,11 +154,11 @@ def test_nothing_fits_or_nobody_can_tell(tiny_model, monkeypatch):
     """0 and None, which are not the same."""
     model = tiny_model(window=512)
     monkeypatch.setattr(memory, "_free", lambda device: 1000)
-    assert memory.most_rows(model, 500) == 0
+    assert memory.footprint(model).most_rows(500) == 0
     assert not memory.generation(model, 1, 500).fits
     monkeypatch.setattr(memory, "_free", lambda device: None)
     needs = memory.generation(model, 1, 500)
-    assert memory.most_rows(model, 500) is None and needs.fits and "unknown" in str(needs)
+    assert memory.footprint(model).most_rows(500) is None and needs.fits and "unknown" in str(needs)
 
 
 def test_what_a_loaded_model_holds_already_counts_as_there(tiny_model, monkeypatch):
