@@ -67,11 +67,11 @@ def _tiny() -> Preset:
 def _miniature() -> Preset:
     """The paper on a laptop: scale 8 from N = 512 to L = 4,096 (minutes on two cores).
 
-    Scaling and learning rate were chosen on PoSE alone, with seeds (100, 101) and questions (seed 7)
-    that no reported number uses: `02_train -p method pose -p seed 100 -p learning_rate 3e-4`, then
-    `03_longchat_lines -p seed 7 -p lengths 1,2,4,7.8 -p samples 100`, in float32 on one H100. Mean
-    of both seeds at 2, 4 and 7.8 N: 62 % at 3e-4, 61 at 5e-4, 57 at 1e-3, 39 at 2e-3 (YaRN); NTK
-    at best 48; linear 0, which needs ten times the steps. CREAM was not looked at.
+    Scaling and learning rate were chosen on PoSE alone, with seeds (100, 101) and questions
+    (seed 7) that no reported number uses: `02_train -p method pose -p seed 100 -p learning_rate
+    3e-4`, then `03_longchat_lines -p seed 7 -p lengths 1,2,4,7.8 -p samples 100`, in float32 on
+    one H100. Mean of both seeds at 2, 4 and 7.8 N: 62 % at 3e-4, 61 at 5e-4, 57 at 1e-3, 39 at
+    2e-3 (YaRN); NTK at best 48; linear 0, which needs ten times the steps.
     """
     train = TrainConfig(
         base="data/miniature",
