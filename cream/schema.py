@@ -41,11 +41,13 @@ COLUMNS = {
     "document": "string",
     "prompt_hash": "string",
     "settings": "string",
-    # What came of it. `nll` is a sum over `scored_tokens`, in nats.
+    # What came of it. `nll` is a sum over `scored_tokens`, in nats; a judge says 1 to 10.
     "prediction": "string",
     "target": "string",
     "score": "Float64",
     "contained": "Float64",
+    "rouge_l": "Float64",
+    "judged": "Float64",
     "nll": "Float64",
     "scored_tokens": "Int64",
     "tokens_trained": "Int64",

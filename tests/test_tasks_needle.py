@@ -1,10 +1,33 @@
-"""A hidden sentence: lengths, depths, scoring."""
+"""A hidden sentence: lengths, depths to the token, the official prompt, scoring."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
-from cream.tasks.needle import examples, score
+from cream.tasks import needle
+from cream.tasks.needle import examples, grid, questions, score
+
+CHAT = (
+    "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def tokens_before(tokenizer, prompt: str, mark: str) -> int:
+    """How many of the prompt's tokens, as the model reads them, end before `mark` begins."""
+    start = prompt.index(mark)
+    found = tokenizer(prompt, add_special_tokens=False, return_offsets_mapping=True)
+    return sum(end <= start for _, end in found["offset_mapping"])
+
+
+def hay_tokens(tokenizer, example) -> int:
+    """Tokens of an example's text alone: what is hidden, said before and asked, taken away."""
+    body = example.prompt.partition(needle.DESCRIPTION)[2] or example.prompt
+    text = body[: body.rindex("\n\nWhat is the best" if needle.NEEDLE in body else "\nWhat is")]
+    lines = [line for line in text.split("\n") if "The best thing to do in" not in line]
+    return len(tokenizer("\n".join(lines), add_special_tokens=False)["input_ids"])
 
 
 def test_prompts_fill_the_length_with_the_haystack(haystack, tiny_tokenizer):
@@ -15,14 +38,6 @@ def test_prompts_fill_the_length_with_the_haystack(haystack, tiny_tokenizer):
         place = question.split("to do in ")[1].split("?")[0]
         hidden = f"The best thing to do in {place} is to{example.target}"
         assert sum(hidden in line for line in text) == 1
-
-
-def test_the_sentence_stands_at_its_depth(haystack, tiny_tokenizer):
-    built = examples(tiny_tokenizer, haystack, [1000], 2, depths=[0, 50, 100])
-    assert [e.depth_percent for e in built] == [0, 0, 50, 50, 100, 100]
-    for example in built:
-        place = example.prompt.index("The best thing") / example.prompt.index("\nWhat is the best")
-        assert place == pytest.approx(example.depth_percent / 100, abs=0.12)
 
 
 def test_without_depths_they_are_spread(haystack, tiny_tokenizer):
@@ -46,9 +61,170 @@ def test_without_depths_they_are_spread(haystack, tiny_tokenizer):
 def test_exact_and_contained(prediction, exact, contained, haystack, tiny_tokenizer):
     example = examples(tiny_tokenizer, haystack, [512], 1)[0]
     example = replace(example, target=" lamok a dotel in tizam.")
-    assert score(prediction, example) == {"score": exact, "contained": contained}
+    found = score(prediction, example)
+    assert (found["score"], found["contained"]) == (exact, contained)
+    assert (found["rouge_l"] == 1) == exact and 0 <= found["rouge_l"] <= 1
 
 
 def test_a_haystack_too_short_is_refused(tiny_tokenizer):
     with pytest.raises(ValueError, match="fewer than a prompt of 512: join more texts"):
         examples(tiny_tokenizer, "A short text.", [512], 1)
+
+
+@pytest.mark.parametrize("style", ["miniature", "official"])
+@pytest.mark.parametrize("length", [700, 2000])
+def test_the_sentence_stands_after_exactly_its_share_of_tokens(
+    style, length, haystack, tiny_tokenizer
+):
+    """Depth 0 before the first token of the text, 100 after its last; cut words may shift one."""
+    before = tiny_tokenizer(needle.VICUNA.partition("{prompt}")[0] + needle.DESCRIPTION)
+    before = len(before["input_ids"]) - 1 if style == "official" else 0
+    for example in grid(tiny_tokenizer, haystack, [length], samples=2, style=style):
+        place = tokens_before(tiny_tokenizer, example.prompt, "\nThe best thing to do in")
+        wanted = hay_tokens(tiny_tokenizer, example) * example.depth_percent / 100
+        assert place - before == pytest.approx(wanted, abs=4)
+        body = example.prompt.partition(needle.DESCRIPTION)[2] or example.prompt
+        if example.depth_percent == 0:
+            assert body.lstrip("\n").startswith("The best thing")
+        if example.depth_percent == 100:
+            assert body.count("The best thing") > 0
+            after = body[body.index("The best thing") :].split("\n", 1)[1]
+            assert after.lstrip("\n").startswith("What is the best thing")
+
+
+def test_the_release_is_off_by_its_description(haystack, tiny_tokenizer):
+    """Its depth 0 leaves D tokens of text before the sentence, and the deepest all end it."""
+    built = grid(tiny_tokenizer, haystack, [700], style="official", placement="release")
+    description = len(tiny_tokenizer(needle.DESCRIPTION)["input_ids"]) - 1
+    wrapper = len(tiny_tokenizer(needle.VICUNA.partition("{prompt}")[0])["input_ids"]) - 1
+    places = [
+        tokens_before(tiny_tokenizer, one.prompt, "\n" + needle.NEEDLE) - wrapper - description
+        for one in built
+    ]
+    text = hay_tokens(tiny_tokenizer, built[0])
+    for one, found in zip(built, places, strict=True):
+        wanted = min(text, description + round((text - 1) * one.depth_percent / 100))
+        assert found == pytest.approx(wanted, abs=4)
+    assert places[0] > 30 and abs(places[-1] - places[-2]) < 4
+    starts = {one.prompt.partition(needle.DESCRIPTION)[2][:40] for one in built}
+    assert starts == {haystack[:40]}
+    assert {one.how["mode"] for one in built} == {"alone, placed as in the release"}
+
+
+@pytest.mark.parametrize("style", ["miniature", "official"])
+def test_a_grid_fills_its_lengths_and_never_passes_them(style, haystack, tiny_tokenizer):
+    built = grid(tiny_tokenizer, haystack, [600, 1300], samples=2, style=style)
+    cells = Counter((one.token_length, one.depth_percent) for one in built)
+    assert len(cells) == 20 and set(cells.values()) == {2}
+    for one in built:
+        tokens = len(tiny_tokenizer(one.prompt + one.target)["input_ids"])
+        assert one.token_length - 8 <= tokens <= one.token_length
+    assert len({one.document for one in built}) == len(built)
+
+
+def test_a_cell_does_not_depend_on_the_other_cells(haystack, tiny_tokenizer):
+    """So that a rerun with more depths, lengths or samples asks only what is new."""
+    few = grid(tiny_tokenizer, haystack, [600], [0, 100], seed=3)
+    more = grid(tiny_tokenizer, haystack, [900, 600], needle.DEPTHS_PAPER, samples=2, seed=3)
+    prompts = {one.prompt_hash for one in more}
+    assert {one.prompt_hash for one in few} <= prompts and len(prompts) == 40
+    other = grid(tiny_tokenizer, haystack, [600], [0, 100], seed=4)
+    assert not prompts & {one.prompt_hash for one in other}
+
+
+def test_sentences_hidden_together_share_all_but_the_question(haystack, tiny_tokenizer):
+    built = grid(tiny_tokenizer, haystack, [1200], samples=2, hidden=5)
+    texts = {}
+    for one in built:
+        texts.setdefault(one.document, []).append(one)
+    assert len(texts) == 4 and all(len(each) == 5 for each in texts.values())
+    for each in texts.values():
+        bodies = {one.prompt.rpartition("\n")[0] for one in each}
+        assert len(bodies) == 1 and bodies.pop().count("The best thing to do in") == 5
+        for one in each:
+            place = one.prompt.rpartition("do in ")[2].removesuffix(" is to")
+            assert f"The best thing to do in {place} is to{one.target}\n" in one.prompt
+    assert {one.how["mode"] for one in built} == {"5 together"}
+
+
+def test_the_official_prompt_is_that_of_the_benchmark(haystack, tiny_tokenizer):
+    one = grid(tiny_tokenizer, haystack, [800], [50], style="official")[0]
+    assert one.prompt.startswith(
+        "A chat between a curious user and an artificial intelligence assistant. The assistant "
+        "gives helpful, detailed, and polite answers to the user's questions. USER: There is an "
+        "important infomation hidden in the following context. Find the information and memorize "
+        "it. I will quiz you about the important information there.\n"
+    )
+    assert one.prompt.endswith(
+        "\n\nWhat is the best thing to do in San Francisco?\nAnswer: ASSISTANT:"
+    )
+    hidden = (
+        "\n\nThe best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a "
+        "sunny day.\n\n"
+    )
+    assert one.prompt.count(hidden) == 1 and one.target == hidden.strip()
+    assert (one.max_new_tokens, one.stop) == (50, "\n")
+
+
+def test_a_chat_model_is_asked_through_its_own_template(haystack, tiny_tokenizer):
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizer.backend_tokenizer, bos_token="<s>", eos_token="</s>"
+    )
+    tokenizer.chat_template = CHAT
+    one = grid(tokenizer, haystack, [800], [50], style="chat")[0]
+    assert one.prompt.startswith("<user>There is an important infomation")
+    assert one.prompt.endswith("\nAnswer:<assistant>") and len(one.how["chat_template"]) == 16
+    with pytest.raises(ValueError, match="has no chat template"):
+        grid(tiny_tokenizer, haystack, [800], [50], style="chat")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "contained", "rouge"),
+    [
+        (" Eat a sandwich and sit in Dolores Park on a sunny day.\n", 1, 2 / 3),
+        (needle.NEEDLE, 1, 1),
+        (" Sit in Golden Gate Park.", 0, 4 / 24),
+        ("", 0, 0),
+    ],
+)
+def test_scores_of_official_answers(prediction, contained, rouge, haystack, tiny_tokenizer):
+    one = grid(tiny_tokenizer, haystack, [800], [50], style="official")[0]
+    found = score(prediction, one)
+    assert found["score"] == found["contained"] == contained
+    assert found["rouge_l"] == pytest.approx(rouge)
+
+
+def test_a_judge_is_told_the_question(haystack, tiny_tokenizer):
+    small = grid(tiny_tokenizer, haystack, [600], [0, 50], hidden=2)
+    large = grid(tiny_tokenizer, haystack, [700], [0], style="official")
+    found = questions(small + large)
+    assert found[large[0].prompt_hash] == "What is the best thing to do in San Francisco?"
+    for one in small:
+        asked = found[one.prompt_hash]
+        assert asked.startswith("What is the best thing to do in ") and asked in one.prompt
+
+
+def test_the_grid_of_the_paper():
+    assert [round(4096 * m) for m in needle.LENGTHS_PAPER][::9] == [1024, 32700]
+    assert len(needle.LENGTHS_PAPER) == len(needle.DEPTHS_PAPER) == 10
+    assert needle.DEPTHS_PAPER == tuple(int(100 * k / 9) for k in range(10))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"style": "long"}, "unknown style 'long'"),
+        ({"placement": "middle"}, "unknown placement 'middle'"),
+        ({"depths": [0, 101]}, "different per cents from 0 to 100"),
+        ({"depths": []}, "different per cents"),
+        ({"depths": [5, 5]}, "different per cents"),
+        ({"hidden": 0}, "hidden 0 must be at least 1"),
+        ({"hidden": 2, "style": "official"}, "1 in style 'official', which has one sentence"),
+        ({"lengths": [30]}, "has no room for text.*; ask for a longer one$"),
+        ({"lengths": [150], "hidden": 10}, "or hide fewer sentences together"),
+        ({"lengths": [10**6]}, "fewer than the 1000000 of the longest prompt"),
+    ],
+)
+def test_bad_grids_are_named(given, message, haystack, tiny_tokenizer):
+    with pytest.raises(ValueError, match=message):
+        grid(tiny_tokenizer, haystack, **{"lengths": [400], **given})

@@ -1,13 +1,28 @@
-"""A sentence hidden in text: say what it said (after Needle in a Haystack, protocols 5.3).
+"""A sentence hidden in text: say what it said (Needle in a Haystack, protocols 5.3).
 
-So far the miniature's form: one sentence, one short question, haystacks passed in as texts.
+"official" is the benchmark's sentence, description and question in the wrapper that CREAM puts
+around them; "chat" the same in the user's turn of the tokenizer's own chat template; "miniature"
+hides sentences about made-up places and asks in the form that the miniature learnt. `grid` asks at
+every length and depth, `examples` over all depths alike.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from cream.retrieval import Prompt, draw_records, needle_prompt
+from cream.chat import UserTurn
+from cream.haystack import stretch
+from cream.judging import rouge_l
+from cream.retrieval import (
+    Prompt,
+    answer_text,
+    draw_records,
+    needle_prompt,
+    needle_text,
+    question_text,
+)
 from cream.tasks import Example
 from cream.tasks.building import (
     checked_lengths,
@@ -16,10 +31,157 @@ from cream.tasks.building import (
     largest_that_fits,
     sample_rng,
 )
+from cream.tasks.hiding import PLACEMENTS, Page, Sentence
+from cream.tasks.longchat_lines import VICUNA
 
-__all__ = ["examples", "score"]
+__all__ = [
+    "DEPTHS_PAPER",
+    "DEPTHS_RELEASE",
+    "LENGTHS_PAPER",
+    "STYLES",
+    "examples",
+    "grid",
+    "questions",
+    "score",
+]
 
 TASK = "needle"
+STYLES = ("miniature", "official", "chat")
+# The paper's ten lengths as multiples of N = 4,096, and its ten depths in per cent.
+LENGTHS_PAPER = tuple(
+    tokens / 4096
+    for tokens in (1024, 4543, 8063, 11582, 15102, 18621, 22141, 25660, 29180, 32700)
+)  # fmt: skip
+DEPTHS_PAPER = (0, 11, 22, 33, 44, 55, 66, 77, 88, 100)
+DEPTHS_RELEASE = (0, 20, 40, 60, 80, 100)  # the bigai-nlco release's default
+
+# Strings of the benchmark: sentence and question of gkamradt/LLMTest_NeedleInAHaystack (MIT), the
+# description, with its spelling, of the release.
+DESCRIPTION = (
+    "There is an important infomation hidden in the following context. Find the information and "
+    "memorize it. I will quiz you about the important information there.\n"
+)
+NEEDLE = (
+    "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny "
+    "day."
+)
+ANSWER = "eat a sandwich and sit in Dolores Park on a sunny day"
+QUESTION = "What is the best thing to do in San Francisco?"
+
+
+# ------------------------------------------------------------------------- length by depth
+
+
+def grid(
+    tokenizer: PreTrainedTokenizerBase,
+    haystack: str,
+    lengths: Sequence[int],
+    depths: Sequence[float] = DEPTHS_PAPER,
+    samples: int = 1,
+    seed: int = 0,
+    style: str = "miniature",
+    hidden: int = 1,
+    placement: str = "exact",
+) -> list[Example]:
+    """Build `samples` examples for every one of `lengths` (tokens) and `depths` (per cent).
+
+    A depth is exact in the haystack's tokens: 0 before the first, 100 after the last (see
+    `hiding.place`). Each example has a stretch of its own, from anywhere; with placement "release"
+    all begin where the haystack does. Prompt, wrapper, BOS and answer together have at most
+    `length` tokens. Up to `hidden` sentences, each at another depth, share one stretch and are
+    asked for one by one, which is cheaper and harder; 1 is the benchmark's way, and the only one
+    outside style "miniature", since its sentence never changes. `document` names the stretch.
+    Deterministic in (seed, length, depths that share a stretch, sample).
+    """
+    _check(depths, style, hidden, placement)
+    form, count = _form(style, _mode(hidden, placement), tokenizer), counter(tokenizer)
+    pages = -(-len(depths) // hidden)
+    found = []
+    for length in checked_lengths(lengths, samples):
+        for sample, page in itertools.product(range(samples), range(pages)):
+            together = [float(percent) for percent in depths[page::pages]]
+            rng = sample_rng(f"{TASK} grid {together}", seed, length, sample)
+            start = int(rng.integers(len(haystack) + 1)) if placement == "exact" else 0
+            text = stretch(tokenizer, haystack, start, length)
+            sentences = _sentences(style, draw_records("needle", rng, len(together)))
+            chosen = list(zip(together, sentences, strict=True))
+            prompts = Page(count, form.before, form.wrap, chosen, placement).prompts(text, length)
+            found += [
+                _example(form, length, sample, page, percent, prompt, sentence.answer)
+                for (percent, sentence), prompt in zip(chosen, prompts, strict=True)
+            ]
+    return sorted(found, key=lambda each: (each.token_length, each.depth_percent, each.sample))
+
+
+def _check(depths: Sequence[float], style: str, hidden: int, placement: str) -> None:
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}: use one of {', '.join(STYLES)}")
+    if placement not in PLACEMENTS:
+        raise ValueError(f"unknown placement {placement!r}: use one of {', '.join(PLACEMENTS)}")
+    if not depths or len(set(depths)) < len(depths) or not 0 <= min(depths) <= max(depths) <= 100:
+        raise ValueError(f"depths {list(depths)} must be different per cents from 0 to 100")
+    if hidden < 1 or (hidden > 1 and style != "miniature"):
+        raise ValueError(
+            f"hidden {hidden} must be at least 1, and 1 in style {style!r}, which has one sentence"
+        )
+
+
+def _mode(hidden: int, placement: str) -> str:
+    """How rows call what is hidden; rows of two modes are two evaluations."""
+    mode = "alone" if hidden == 1 else f"{hidden} together"
+    return mode if placement == "exact" else f"{mode}, placed as in the release"
+
+
+class _Form(NamedTuple):
+    """A style: what stands before the text and around the whole, its settings, answers' limits."""
+
+    before: str
+    wrap: Callable[[str], str]
+    how: dict[str, str]
+    limits: dict[str, object]
+
+
+def _form(style: str, mode: str, tokenizer: PreTrainedTokenizerBase) -> _Form:
+    how = {"style": style, "mode": mode}
+    if style == "miniature":
+        return _Form("", str, how, {"max_new_tokens": 16, "stop": "."})
+    limits = {"max_new_tokens": 50, "stop": "\n"}
+    if style == "chat":
+        turn = UserTurn(tokenizer)
+        return _Form(DESCRIPTION, turn, {**how, **turn.settings}, limits)
+    return _Form(DESCRIPTION, lambda prompt: VICUNA.replace("{prompt}", prompt), how, limits)
+
+
+def _sentences(style: str, records: Sequence[tuple[str, str]]) -> list[Sentence]:
+    if style != "miniature":
+        return [Sentence(f"\n\n{NEEDLE}\n\n", f"\n\n{QUESTION}\nAnswer:", NEEDLE)] * len(records)
+    return [
+        Sentence(
+            f"\n{needle_text(*record)}\n",
+            question_text("needle", record[0]),
+            answer_text("needle", record[1]),
+        )
+        for record in records
+    ]
+
+
+def _example(
+    form: _Form, length: int, sample: int, page: int, percent: float, prompt: str, answer: str
+) -> Example:
+    return Example(
+        TASK,
+        sample,
+        prompt,
+        answer,
+        token_length=length,
+        depth_percent=percent,
+        document=f"{length} tokens, stretch {sample}-{page}",
+        how=form.how,
+        **form.limits,
+    )
+
+
+# ------------------------------------------------------------------------- all depths alike
 
 
 def examples(
@@ -28,19 +190,17 @@ def examples(
     lengths: Sequence[int],
     samples: int,
     seed: int = 0,
-    depths: Sequence[float] | None = None,
 ) -> list[Example]:
-    """Build examples of `lengths` tokens, each a stretch of the haystack around one sentence.
+    """Build `samples` examples a length, over all depths alike, in the miniature's form.
 
-    `samples` at every one of `depths` (per cent), or `samples` over all depths alike. The stretch
-    begins anywhere; ValueError for a haystack shorter than the longest prompt.
+    Each is a stretch of the haystack, from anywhere, around one sentence, which stands where a line
+    or sentence ends. ValueError for a haystack shorter than the longest prompt.
     """
     found, count = [], counter(tokenizer)
     for length in checked_lengths(lengths, samples):
         _check_haystack(haystack, length, count)
-        for place in [None] if depths is None else depths:
-            for sample in range(samples):
-                found.append(_example(count, haystack, length, sample, seed, place))
+        for sample in range(samples):
+            found.append(_spread(count, haystack, length, sample, seed))
     return found
 
 
@@ -51,16 +211,11 @@ def _check_haystack(haystack: str, length: int, count: Callable[[str], int]) -> 
         )
 
 
-def _example(
-    count: Callable[[str], int],
-    haystack: str,
-    length: int,
-    sample: int,
-    seed: int,
-    place: float | None,
+def _spread(
+    count: Callable[[str], int], haystack: str, length: int, sample: int, seed: int
 ) -> Example:
     rng = sample_rng(TASK, seed, length, sample)
-    percent = 100 * depth(TASK, seed, length, sample) if place is None else float(place)
+    percent = 100 * depth(TASK, seed, length, sample)
     record = draw_records("needle", rng, 1)[0]
     start = haystack.find(" ", int(rng.integers(len(haystack)))) + 1
     turned = haystack[start:] + "\n" + haystack[:start]
@@ -91,8 +246,27 @@ def _example(
     )
 
 
+# ------------------------------------------------------------------------- answers
+
+
+def questions(examples: Sequence[Example]) -> dict[str, str]:
+    """Return what each prompt asks, by the prompt's hash: what a judge is told (`judging`)."""
+    return {
+        each.prompt_hash: QUESTION if each.target == NEEDLE else each.prompt.rpartition("\n")[2]
+        for each in examples
+    }
+
+
 def score(prediction: str, example: Example) -> dict[str, float]:
-    """Score an answer: `score` if it is the sentence's end exactly, `contained` if it has it."""
-    wanted = example.target.strip().rstrip(".")
-    exact = prediction.strip().rstrip(".") == wanted
-    return {"score": float(exact), "contained": float(wanted.lower() in prediction.lower())}
+    """Score an answer without a judge: `score`, `contained` and `rouge_l`, each in [0, 1].
+
+    `contained` if it has the sentence's end in it, `score` if it is that and nothing else; where
+    the answer is free text (official style) both are `contained`. `rouge_l` is against the target,
+    for the official sentence as the release's scorer computes it.
+    """
+    words = prediction.strip()
+    wanted = ANSWER if example.target == NEEDLE else example.target.strip().rstrip(".")
+    contained = wanted.lower() in words.lower()
+    exact = contained if example.target == NEEDLE else words.rstrip(".") == wanted
+    overlap = rouge_l(words, example.target)
+    return {"score": float(exact), "contained": float(contained), "rouge_l": overlap}
