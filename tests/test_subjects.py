@@ -1,6 +1,8 @@
 """Names of models: what they resolve to, what their rows say, and what is refused."""
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -97,3 +99,71 @@ def test_cards_have_names():
     import torch
 
     assert subjects.card(torch.device("cpu")) == "cpu"
+
+
+def retrained(root, tokenizer, **change):
+    """Write a run again with other weights (scale 1.01) or another RoPE."""
+    model = models.load(root / "base", **{"scaling": "yarn", "scale": 4, **change})
+    if not change:
+        model.get_output_embeddings().weight.data.mul_(1.01)
+    shutil.rmtree(root / "runs/changing/model", ignore_errors=True)
+    models.save(model, tokenizer, root / "runs/changing/model")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["weights", "scaling", "scale", "dtype", "prompt", "max_new_tokens", "stop", "min_new_tokens",
+     "style", "nothing"],
+)  # fmt: skip
+def test_no_changed_thing_reuses_an_old_row(place, tmp_path, tiny_tokenizer, monkeypatch, change):
+    """Weights, RoPE, prompt, generation: each asks all anew; only the same again asks nothing."""
+    (place / "runs/changing").mkdir(exist_ok=True)
+    (place / "runs/changing/config.json").write_text('{"base": "base", "method": "cream"}')
+    same = {"scaling": "yarn", "scale": 4}
+    retrained(place, tiny_tokenizer, **same)
+    asked = longchat_lines.examples(tiny_tokenizer, [100], 2)
+
+    def run(asked):
+        subject, rows = find("runs/changing", "base", place), tmp_path / "rows.jsonl"
+        return ask(subject, longchat_lines, asked, rows, progress=False)
+
+    first = run(asked)
+    if change in ("weights", "scaling", "scale"):
+        retrained(place, tiny_tokenizer, **{"weights": {}, "scaling": {"scaling": "ntk"},
+                                            "scale": {"scale": 8}}[change])  # fmt: skip
+    if change == "dtype":
+        load = models.load
+        monkeypatch.setattr(
+            models, "load", lambda path, dtype=None, **k: load(path, dtype=dtype or "bfloat16", **k)
+        )
+    made = {
+        "prompt": {"prompt": "\n" + asked[0].prompt},
+        "max_new_tokens": {"max_new_tokens": 9},
+        "stop": {"stop": None},
+        "min_new_tokens": {"min_new_tokens": 2},
+        "style": {"how": {"style": "official"}},
+    }.get(change, {})
+    second = run([dataclasses.replace(one, **made) for one in asked])
+    assert len(second) == 2
+    assert set(first["key"]).isdisjoint(second["key"]) == (change != "nothing")
+
+
+def test_samples_beyond_a_target_length_are_refused_before_any_model_is_loaded(
+    place, tmp_path, tiny_tokenizer, monkeypatch
+):
+    """The base may be asked beyond its window, a model scaled to 1,024 tokens not beyond that."""
+    asked = longchat_lines.examples(tiny_tokenizer, [900, 1100], 2)
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("loaded"))
+    for name in ("scaled:linear:4", "runs/done"):
+        with pytest.raises(ValueError, match=f"2 of 4 samples.* 1024 .*of {name}.: 2 of 1100"):
+            ask(find(f"original,{name}", "base", place), longchat_lines, asked, tmp_path / "rows")
+    assert not (tmp_path / "rows").exists()
+
+
+def test_configs_are_those_of_the_loaded_models(place):
+    for one in find("original,scaled:ntk:8,runs/done", "base", place):
+        loaded = one.load()
+        config = one.config()
+        assert config.max_position_embeddings == loaded.model.config.max_position_embeddings
+        assert one.header(config).items() <= loaded.header.items()
+        assert one.weights_hash() == loaded.header["model_hash"]
