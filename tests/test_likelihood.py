@@ -38,10 +38,10 @@ def model():
     return models.create(config, seed=0)
 
 
-def largest(model, tokens: int) -> Largest:
+def largest(model, tokens: int, chunk: int = 64) -> Largest:
     ids = np.random.default_rng(0).integers(0, VOCABULARY, tokens)
     with Largest() as seen:
-        assert len(log_likelihood(model, ids, chunk=64)) == tokens - 1
+        assert len(log_likelihood(model, ids, chunk)) == tokens - 1
     return seen
 
 
@@ -53,6 +53,11 @@ def test_no_mask_of_all_pairs_and_no_logits_of_all_tokens(model, tokens):
     """
     seen = largest(model, tokens)
     assert seen.elements == tokens * WIDE, seen.of
+
+
+def test_logits_are_of_1024_tokens_at_most(model):
+    """However large the chunk: they are held in double precision."""
+    assert largest(model, 4096, chunk=4096).elements == 1024 * VOCABULARY
 
 
 def test_the_watch_sees_a_mask_where_one_is_made(model):
