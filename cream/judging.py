@@ -7,6 +7,7 @@ without a rating, are counted by reason, and are asked again by the next run.
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from collections import Counter
@@ -118,6 +119,10 @@ class Judge:
         }
         return _parsed(self._endpoint.post("chat/completions", body))
 
+    def be_patient(self, patient: bool) -> None:
+        """Try again what may pass (an overload, a lost connection), or ask once only."""
+        self._endpoint.give_up(not patient)
+
     def close(self) -> None:
         """Close the connections."""
         self._endpoint.close()
@@ -221,10 +226,13 @@ def _rated(
     try:
         rating = judge.rating(*(text.strip() for text in asked))
     except RequestFailed as error:
-        failures.in_a_row = 0 if error.kind.startswith("no rating") else failures.in_a_row + 1
+        reached = error.kind.startswith("no rating")
+        failures.in_a_row = 0 if reached else failures.in_a_row + 1
         failures.add(error.kind, str(error))
+        judge.be_patient(reached)
         return None
     failures.in_a_row = 0
+    judge.be_patient(True)
     own = {name: value for name, value in row.dropna().items() if name not in _ANEW}
     file.append({**own, "settings": settings, "judged": rating})
     return rating
@@ -234,6 +242,4 @@ _ANEW = ("schema", "key", "date", "versions", "commit")
 
 
 def _with_judge(settings: str, judge: Judge) -> str:
-    import json
-
     return json.dumps({**json.loads(settings), **judge.settings}, sort_keys=True)
