@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 
 import torch
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from cream.losses import check_head, chunked_loss, mean_loss
+from cream.optimizer import MasterAdamW
 from cream.training_config import TrainConfig
 
-__all__ = ["CreamTrainer", "compile_layers", "learning_rate_factor"]
+__all__ = [
+    "CreamTrainer",
+    "compile_layers",
+    "learning_rate_factor",
+    "recompute_layers",
+    "recomputing_cheaply",
+]
 
+# Of what a compiled layer would keep: a little less than all, so that its element-wise results are
+# computed again (they leave 0.73) but neither a product of matrices nor attention.
+CHEAP_BUDGET = 0.8
 WORTH_COMPILING = 500  # steps; compiling a small model takes as long as a few hundred of its steps
 
 
@@ -31,7 +44,10 @@ class CreamTrainer(Trainer):
     Autocast stands around our own loss rather than in accelerate's wrapper, which would copy all
     logits to float32. Where every example has the same number of labels, means of micro-batches
     and processes average to that of the batch; else (`uneven`) each is weighted by its labels.
+    With precision "master" the optimizer holds the float32 weights, and clips (`MasterAdamW`).
     """
+
+    masters: MasterAdamW | None = None
 
     def __init__(self, config: TrainConfig, uneven: bool = False, **kwargs: object):
         super().__init__(**kwargs)
@@ -39,7 +55,11 @@ class CreamTrainer(Trainer):
         parts = self.args.gradient_accumulation_steps * self.args.world_size
         self.model_accepts_loss_kwargs = uneven and parts > 1  # Trainer then counts the labels
         self.compiled = _compile_choice(config, self.args)
-        self.loss = mean_loss
+        self.loss, self.config = mean_loss, config
+        if self.precision == "master":
+            check_head(self.model)
+            quick = self.compiled == "layers" and self.args.device.type == "cuda"
+            self.loss = functools.partial(chunked_loss, compiled=quick)
         if self.compiled == "model":
             mode = "reduce-overhead" if self.args.device.type == "cuda" else "default"
             self.loss = torch.compile(mean_loss, mode=mode, dynamic=False)
@@ -67,6 +87,33 @@ class CreamTrainer(Trainer):
         loss = torch.where(labels > 0, loss, 0.0)  # the mean over no label is not a number
         return loss * labels * self.args.world_size / num_items_in_batch
 
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Build Trainer's optimizer, or the one that holds the float32 weights itself."""
+        if self.precision != "master" or self.optimizer is not None:
+            return super().create_optimizer(*([] if model is None else [model]))
+        decayed = set(self.get_decay_parameter_names(self.model))
+        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for n, p in named if (n in decayed) == decays], "weight_decay": amount}
+            for decays, amount in ((True, self.args.weight_decay), (False, 0.0))
+        ]
+        self.optimizer = self.masters = MasterAdamW(
+            groups,
+            lr=self.args.learning_rate,
+            betas=(self.args.adam_beta1, self.args.adam_beta2),
+            eps=self.args.adam_epsilon,
+            max_norm=self.config.max_grad_norm,
+            offload=self.config.offload == "moments",
+            compiled=self.compiled == "layers" and self.args.device.type == "cuda",
+        )
+        return self.optimizer
+
+    def log(self, logs: dict[str, float], *rest: object, **more: object) -> None:
+        """Log as Trainer does; the norm of the gradients is what the optimizer found."""
+        if self.masters is not None and "loss" in logs:
+            logs["grad_norm"] = self.masters.norm.item()
+        super().log(logs, *rest, **more)
+
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
@@ -80,15 +127,14 @@ class CreamTrainer(Trainer):
         return self.lr_scheduler
 
 
-def mean_loss(model: torch.nn.Module, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Return the model's own loss; compiled as a whole, its logits need never be stored."""
-    return model(**inputs, use_cache=False).loss
-
-
 def _compile_choice(config: TrainConfig, arguments: TrainingArguments) -> str:
     if config.compile != "auto":
         return config.compile
-    if arguments.device.type != "cuda" or config.steps < WORTH_COMPILING:
+    if arguments.device.type != "cuda":
+        return "none"
+    if config.precision == "master":
+        return "layers"
+    if config.steps < WORTH_COMPILING:
         return "none"
     # CUDA graphs own the memory of their gradients, which accumulation would keep between replays.
     whole = arguments.gradient_accumulation_steps == 1 and arguments.world_size == 1
@@ -100,11 +146,34 @@ def compile_layers(model: PreTrainedModel) -> None:
 
     The mask is made outside of the compiled parts, so a mask of ones still takes the causal kernel.
     """
+    for layer in _layers(model):
+        layer.compile()
+    model.loss_function = torch.compile(model.loss_function)
+
+
+def recompute_layers(model: PreTrainedModel, count: int, compiled: bool) -> None:
+    """Compute the first `count` decoder layers again in the backward pass, compiled or not.
+
+    The first ones: theirs comes last, when what the others kept is gone. Checkpointing stands
+    around the compiled layer, where transformers from 5.23 would put it inside.
+    """
+    for place, layer in enumerate(_layers(model)):
+        forward = torch.compile(layer.forward) if compiled else layer.forward
+        if place < count:
+            forward = functools.partial(checkpoint, forward, use_reentrant=False)
+        layer.forward = forward
+
+
+def recomputing_cheaply(wanted: bool) -> contextlib.AbstractContextManager:
+    """Let layers that are compiled meanwhile recompute their element-wise results."""
+    if not wanted:
+        return contextlib.nullcontext()
+    return torch._functorch.config.patch(activation_memory_budget=CHEAP_BUDGET)
+
+
+def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:
     count = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
-            for layer in module:
-                layer.compile()
-            model.loss_function = torch.compile(model.loss_function)
-            return
+            return module
     raise ValueError(f"{type(model).__name__} has no list of {count} layers; compile='none'")

@@ -19,19 +19,33 @@ import importlib
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import (
+    AutoConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_callback import PrinterCallback
 
-from cream import models, rope
+from cream import models, rope, training_memory
 from cream.checkpoints import check_files
 from cream.examples import ExampleDataset, collate
+from cream.flops import training_flops
 from cream.positions import sampler
-from cream.trainer import CreamTrainer, compile_layers, learning_rate_factor
+from cream.trainer import (
+    CreamTrainer,
+    compile_layers,
+    learning_rate_factor,
+    recompute_layers,
+    recomputing_cheaply,
+)
 from cream.training_config import TrainConfig, read_config
 from cream.training_log import (
     CheckpointSeal,
@@ -46,6 +60,7 @@ __all__ = ["ExampleDataset", "TrainConfig", "collate", "learning_rate_factor", "
 log = logging.getLogger(__name__)
 
 Probe = Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]
+Load = Callable[..., PreTrainedModel]
 
 
 def train(
@@ -54,21 +69,26 @@ def train(
     probe: Probe | None = None,
     root: str | Path = ".",
     progress: bool = True,
+    load: Load | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> Path:
     """Train, or go on after an interruption, and return the folder of the finished model.
 
     `probe` (or the function that `config.probe` names) is given the model and the tokenizer every
     `probe_steps`, and its numbers are logged. The folders that `config` names start at `root`.
-    ValueError when the directory holds another run.
+    `load` stands in for `models.load`, which it is called like. ValueError when the directory holds
+    another run, MemoryError (before anything is loaded) for a card that is too small.
     """
-    run_dir = Path(run_dir)
+    run_dir, asked = Path(run_dir), config
     check_directory(config, run_dir)
     if (run_dir / "model").exists():
         log.info("%s is finished; nothing to train", run_dir)
         return run_dir / "model"
     arguments = _arguments(config, run_dir)
     probe = probe or _named_probe(config.probe)
-    model, tokenizer, dataset = _load(config, Path(root))
+    extended, tokenizer, dataset = _material(config, Path(root))
+    config = _settled(config, arguments, extended, len(dataset[0]["input_ids"]))
+    model = _loaded(config, Path(root), tokenizer, load or models.load)
     trainer = CreamTrainer(
         config,
         uneven=dataset.uneven,
@@ -77,15 +97,21 @@ def train(
         train_dataset=dataset,
         data_collator=collate,
     )
-    _prepare(trainer, config, tokenizer, run_dir)
+    _prepare(trainer, asked, tokenizer, run_dir)
     if probe and config.probe_steps:
         trainer.add_callback(ProbeCallback(probe, tokenizer, config.probe_steps, run_dir))
     if progress:
         trainer.add_callback(ProgressBar())
+    for callback in callbacks:
+        trainer.add_callback(callback)
     with arguments.main_process_first(local=False):  # which removes what is torn
         _sweep(run_dir)
         checkpoint = last_complete_checkpoint(run_dir / "checkpoints")
-    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    cheaply = config.precision == "master" and config.recompute != 0
+    with recomputing_cheaply(cheaply):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if trainer.masters is not None:
+        trainer.masters.restore(getattr(torch, config.save_dtype))
     if trainer.is_world_process_zero():
         model.config.use_cache = True
         model.to(getattr(torch, config.save_dtype))
@@ -130,10 +156,10 @@ def _claim(config: TrainConfig, run_dir: Path) -> None:
     os.replace(beside, run_dir / "config.json")
 
 
-def _load(
+def _material(
     config: TrainConfig, root: Path
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ExampleDataset]:
-    """Check base, corpus and sampler against each other, and only then load the weights."""
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, ExampleDataset]:
+    """Check base, corpus and sampler against each other, before the weights are loaded."""
     base = _base_place(config.base, root)
     check_files(base)
     tokenizer = models.load_tokenizer(base, revision=config.revision)
@@ -143,8 +169,14 @@ def _load(
     draw = sampler(config.method, window, config.scale, **config.sampler_options)
     examples = config.steps * config.batch_size
     dataset = ExampleDataset(root / config.corpus, draw, config.seed, examples, tokenizer)
-    model = models.load(
-        base,
+    return extended, tokenizer, dataset
+
+
+def _loaded(
+    config: TrainConfig, root: Path, tokenizer: PreTrainedTokenizerBase, load: Load
+) -> PreTrainedModel:
+    model = load(
+        _base_place(config.base, root),
         scaling=config.scaling,
         scale=config.scale,
         attention=config.attention,
@@ -152,7 +184,23 @@ def _load(
         revision=config.revision,
     )
     models.check_pair(model, tokenizer)
-    return model, tokenizer, dataset
+    return model
+
+
+def _settled(
+    config: TrainConfig, arguments: TrainingArguments, about: PreTrainedConfig, window: int
+) -> TrainConfig:
+    """Decide what memory decides, or say before anything is loaded that it does not fit."""
+    card, name = None, ""
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(arguments.device)
+        card, name = properties.total_memory, properties.name
+    if config.precision == "master":
+        config, needed = training_memory.settle(config, about, window, card, name)
+        log.info("%s", needed)
+    elif card is not None and arguments.world_size == 1 and not arguments.deepspeed:
+        training_memory.check_states(config, about, window, card, name)
+    return config
 
 
 def _base_place(base: str, root: Path) -> str:
@@ -166,21 +214,27 @@ def _base_place(base: str, root: Path) -> str:
 
 
 def _prepare(
-    trainer: CreamTrainer, config: TrainConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path
+    trainer: CreamTrainer, asked: TrainConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path
 ) -> None:
-    model = trainer.model
+    """Settle how the model computes, write down what was asked for, and what is logged."""
+    model, config = trainer.model, trainer.config
     model.config.use_cache = False
     if config.gradient_checkpointing:
         # The first name is the newer one; the second warns where both are there.
         enable = getattr(model, "activation_checkpointing_enable", None)
         (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
-    if trainer.compiled == "layers":
+    if config.precision == "master":
+        count = config.recompute if isinstance(config.recompute, int) else 0
+        recompute_layers(model, count, trainer.compiled == "layers")
+    elif trainer.compiled == "layers":
         compile_layers(model)
     if trainer.is_world_process_zero():
-        _claim(config, run_dir)
+        _claim(asked, run_dir)
     trainer.remove_callback(PrinterCallback)
-    tokens_a_step = config.batch_size * len(trainer.train_dataset[0]["input_ids"])
-    trainer.add_callback(MetricsLog(run_dir / "metrics.jsonl", tokens_a_step))
+    window = len(trainer.train_dataset[0]["input_ids"])
+    flops = training_flops(model.config, model.num_parameters(), window)
+    metrics = run_dir / "metrics.jsonl"
+    trainer.add_callback(MetricsLog(metrics, config.batch_size * window, flops))
     trainer.add_callback(CheckpointSeal())
 
 
@@ -199,6 +253,11 @@ def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
             f"{config.batch_size} takes {accumulation} forward passes; choose 'layers' or a larger "
             "micro_batch"
         )
+    if config.precision == "master" and processes > 1:
+        raise ValueError(
+            f"precision is 'master' and {processes} processes train; it is for one GPU. Choose "
+            "'bfloat16', where DeepSpeed shards the float32 weights"
+        )
     arguments = TrainingArguments(
         output_dir=str(run_dir / "checkpoints"),
         max_steps=config.steps,
@@ -208,7 +267,7 @@ def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
         weight_decay=config.weight_decay,
         adam_beta1=config.adam_betas[0],
         adam_beta2=config.adam_betas[1],
-        max_grad_norm=config.max_grad_norm,
+        max_grad_norm=0.0 if config.precision == "master" else config.max_grad_norm,
         seed=config.seed,
         use_cpu=not cuda,
         optim="adamw_torch_fused",

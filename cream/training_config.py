@@ -20,7 +20,8 @@ __all__ = ["TrainConfig", "read_config"]
 CHOICES = {
     "method": METHODS,
     "scaling": rope.KINDS,
-    "precision": ("auto", "float32", "bfloat16"),
+    "precision": ("auto", "float32", "bfloat16", "master"),
+    "offload": ("auto", "none", "moments"),
     "save_dtype": ("float32", "bfloat16"),
     "compile": ("auto", "none", "layers", "model"),
 }
@@ -53,10 +54,16 @@ class TrainConfig:
     weight_decay: float = 0.0
     adam_betas: tuple[float, float] = (0.9, 0.999)
     max_grad_norm: float = 1.0
-    precision: str = "auto"  # "float32", "bfloat16" compute on float32 weights, "auto" by device
+    # "float32"; "bfloat16" compute on float32 weights, which every forward pass casts; "master":
+    # bfloat16 weights with their float32 masters in the optimizer (large models); "auto" by device
+    precision: str = "auto"
     save_dtype: str = "float32"  # of model/
     attention: str = "auto"
     gradient_checkpointing: bool = False
+    # What a backward pass computes again (precision "master"): 0 nothing, "cheap" element-wise
+    # results of compiled layers, a number also that many whole layers, "auto" as memory demands
+    recompute: int | str = 0
+    offload: str = "auto"  # AdamW's "moments" in RAM, "none", "auto" as memory demands ("master")
     compile: str = "auto"  # "none", "layers", "model" (CUDA graphs) or "auto" by device and steps
     save_steps: int = 0  # 0: no checkpoints
     log_steps: int = 10
@@ -81,6 +88,7 @@ class TrainConfig:
             )
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be larger than 0")
+        _check_memory_settings(self)
         rope.scaling(self.scaling, self.scale)
 
     def to_json(self) -> str:
@@ -111,10 +119,32 @@ def _check_type(name: str, value: object, hint: object) -> None:
     elif hint == tuple[float, float]:
         good = isinstance(value, tuple) and len(value) == 2
     else:
-        good = isinstance(value, hint)
+        good = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
     if not good:
         wanted = hint.__name__ if isinstance(hint, type) else str(hint)
         raise ValueError(f"{name} is {value!r}; it must be of type {wanted}")
+
+
+def _check_memory_settings(config: TrainConfig) -> None:
+    """Refuse what cannot be had together of precision, recompute, offload and compile."""
+    again = config.recompute
+    if again not in ("auto", "cheap") and not (isinstance(again, int) and again >= 0):
+        raise ValueError(f"recompute is {again!r}; choose auto, cheap or a number of layers from 0")
+    if config.precision != "master":
+        for name in ("recompute", "offload"):
+            if (value := getattr(config, name)) not in (0, "auto", "none"):
+                raise ValueError(
+                    f"{name} is {value!r} and precision {config.precision!r}; only 'master' has it"
+                )
+        return
+    if config.compile == "model":
+        raise ValueError("compile is 'model' and precision 'master'; choose 'layers' or 'none'")
+    if again == "cheap" and config.compile == "none":
+        raise ValueError("recompute is 'cheap', which compiled layers do; compile is 'none'")
+    if again != 0 and config.gradient_checkpointing:
+        raise ValueError(
+            f"recompute is {again!r} and gradient_checkpointing recomputes all layers; set one"
+        )
 
 
 def _closest(name: str, fields: set[str]) -> str:

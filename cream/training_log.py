@@ -15,6 +15,8 @@ from accelerate import PartialState
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from cream.flops import utilisation
+
 __all__ = [
     "CheckpointSeal",
     "MetricsLog",
@@ -27,6 +29,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 SEAL = "complete.json"
+GIB = 2**30
 
 
 def last_complete_checkpoint(folder: Path) -> Path | None:
@@ -73,10 +76,14 @@ class CheckpointSeal(TrainerCallback):
 
 
 class MetricsLog(TrainerCallback):
-    """Appends every log to metrics.jsonl: step, tokens, loss, learning rate, tokens a second."""
+    """Appends every log to metrics.jsonl: step, tokens, loss, learning rate, tokens a second.
 
-    def __init__(self, path: Path, tokens_a_step: int):
-        self.path, self.tokens_a_step = path, tokens_a_step
+    On CUDA also the share of the cards' peak that `flops` a token make (mfu), and what was held at
+    most: allocated (peak_gib) and with what the allocator keeps (reserved_gib).
+    """
+
+    def __init__(self, path: Path, tokens_a_step: int, flops: float = 0.0):
+        self.path, self.tokens_a_step, self.flops = path, tokens_a_step, flops
         self.clock, self.clock_step = time.perf_counter(), 0
 
     def on_train_begin(
@@ -118,8 +125,18 @@ class MetricsLog(TrainerCallback):
         if steps:
             row["tokens_per_second"] = steps * self.tokens_a_step / (now - self.clock)
             self.clock, self.clock_step = now, state.global_step
+            row |= self._on_cuda(row["tokens_per_second"], args.world_size)
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+    def _on_cuda(self, tokens_per_second: float, cards: int) -> dict[str, float]:
+        if not torch.cuda.is_available():
+            return {}
+        found = {"peak_gib": torch.cuda.max_memory_allocated() / GIB,
+                 "reserved_gib": torch.cuda.max_memory_reserved() / GIB}  # fmt: skip
+        card = torch.cuda.get_device_name()
+        share = utilisation(tokens_per_second, self.flops, card, cards) if self.flops else None
+        return found if share is None else {"mfu": share, **found}
 
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
