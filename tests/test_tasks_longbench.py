@@ -45,9 +45,9 @@ def test_a_prompt_is_the_definition_filled_with_the_row(task, data, tiny_tokeniz
 def test_braces_in_a_text_are_left_alone(tmp_path, tiny_tokenizer):
     row = {"context": "{input} {0} {{x}}", "input": "{context}", "answers": ["a"], "length": 1,
            "all_classes": None}  # fmt: skip
-    (tmp_path / "lcc.jsonl").write_text(json.dumps(row))
-    prompt = examples(tiny_tokenizer, tmp_path, LONG, ["lcc"])[0].prompt
-    assert prompt == "Please complete the code given below. \n{input} {0} {{x}}Next line of code:\n"
+    (tmp_path / "repobench-p.jsonl").write_text(json.dumps(row))
+    prompt = examples(tiny_tokenizer, tmp_path, LONG, ["repobench-p"])[0].prompt
+    assert prompt.endswith("below. \n{input} {0} {{x}}{context}Next line of code:\n")
 
 
 def test_truncation_keeps_both_ends(tiny_tokenizer):
