@@ -30,8 +30,9 @@ __all__ = ["COMMANDS", "FACTS", "check", "compare", "convert", "main", "question
 FACTS = "cream.json"  # of an export: what its card says, and the checks made of it
 COMMANDS = ("check", "gguf")
 NEW_TOKENS = 16  # greedy tokens a prompt
-# Largest |difference| of a logit over their standard deviation. Measured on the miniature at 8 N,
-# float32: transformers 0, llama.cpp 4e-4; with stock yarn for ours, above 0.1.
+# Largest |difference| of a logit over their standard deviation. Measured on the miniature to 8 N,
+# float32: transformers 0, llama.cpp at most 1.1e-3; ours as stock yarn 0.7 to 2.2, without its
+# attention factor 0.2 to 0.7, with nearly all greedy tokens equal all the same.
 TOLERANCE = 5e-3
 TEXTS = (
     "line sadi-kobe: REGISTER_CONTENT is <31415>\nWhat is in line sadi-kobe?",
