@@ -193,6 +193,7 @@ def _counted(kind: type[PreTrainedConfig], text: str) -> tuple[tuple[_Layer, ...
     config = kind.from_dict(json.loads(text))
     with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.inference_mode():
         twin = MODEL_FOR_CAUSAL_LM_MAPPING[kind](copy.deepcopy(config)).to(torch.bfloat16).eval()
+        _settle(twin)
         cache = DynamicCache(config=config)
         one = torch.zeros((1, 1), dtype=torch.long)
         twin.base_model(input_ids=one, past_key_values=cache, use_cache=True)
@@ -207,6 +208,15 @@ def _counted(kind: type[PreTrainedConfig], text: str) -> tuple[tuple[_Layer, ...
         window = getattr(layer, "sliding_window", None)
         layers.append(_Layer(keys.numel() + values.numel(), shape, window))
     return tuple(layers), sum(parameter.numel() for parameter in twin.parameters())
+
+
+def _settle(twin: PreTrainedModel) -> None:
+    """Keep rotary modules from looking at positions, which an empty twin has none of."""
+    for module in twin.modules():
+        if isinstance(kind := getattr(module, "rope_type", None), dict):
+            module.rope_type = dict.fromkeys(kind, "default")
+        elif kind is not None:
+            module.rope_type = "default"
 
 
 def _numbers_a_token(config: PreTrainedConfig) -> int:

@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         given.run(given)
-    except (FileNotFoundError, MemoryError, ValueError) as error:
+    except (MemoryError, OSError, ValueError) as error:
         parser.error(str(error))
 
 
@@ -61,6 +61,9 @@ def _listed(kind: Callable[[str], object]) -> Callable[[str], list]:
 
 def _batch_size(text: str) -> int | str:
     return text if text == "auto" else int(text)
+
+
+_batch_size.__name__ = "batch size"  # as argparse says it
 
 
 def _add_generation(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:

@@ -52,6 +52,8 @@ def generation(
     ways part: in float32 none should; in bfloat16 logits that are nearly equal are told apart by
     rounding, which any other batch changes.
     """
+    if min(repeats, 1 if batch_size == "auto" else batch_size) < 1:
+        raise ValueError(f"repeats is {repeats}, batch_size {batch_size}; both must be at least 1")
     place = models.load_tokenizer(subject.path)
     examples = longchat_lines.examples(place, lengths, samples, seed, questions=questions)
     subject.check(examples, place)

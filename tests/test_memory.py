@@ -129,6 +129,18 @@ def test_grouped_heads_and_windows_are_said():
     assert "32 layers x 8 heads x 2 x 128 x 4,096 tokens x 2 bytes x 1" in str(needs)
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rotations_that_follow_the_length_are_counted_too(kind):
+    """An empty twin has no positions to look at."""
+    factors = {"short_factor": [1.0] * 12, "long_factor": [2.0] * 12}
+    more = factors if kind == "longrope" else {"factor": 8.0}
+    rope = {"rope_type": kind, "rope_theta": 1e4, "original_max_position_embeddings": 64, **more}
+    plain = memory.generation(tiny_models.config("llama"), 2, 100).cache
+    assert (
+        memory.generation(tiny_models.config("llama", rope_parameters=rope), 2, 100).cache == plain
+    )
+
+
 def test_reading_in_parts_needs_less():
     """Many prompts read together hold the activations of one part, and no mask."""
     config = LlamaConfig(hidden_size=256, intermediate_size=688, num_attention_heads=4)
