@@ -22,7 +22,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import yaml
 from transformers import AutoConfig
 
 from cream import checkpoints, engines, model_card, models, provenance
@@ -127,9 +126,9 @@ def licence_of(base: Path) -> str:
         return ""
     text = readme.read_text(encoding="utf-8")
     if front := re.match(r"---\n(.*?)\n---\n", text, re.S):
-        about = yaml.safe_load(front[1])
-        if isinstance(about, dict) and about.get("license"):
-            return str(about.get("license_name") or about["license"])
+        told = dict(re.findall(r"^(license(?:_name)?): *[\"']?([^\"'\n]+)", front[1], re.M))
+        if name := told.get("license_name") or told.get("license"):
+            return name.strip()
     found = re.search(r"\bLicen[cs]e: *([A-Za-z][\w.+-]*\w)", text)
     return found[1] if found else ""
 
