@@ -2,7 +2,7 @@
 
     python -m cream.evaluation longchat_lines --models original,runs/x --rows runs/rows/lines.jsonl
     torchrun --nproc-per-node 2 -m cream.evaluation longchat_lines --models original,runs/x
-    accelerate launch --num-processes 2 -m cream.evaluation perplexity --preset miniature
+    accelerate launch --multi_gpu --num_processes 2 -m cream.evaluation perplexity
 
 A notebook runs in one process; its rows may come from many, each with a GPU of its own. The command
 has the notebook's parameters and runs its cells, up to the one that asks the models: what is asked
@@ -37,7 +37,7 @@ def run(name: str, parameters: dict[str, object], root: Path) -> dict[str, objec
     """
     cells = _cells(root / "notebooks" / f"{name}.ipynb")
     silent = contextlib.redirect_stdout(io.StringIO())
-    namespace: dict[str, object] = {"__name__": "__main__"}
+    namespace: dict[str, object] = {"__name__": "__main__", "display": print}
     with silent if processes.current().rank else contextlib.nullcontext():
         for number, (source, is_parameters) in enumerate(cells, 1):
             exec(compile(source, f"{name}.ipynb, code cell {number}", "exec"), namespace)

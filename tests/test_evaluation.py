@@ -155,18 +155,19 @@ def test_parameters_are_read_as_they_are_declared(tmp_path):
     assert evaluation._value("many", declared["c"]) == "many"
 
 
-def test_cells_after_the_asking_are_left_to_the_notebook(tmp_path):
+def test_cells_after_the_asking_are_left_to_the_notebook(tmp_path, capsys):
     """And those before it run in order, the parameters put between."""
     cells = [
         nbformat.v4.new_code_cell("n: int = 1", metadata={"tags": ["parameters"]}),
         nbformat.v4.new_markdown_cell("words"),
-        nbformat.v4.new_code_cell("done = [n]"),
+        nbformat.v4.new_code_cell("done = [n]\ndisplay(done)"),
         nbformat.v4.new_code_cell("class subjects:\n    ask = done.append\nsubjects.ask(n + 1)"),
         nbformat.v4.new_code_cell("done.append('drawn')"),
     ]
     (tmp_path / "notebooks").mkdir()
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "10_x.ipynb")
     assert evaluation.run("10_x", {"n": 5}, tmp_path)["done"] == [5, 6]
+    assert capsys.readouterr().out == "[5]\n"
     assert evaluation._evaluations(tmp_path) == {"x": "10_x"}
     nbformat.write(nbformat.v4.new_notebook(cells=cells[:3]), tmp_path / "notebooks/11_y.ipynb")
     with pytest.raises(ValueError, match="11_y.ipynb asks no models"):
