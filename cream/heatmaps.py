@@ -22,7 +22,8 @@ from cream.style import curve, finish, in_order, in_windows, legend, printed, sh
 __all__ = ["needle_heatmap", "passkey_by_length"]
 
 PAPER_WINDOW = 4096
-PAPER_PANEL = "paper: CREAM-Chat 7B, judge's score"
+PAPER_PANEL = "paper, CREAM-Chat, rated"
+MOST_LABELS = 6  # of lengths below a panel; of more, only some are named
 # Lightness grows with the value all the way, so that a grey print says the same.
 COLORS = "cividis"
 VALUES = {
@@ -101,7 +102,7 @@ def _panels(rows: pd.DataFrame, value: str) -> list[_Panel]:
         counts = grouped.size().unstack().reindex(**shape)
         mean = float(part[value].astype(float).mean()) * VALUES[value][1]
         name = style(method).label + (f", {extension}" if extension else "")
-        found.append(_Panel(f"{name}: {mean:.0f}", cells, counts))
+        found.append(_Panel(f"{name}: {mean:.0f} %", cells, counts))
     return found
 
 
@@ -111,15 +112,18 @@ def _published(published: pd.DataFrame) -> _Panel:
         index="depth_percent", columns="multiple", values="judge_score"
     )
     cells = table * VALUES["judged"][1]
-    return _Panel(f"{PAPER_PANEL}: {cells.to_numpy().mean():.0f}", cells, cells.notna().astype(int))
+    return _Panel(
+        f"{PAPER_PANEL}: {cells.to_numpy().mean():.0f} %", cells, cells.notna().astype(int)
+    )
 
 
 def _draw(axis: Axes, panel: _Panel, first: bool) -> None:
     lengths = [float(length) for length in panel.cells.columns]
+    named = range(0, len(lengths), -(-len(lengths) // MOST_LABELS))
     seaborn.heatmap(
         panel.cells, vmin=0, vmax=100, cmap=COLORS, cbar=False, ax=axis, linewidths=0.4,
         linecolor="white", mask=panel.cells.isna(),
-        xticklabels=[times_n(round(length, 1)) for length in lengths],
+        xticklabels=[times_n(round(x, 1)) if k in named else "" for k, x in enumerate(lengths)],
         yticklabels=[f"{depth:g}" for depth in panel.cells.index],
     )  # fmt: skip
     axis.grid(False)

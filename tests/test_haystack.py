@@ -71,6 +71,7 @@ def test_a_stretch_has_its_tokens_and_is_the_haystacks_text(start, haystack, tin
     assert len(ids) == pytest.approx(700, abs=1)
     parts = [found.between(k, k + 1) for k in range(700)]
     assert "".join(parts) == text
+    assert parts[:600] == [tiny_tokenizer.decode([each]) for each in ids[:600]]
     assert start or haystack.startswith(text)
 
 

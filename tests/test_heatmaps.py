@@ -53,8 +53,8 @@ def test_a_panel_a_model_depth_by_length():
     """Depth 0 on top, short on the left, in per cent; the mean is in the title."""
     figure = needle_heatmap(rows())
     original, cream = panels(figure)
-    assert original.get_title(loc="left") == "original: 50"
-    assert cream.get_title(loc="left") == "CREAM, yarn x8: 92"
+    assert original.get_title(loc="left") == "original: 50 %"
+    assert cream.get_title(loc="left") == "CREAM, yarn x8: 92 %"
     assert np.array_equal(cells(original), [[100, 100, 0, 0]] * 3)
     assert np.array_equal(cells(cream), [[100] * 4, [100, 100, 100, 0], [100] * 4])
     assert [t.get_text() for t in cream.get_xticklabels()] == ["0.6N", "N", "2N", "7.8N"]
@@ -103,7 +103,9 @@ def test_the_papers_grid_stands_beside_and_is_called_so():
     published = plots.read_published(PAPER, "needle")
     figure = needle_heatmap(rows(), published=published)
     theirs = panels(figure)[-1]
-    assert theirs.get_title(loc="left").startswith("paper: CREAM-Chat 7B, judge's score: ")
+    assert theirs.get_title(loc="left") == "paper, CREAM-Chat, rated: 98 %"
+    assert [t.get_text() for t in theirs.get_xticklabels()] == [
+        "0.2N", "", "2N", "", "3.7N", "", "5.4N", "", "7.1N", ""]  # fmt: skip
     found = cells(theirs)
     assert found.shape == (10, 10) and found[0, -2:].tolist() == [50, 10] and found[5, 5] == 100
     assert "n = 2 a cell" in figure.get_suptitle()
@@ -116,7 +118,7 @@ def test_scalings_and_runs():
     seed = one.assign(model_hash="other", run="other", score=0.0)
     figure = needle_heatmap(pd.concat([one, linear, seed]))
     titles = [panel.get_title(loc="left") for panel in panels(figure)]
-    assert titles == ["CREAM, linear x8: 92", "CREAM, yarn x8: 46"]
+    assert titles == ["CREAM, linear x8: 92 %", "CREAM, yarn x8: 46 %"]
     assert "n = 2 to 4 a cell" in figure.get_suptitle()
 
 

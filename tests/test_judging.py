@@ -1,13 +1,12 @@
 """ROUGE-L as the release counts it; a judge that answers, refuses, hangs, or says no rating."""
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 
 import pandas as pd
 import pytest
+from judge_server import Server, judging_server
 
 from cream import endpoint, judging, results
 from cream.judging import Judge, rate, rouge_l
@@ -38,47 +37,12 @@ def test_rouge_l_is_the_releases(answer, value):
     assert rouge_l(answer, NEEDLE) == pytest.approx(value, abs=1e-8)
 
 
-class Server:
-    """A judge on this machine: `reply(body)` gives a status and the text that it says."""
-
-    def __init__(self) -> None:
-        self.bodies: list[dict] = []
-        self.reply: Callable[[dict], tuple[int, str]] = lambda body: (200, "[[10]]")
-        self.raw: bytes | None = None
-
-
 @pytest.fixture
 def server(monkeypatch) -> Iterator[Server]:
-    """Listens on a free port; requests are not tried again, so that tests do not wait."""
+    """A judge on this machine; requests are not tried again, so that tests do not wait."""
     monkeypatch.setattr(endpoint, "TRIES", 1)
-    found = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            found.bodies.append({**body, "path": self.path})
-            status, said = found.reply(body)
-            message = {"choices": [{"message": {"role": "assistant", "content": said}}]}
-            content = found.raw if found.raw is not None else json.dumps(message).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            try:
-                self.wfile.write(content)
-            except BrokenPipeError:
-                pass  # the one who asked has gone
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    listening.daemon_threads = True
-    thread = threading.Thread(target=listening.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    found.url = f"http://127.0.0.1:{listening.server_port}/v1"
-    yield found
-    listening.shutdown()
-    listening.server_close()
+    with judging_server() as found:
+        yield found
 
 
 @pytest.fixture

@@ -38,3 +38,18 @@ def test_a_page_puts_each_sentence_at_its_depth_and_asks_for_each():
     assert [prompt.split()[-2] for prompt in prompts] == ["c?", "a?", "b?"]
     assert prompts[1] == body + "a? >>"
     assert max(words(p + s.answer) for p, (_, s) in zip(prompts, chosen, strict=True)) == 29
+
+
+def test_a_page_takes_less_text_until_the_longest_prompt_fits():
+    """Where words cost more together than apart, the first guess is too long."""
+
+    def count(text: str) -> int:
+        return 11 * len(text.split()) // 10
+
+    text = Stretch("".join(f"w{k} " for k in range(100, 1100)), list(range(0, 5005, 5)))
+    page = Page(
+        count, "", str, [(50, Sentence("[A] ", "a?", " x")), (9, Sentence("[B] ", "b?", ""))]
+    )
+    for length in range(20, 400, 7):
+        asked, _ = page.prompts(text, length)
+        assert length - 5 <= count(asked + " x") <= length

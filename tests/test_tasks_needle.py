@@ -144,6 +144,8 @@ def test_sentences_hidden_together_share_all_but_the_question(haystack, tiny_tok
         for one in each:
             place = one.prompt.rpartition("do in ")[2].removesuffix(" is to")
             assert f"The best thing to do in {place} is to{one.target}\n" in one.prompt
+    depths = {tuple(sorted(one.depth_percent for one in each)) for each in texts.values()}
+    assert depths == {needle.DEPTHS_PAPER[0::2], needle.DEPTHS_PAPER[1::2]}
     assert {one.how["mode"] for one in built} == {"5 together"}
 
 
