@@ -8,6 +8,7 @@ of Llama-2-7B, several times over with their gradient).
 from __future__ import annotations
 
 import functools
+import math
 
 import torch
 from torch.autograd.function import once_differentiable
@@ -31,7 +32,7 @@ def chunked_loss(
 ) -> torch.Tensor:
     """Return the mean cross-entropy over labels that are not -100, in float32; 0 for none.
 
-    `chunk` logits are made at a time, and their gradient with them: nothing is computed twice. For
+    About `chunk` logits are made at a time, and their gradient with them: nothing is computed twice. For
     models whose logits are a head without bias on their last hidden state (`check_head`).
     """
     inputs = dict(inputs)
@@ -39,7 +40,8 @@ def chunked_loss(
     hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100).reshape(-1)
     weight = model.get_output_embeddings().weight
-    rows = max(1, chunk // len(weight))
+    parts = math.ceil(following.numel() * len(weight) / chunk)
+    rows = math.ceil(following.numel() / parts)  # even parts: one shape to compile for
     total = _SummedLoss.apply(hidden.flatten(0, 1), weight, following, rows, compiled)
     return total / (following != -100).sum().clamp(min=1)
 

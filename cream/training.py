@@ -84,6 +84,8 @@ def train(
     if (run_dir / "model").exists():
         log.info("%s is finished; nothing to train", run_dir)
         return run_dir / "model"
+    if config.precision == "master":  # a card that is nearly full has no room for gaps
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     arguments = _arguments(config, run_dir)
     probe = probe or _named_probe(config.probe)
     extended, tokenizer, dataset = _material(config, Path(root))

@@ -24,6 +24,7 @@ SPARE = 2 * GIB  # CUDA's context, kernels' workspaces, what the allocator canno
 # Bytes a parameter: weights, gradients and AdamW's states; what autocast copies counts, too.
 STATES = {"float32": 16, "bfloat16": 18, "master": 16}
 OFFLOADED = 8  # of which this many may lie in RAM (precision "master")
+PLANNED = 0.97  # share of a card that "auto" plans with: an estimate must not be a gamble
 PINNED = 1.35  # of what they take: page-locked memory comes in powers of two
 
 
@@ -145,7 +146,8 @@ def settle(
     ]
     for each in tried:
         needed = needs(model, each, window, count)
-        if card is None or needed.total <= card:
+        room = card and (PLANNED * card if config.recompute == "auto" else card)
+        if room is None or needed.total <= room:
             _check_ram(needed)
             return each, needed
     needed = needs(model, tried[-1], window, count)
@@ -197,7 +199,7 @@ def _advice(
             other = dataclasses.replace(config, micro_batch=micro, offload=place, **free)
             for again in _choices(other, model.get_text_config(decoder=True).num_hidden_layers):
                 each = dataclasses.replace(other, recompute=again)
-                if (needed := needs(model, each, window, count)).total <= card:
+                if (needed := needs(model, each, window, count)).total <= PLANNED * card:
                     return (
                         f"Set precision='master', recompute='auto', offload='{place}', "
                         f"micro_batch={micro}, which fits ({needed})"

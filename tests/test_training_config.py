@@ -40,7 +40,9 @@ REFUSED = {
     ),
     "scaling": ("dynamic", "scaling is 'dynamic'; choose one of none, linear, ntk, yarn"),
     "scale": (1, "scale is 1: linear scaling needs a whole number of at least 2"),
-    "precision": ("fp16", "precision is 'fp16'; choose one of auto, float32, bfloat16"),
+    "precision": ("fp16", "precision is 'fp16'; choose one of auto, float32, bfloat16, master"),
+    "recompute": ("some", "recompute is 'some'; choose auto, cheap or a number of layers from 0"),
+    "offload": ("disk", "offload is 'disk'; choose one of auto, none, moments"),
     "compile": (True, "compile is True; it must be of type str"),
     "gradient_checkpointing": (1, "gradient_checkpointing is 1; it must be of type bool"),
     "adam_betas": ((0.9,), r"adam_betas is \(0.9,\); it must be of type tuple\[float, float\]"),
@@ -53,6 +55,33 @@ def test_a_bad_value_is_named_with_its_limit(field):
     value, message = REFUSED[field]
     with pytest.raises(ValueError, match=message):
         training_runs.config(**{field: value})
+
+
+TOGETHER = {
+    "recompute is 4 and precision 'bfloat16'": {"recompute": 4, "precision": "bfloat16"},
+    "offload is 'moments' and precision 'auto'": {"offload": "moments"},
+    "compile is 'model' and precision 'master'": {"precision": "master", "compile": "model"},
+    "recompute is 'cheap', which compiled layers do": {
+        "precision": "master", "recompute": "cheap", "compile": "none"
+    },
+    "gradient_checkpointing recomputes all layers": {
+        "precision": "master", "recompute": "auto", "gradient_checkpointing": True
+    },
+    "recompute is -1; choose auto": {"precision": "master", "recompute": -1},
+    "recompute is True; it must be of type int": {"precision": "master", "recompute": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("message", TOGETHER)
+def test_settings_that_exclude_each_other_are_refused(message):
+    with pytest.raises(ValueError, match=message):
+        training_runs.config(**TOGETHER[message])
+
+
+def test_float32_masters_are_for_one_process(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="precision is 'master' and 2 processes train"):
+        training._arguments(training_runs.config(precision="master", micro_batch=2), tmp_path)
 
 
 @pytest.mark.parametrize("name", presets.names())

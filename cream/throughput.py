@@ -1,0 +1,366 @@
+"""Tokens a second of training a large model at its true shape, with random weights, on one card.
+
+    python -m cream.throughput --shape llama2-7b --micro-batch 1,2 --recompute auto --stock
+
+runs a few optimizer steps of the paper's recipe for each setting, through `training.train` as a run
+takes it: 32 windows a step by accumulation, skipped positions, clipping, float32 AdamW, logging.
+`--stock` adds transformers' own Trainer in its own settings (float32 weights, bfloat16 autocast,
+gradient checkpointing) on the same examples. Each setting runs in a process of its own, so that one
+that does not fit ends alone. `--card-check` first prints what each needs of the card's memory.
+With `--rows FILE`, rows of the task speed_training are appended.
+
+What belongs here: the shapes, the settings and their processes. The arithmetic is in
+`training_memory`, the small models' steps are timed by `speed`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from cream import corpus, models, rope, subjects, training, training_memory
+from cream.extension import settle_rotation
+from cream.flops import training_flops
+from cream.provenance import hash_of
+from cream.results import Rows
+from cream.training_config import TrainConfig
+from cream.training_log import MetricsLog, read_metrics
+
+__all__ = ["SHAPES", "main"]
+
+SHAPES = {
+    "llama2-7b": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},  # LlamaConfig's defaults
+    "tiny": {
+        "vocab_size": 600, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "max_position_embeddings": 64,
+    },
+}  # fmt: skip
+KEPT = ("precision", "micro_batch", "recompute", "offload", "compile", "gradient_checkpointing")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure how fast a model of a large shape trains on this machine's card."""
+    parser = argparse.ArgumentParser(prog="python -m cream.throughput", description=main.__doc__)
+    parser.add_argument("--shape", choices=SHAPES, default="llama2-7b")
+    parser.add_argument("--layers", type=int, help="fewer than the shape has: not its true depth")
+    parser.add_argument(
+        "--steps", type=int, default=4, help="optimizer steps; the first is left out"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, help="windows an optimizer step")
+    parser.add_argument("--scale", type=int, default=8)
+    parser.add_argument("--micro-batch", type=_listed, default=[2], help="such as 1,2")
+    parser.add_argument(
+        "--recompute", type=_listed, default=["auto"], help="such as auto,0,cheap,4"
+    )
+    parser.add_argument("--offload", choices=("auto", "none", "moments"), default="auto")
+    parser.add_argument("--compile", choices=("auto", "none", "layers"), default="auto")
+    parser.add_argument("--stock", action="store_true", help="transformers' own Trainer, too")
+    parser.add_argument("--stock-micro-batch", type=int, default=4)
+    parser.add_argument("--workers", type=int, default=4, help="data loader processes")
+    parser.add_argument("--card-check", action="store_true", help="print what each setting needs")
+    parser.add_argument("--limit", type=int, default=240, help="seconds a setting may take")
+    parser.add_argument("--rows", metavar="FILE", help="append rows to this JSON Lines file")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.one:
+        print(json.dumps(_inside(json.loads(given.one))))
+        return
+    if given.steps < 2:
+        parser.error(f"steps is {given.steps}; the first is left out, so it must be at least 2")
+    _measure(given)
+
+
+def _listed(text: str) -> list[int | str]:
+    parts = [part.strip() for part in text.split(",")]
+    return [int(part) if part.isdigit() else part for part in parts]
+
+
+def _measure(given: argparse.Namespace) -> None:
+    """Run every setting in its own process, print a line each, and write rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        shape = _shape(given)
+        _lay_out(root, shape)
+        work = {"root": folder, "steps": given.steps}
+        jobs = {name: {**work, **job} for name, job in _jobs(given).items()}
+        if given.card_check:
+            print(_child({**work, "check": list(jobs.values())}, given.limit)["said"], flush=True)
+        found = {}
+        for name, job in jobs.items():
+            found[name] = _child({**job, "run": name.replace(" ", "-")}, given.limit)
+            print(_line(name, found[name]), flush=True)
+    _compare(found)
+    if given.rows:
+        _write(given, shape, {name: one for name, one in found.items() if "speed" in one})
+
+
+def _shape(given: argparse.Namespace) -> LlamaConfig:
+    depth = {"num_hidden_layers": given.layers} if given.layers else {}
+    return LlamaConfig(**{**SHAPES[given.shape], **depth}, bos_token_id=0, eos_token_id=1)
+
+
+def _jobs(given: argparse.Namespace) -> dict[str, dict]:
+    """Name what each process trains: fields of a run, or the stock Trainer's micro-batch."""
+    common = {
+        "base": "base", "corpus": "corpus", "scale": given.scale, "batch_size": given.batch_size,
+        "log_steps": 1, "workers": given.workers,
+    }  # fmt: skip
+    jobs = {}
+    if given.stock:
+        stock = {**common, "micro_batch": given.stock_micro_batch, "gradient_checkpointing": True}
+        stock |= {"precision": "bfloat16", "compile": "none"}
+        jobs["stock Trainer"] = {"config": stock, "stock": True}
+    for micro in given.micro_batch:
+        for again in given.recompute:
+            ours = {**common, "micro_batch": micro, "recompute": again, "precision": "master"}
+            ours |= {"offload": given.offload, "compile": given.compile}
+            jobs[f"micro-batch {micro}, recompute {again}"] = {"config": ours, "stock": False}
+    for job in jobs.values():
+        TrainConfig(**job["config"])  # a typing error costs nothing
+    return jobs
+
+
+def _lay_out(root: Path, shape: LlamaConfig) -> None:
+    """Write what a run reads: a base without weights, its tokenizer, documents of random tokens."""
+    words = {str(number): number for number in range(shape.vocab_size)}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(WordLevel(words, unk_token="2")), bos_token="0", eos_token="1"
+    )
+    shape.save_pretrained(root / "base")
+    tokenizer.save_pretrained(root / "base")
+    save_file({}, root / "base" / "model.safetensors", {"format": "pt"})
+    rng, window = np.random.default_rng(0), shape.max_position_embeddings
+
+    def documents() -> Iterator[dict[str, object]]:
+        for number in range(256):
+            ids = rng.integers(2, shape.vocab_size, rng.integers(window, 4 * window))
+            yield {"split": "train", "source": "random", "name": str(number), "kind": "text",
+                   "input_ids": ids.tolist()}  # fmt: skip
+
+    corpus.build(
+        root / "corpus", documents(), tokenizer, window, {"of": "throughput"}, progress=False
+    )
+
+
+def _child(job: dict, limit: int) -> dict:
+    """Do a job in a process of its own; what it said last, or why it said nothing."""
+    command = [sys.executable, "-m", "cream.throughput", "--one", json.dumps(job)]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    start = time.perf_counter()
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=limit, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return {"error": f"not done within {limit} s"}
+    if done.returncode:
+        return {"error": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]}
+    return {**json.loads(done.stdout.splitlines()[-1]), "wall": time.perf_counter() - start}
+
+
+# ------------------------------------------------------------------------------ in the process
+
+
+class _Enough(TrainerCallback):
+    """Ends a run when so many steps are logged: no model is saved."""
+
+    class Reached(Exception):
+        pass
+
+    def __init__(self, steps: int):
+        self.steps = steps
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Raise once the last step's line is written."""
+        if state.global_step >= self.steps:
+            raise self.Reached
+
+
+def _inside(job: dict) -> dict:
+    root = Path(job["root"])
+    if "check" in job:
+        return {"said": _checked(root, [one["config"] for one in job["check"]])}
+    config, run = TrainConfig(**job["config"]), root / job["run"]
+    try:
+        with contextlib.suppress(_Enough.Reached):
+            (_stock if job["stock"] else _ours)(config, run, root, job["steps"])
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        return {"error": str(error).splitlines()[0]}
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if "tokens_per_second" in row]
+    warm = rows[1:]
+    settled = _as_settled(config, root)
+    return {
+        "speed": statistics.median(row["tokens_per_second"] for row in warm),
+        **{name: warm[-1].get(name) for name in ("mfu", "peak_gib", "reserved_gib")},
+        "losses": [round(row["loss"], 4) for row in rows],
+        "first": rows[0]["tokens"] / rows[0]["tokens_per_second"],
+        "card": subjects.card(_place()),
+        "settings": {name: getattr(settled, name) for name in KEPT},
+    }
+
+
+def _place() -> torch.device:
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def _card() -> tuple[int | None, str]:
+    if not torch.cuda.is_available():
+        return None, "no card"
+    found = torch.cuda.get_device_properties(0)
+    return found.total_memory, found.name
+
+
+def _as_settled(config: TrainConfig, root: Path) -> TrainConfig:
+    """Return the configuration as this machine's card settles it."""
+    about = AutoConfig.from_pretrained(root / "base")
+    window = about.max_position_embeddings
+    if config.precision != "master":
+        return config
+    return training_memory.settle(config, about, window, *_card())[0]
+
+
+def _checked(root: Path, configs: list[dict]) -> str:
+    """The arithmetic of every setting, beside the card."""
+    about = AutoConfig.from_pretrained(root / "base")
+    card, name = _card()
+    said = [f"{name}: " + (f"{card / training_memory.GIB:.1f} GiB" if card else "nothing to check")]
+    for fields in configs:
+        config = TrainConfig(**fields)
+        try:
+            settled = _as_settled(config, root)
+            said.append(str(training_memory.needs(about, settled, about.max_position_embeddings)))
+        except MemoryError as error:
+            said.append(f"refused: {error}")
+    return "\n".join(said)
+
+
+def _random(base: str, scaling: str, scale: int, attention: str, **_: object) -> PreTrainedModel:
+    """Stand in for `models.load`: the extended model with random float32 weights, on the card."""
+    config = models.extend(AutoConfig.from_pretrained(base), rope.scaling(scaling, scale))
+    chosen = None if attention == "auto" else attention
+    torch.manual_seed(0)
+    with _place():
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=torch.float32, attn_implementation=chosen
+        )
+    models.check_rotation(model)
+    settle_rotation(model)
+    return models.guard_positions(model.eval())
+
+
+def _ours(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
+    training.train(config, run, root=root, progress=False, load=_random, callbacks=[_Enough(steps)])
+
+
+def _stock(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
+    """Train the same examples by transformers' Trainer as its documentation has it."""
+    _, _, dataset = training._material(config, root)
+    model = _random(str(root / "base"), config.scaling, config.scale, config.attention)
+    model.config.use_cache = False
+    ours = training._arguments(config, run)
+    arguments = TrainingArguments(
+        output_dir=str(run), max_steps=config.steps, report_to=[], disable_tqdm=True,
+        per_device_train_batch_size=config.micro_batch, save_strategy="no", logging_steps=1,
+        gradient_accumulation_steps=ours.gradient_accumulation_steps, bf16=True,
+        gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": False},
+        learning_rate=config.learning_rate, remove_unused_columns=False, use_cpu=ours.use_cpu,
+        dataloader_num_workers=config.workers,
+    )  # fmt: skip
+    trainer = Trainer(
+        model=model, args=arguments, train_dataset=dataset, data_collator=training.collate
+    )
+    window = model.config.cream["window"]
+    flops = training_flops(model.config, model.num_parameters(), window)
+    run.mkdir(parents=True, exist_ok=True)
+    trainer.add_callback(MetricsLog(run / "metrics.jsonl", config.batch_size * window, flops))
+    trainer.add_callback(_Enough(steps))
+    trainer.train()
+
+
+# ------------------------------------------------------------------------------- what is said
+
+
+def _line(name: str, found: dict) -> str:
+    if "error" in found:
+        return f"{name}: {found['error']}"
+    parts = [f"{name}: {found['speed']:,.0f} tokens/s"]
+    if found["mfu"] is not None:
+        parts.append(f"MFU {found['mfu']:.1%}")
+    if found["peak_gib"] is not None:
+        parts.append(f"peak {found['peak_gib']:.1f} GiB (reserved {found['reserved_gib']:.1f})")
+    again = found["settings"]["recompute"], found["settings"]["offload"]
+    parts.append(f"recompute {again[0]}, offload {again[1]}")
+    parts.append(f"first step {found['first']:.0f} s, in all {found['wall']:.0f} s")
+    return ", ".join([*parts, f"losses {found['losses']}"])
+
+
+def _compare(found: dict[str, dict]) -> None:
+    stock = found.get("stock Trainer", {}).get("speed")
+    ours = {n: one["speed"] for n, one in found.items() if "speed" in one and n != "stock Trainer"}
+    if stock and ours:
+        best = max(ours, key=ours.get)
+        print(f"{best}: {ours[best] / stock:.2f} times the stock Trainer")
+
+
+def _write(given: argparse.Namespace, shape: LlamaConfig, found: dict[str, dict]) -> None:
+    config = TrainConfig(base="base", corpus="corpus", scale=given.scale)
+    about = {"shape": given.shape, "layers": shape.num_hidden_layers}
+    size = given.batch_size * shape.max_position_embeddings
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    for name, one in found.items():
+        header = {
+            "run": f"throughput of {given.shape}", "preset": given.shape, "base": "random weights",
+            "model_hash": hash_of(shape.to_dict()), "window": shape.max_position_embeddings,
+            "card": one["card"], "method": config.method, "scaling": config.scaling,
+            "scale": config.scale, "seed": config.seed, "settings": about,
+        }  # fmt: skip
+        how = {**about, **one["settings"], "score": "milliseconds a step", "trainer": name}
+        how |= {
+            "steps": given.steps,
+            "measured": now,
+            "mfu": one["mfu"],
+            "reserved_gib": one["reserved_gib"],
+        }
+        with Rows(given.rows, header) as rows:
+            rows.append({
+                "task": "speed_training", "sample": 0, "prompt_hash": hash_of("random"),
+                "token_length": shape.max_position_embeddings, "num_tokens": size,
+                "settings": {k: v for k, v in how.items() if v is not None},
+                "score": 1000 * size / one["speed"], "tokens_per_second": one["speed"],
+                "peak_gib": one["peak_gib"],
+            })  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
