@@ -127,6 +127,12 @@ def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, part: Path, length: int 
         tokenizer = copy.deepcopy(tokenizer)
         tokenizer.model_max_length = length
     tokenizer.save_pretrained(part)
+    settings = json.loads((part / "tokenizer_config.json").read_text(encoding="utf-8"))
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        # The name that transformers 5 writes means nothing to 4; this one both know.
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
+        (part / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
 def _swap(part: Path, target: Path) -> None:

@@ -200,7 +200,7 @@ def perplexity_by_length(rows: pd.DataFrame) -> Figure:
             curve(panel, method, _dodge(ours["multiple"], place, len(methods), 0.035), ours)
         in_windows(panel, table["multiple"])
         finish(
-            panel, _title("Perplexity", extension, part, " documents"), "length of the document", ""
+            panel, _title("Perplexity", extension, part, " documents"), "tokens read", ""
         )
     if table["value"].max() > 3 * table["value"].min():
         axes[0][0].set_yscale("log")

@@ -278,13 +278,13 @@ def current(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def variant(frame: pd.DataFrame) -> pd.Series:
-    """Return which form of its task each row answers: `style` and `mode` of its settings.
+    """Return which form of its task each row answers: `style`, `mode`, `corpus` of its settings.
 
     Rows of two variants are never averaged: they are two evaluations.
     """
     texts = {text: json.loads(text) for text in frame["settings"].dropna().unique()}
     names = {
-        text: " ".join(str(how[name]) for name in ("style", "mode") if name in how)
+        text: " ".join(str(how[name]) for name in ("style", "mode", "corpus") if name in how)
         for text, how in texts.items()
     }
     return frame["settings"].map(names).fillna("").astype("string")

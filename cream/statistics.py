@@ -181,7 +181,7 @@ def bootstrap_ratio(
     if (bottom <= 0).any():
         raise ValueError("a unit has no weight; leave out documents without a scored token")
     n = len(top)
-    if n < 2:
+    if n < 3:  # two resampled have an error of their own only as the pair they are
         return Interval(top.sum() / bottom.sum(), np.nan, np.nan, n)
     ratio, error = _ratio(top, bottom)
     drawn = np.random.default_rng(seed).integers(0, n, (resamples, n))

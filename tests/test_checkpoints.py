@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from cream import checkpoints, models, rope
 
 FAMILIES = sorted(tiny_models.FAMILIES)
+SHIPPED = Path(__file__).parent.parent / "data" / "miniature"
 
 
 @torch.no_grad()
@@ -257,3 +258,12 @@ def test_remote_code_is_never_run(base):
     (base / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match="gives no config"):
         models.load(base)
+
+
+def test_a_saved_tokenizer_has_a_class_that_transformers_4_knows(tmp_path) -> None:
+    """transformers 5 writes TokenizersBackend, which 4.x cannot resolve."""
+    model, tokenizer = models.load(SHIPPED), models.load_tokenizer(SHIPPED)
+    saved = models.save(model, tokenizer, tmp_path / "model")
+    for folder in (saved, SHIPPED):
+        settings = json.loads((folder / "tokenizer_config.json").read_text())
+        assert settings["tokenizer_class"] == "PreTrainedTokenizerFast"
