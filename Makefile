@@ -34,7 +34,7 @@ env: .venv/.installed
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "$(PYTHON) is not" \
 	"a Python of 3.11 or later, which is needed; name one: make env PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test]"
+	.venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[test,evaluation]"
 	@# ipykernel's own setting: without it every kernel warns that it talks to localhost in plain text.
 	@mkdir -p .venv/etc/ipython
 	@echo 'c.IPKernelApp.log_level = "ERROR"' > .venv/etc/ipython/ipython_kernel_config.py

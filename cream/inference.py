@@ -101,7 +101,7 @@ def greedy(
     if not allow_beyond:
         check_window(model, max(map(len, ids)), max_new_tokens)
     batches = _planned(model, ids, max_new_tokens, batch_size)
-    config = settings(model, tokenizer, max_new_tokens, min_new_tokens)
+    config = settings(model, tokenizer, max_new_tokens, min_new_tokens, stop)
     return _run(model, tokenizer, ids, batches, config, stop)
 
 
@@ -205,11 +205,19 @@ def settings(
     tokenizer: PreTrainedTokenizerBase,
     max_new_tokens: int,
     min_new_tokens: int,
+    stop: str | None = None,
 ) -> GenerationConfig:
-    """Return settings for `generate` that are greedy and the model's own in its end tokens only."""
+    """Return settings for `generate` that are greedy and the model's own in its end tokens only.
+
+    With `min_new_tokens` the stop string's last token is an end token too: like those it is not
+    said before there are so many (LongBench's samsum, protocols 5.4).
+    """
     own = getattr(model, "generation_config", None)
     eos = getattr(own, "eos_token_id", None)
     eos = tokenizer.eos_token_id if eos is None else eos
+    if stop and min_new_tokens:
+        ends = [] if eos is None else eos if isinstance(eos, list) else [eos]
+        eos = [*ends, tokenizer.encode(stop, add_special_tokens=False)[-1]]
     pad = tokenizer.pad_token_id
     if pad is None:
         pad = (eos[0] if isinstance(eos, list) else eos) or 0

@@ -80,7 +80,7 @@ def test_environment_yml_takes_its_versions_from_constraints():
     """Nothing of its own but the Python, which pyproject allows."""
     given = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     (pip,) = [one["pip"] for one in given if isinstance(one, dict)]
-    assert pip == ["-c constraints.txt", "-e .[test]"]
+    assert pip == ["-c constraints.txt", "-e .[test,evaluation]"]
     conda = [one for one in given if isinstance(one, str)]
     versioned = [one for one in conda if re.search(r"[=<>]", one)]
     (python,) = versioned
@@ -93,7 +93,7 @@ def test_the_makefile_installs_with_constraints_and_nothing_else():
     """One `pip install`, held by constraints.txt."""
     installs = re.findall(r"pip install.*", (ROOT / "Makefile").read_text())
     assert [shlex.split(one.replace("--disable-pip-version-check ", "")) for one in installs] == [
-        ["pip", "install", "-c", "constraints.txt", "-e", ".[test]"]
+        ["pip", "install", "-c", "constraints.txt", "-e", ".[test,evaluation]"]
     ]
 
 

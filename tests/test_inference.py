@@ -417,3 +417,19 @@ def test_losses_that_are_not_finite_are_refused(tiny_model):
         model.model.norm.weight[0] = float("nan")
     with pytest.raises(ValueError, match="not finite"):
         log_likelihood(model, np.arange(2, 40))
+
+
+def test_a_stop_string_is_not_said_before_the_least_length(tiny_model, tiny_tokenizer):
+    """As with an end token: LongBench's samsum forbids newlines for its first 40 tokens."""
+    model, prompt = tiny_model(256), "Dialogue: a\nSummary:"
+    ids = tiny_tokenizer(prompt, return_tensors="pt")["input_ids"]
+    how = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 1}
+    free = model.generate(ids, **how)[0, ids.shape[1] :].tolist()
+    texts = {token: tiny_tokenizer.decode([token]) for token in free[:4]}
+    encoded = {t: tiny_tokenizer.encode(s, add_special_tokens=False) for t, s in texts.items()}
+    token = next(t for t, again in encoded.items() if again == [t])
+    wanted = model.generate(ids, **how, min_new_tokens=6, eos_token_id=[1, token])
+    wanted = wanted[0, ids.shape[1] :].tolist()
+    (one,) = greedy(model, tiny_tokenizer, [prompt], 12, stop=texts[token], min_new_tokens=6)
+    assert token in free[:4] and token not in wanted[:6]
+    assert one.text == tiny_tokenizer.decode(wanted, skip_special_tokens=True)
