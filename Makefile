@@ -54,6 +54,7 @@ $(OUT)/pose/.done $(OUT)/cream/.done: $(OUT)/%/.done: notebooks/02_train.ipynb $
 		-p corpus $(OUT)/corpus -p out $(OUT)/$*
 	@touch $@
 
+TASKS = longchat_lines kv_retrieval needle perplexity
 TRAINED = $(OUT)/pose/.done $(OUT)/cream/.done
 $(OUT)/rows/.longchat_lines.done: notebooks/03_longchat_lines.ipynb $(TRAINED)
 	@mkdir -p $(@D)
@@ -67,13 +68,19 @@ $(OUT)/rows/.kv_retrieval.done: notebooks/04_lost_in_the_middle.ipynb $(TRAINED)
 		-p models $(MODELS) -p rows $(OUT)/rows/kv_retrieval.jsonl
 	@touch $@
 
+$(OUT)/rows/.needle.done: notebooks/05_needle.ipynb $(TRAINED)
+	@mkdir -p $(@D)
+	$(PAPERMILL) $< $(OUT)/05_needle.ipynb -p preset $(PRESET) \
+		-p models $(MODELS) -p corpus $(OUT)/corpus -p rows $(OUT)/rows/needle.jsonl
+	@touch $@
+
 $(OUT)/rows/.perplexity.done: notebooks/07_perplexity.ipynb $(TRAINED)
 	@mkdir -p $(@D)
 	$(PAPERMILL) $< $(OUT)/07_perplexity.ipynb -p preset $(PRESET) \
 		-p models $(MODELS) -p corpus $(OUT)/corpus -p rows $(OUT)/rows/perplexity.jsonl
 	@touch $@
 
-ROWS = $(OUT)/rows/.longchat_lines.done $(OUT)/rows/.kv_retrieval.done $(OUT)/rows/.perplexity.done
+ROWS = $(TASKS:%=$(OUT)/rows/.%.done)
 $(OUT)/figures/.done: notebooks/09_figures.ipynb $(ROWS)
 	@mkdir -p $(@D)
 	$(PAPERMILL) $< $(OUT)/09_figures.ipynb -p rows $(OUT)/rows -p out $(OUT)/figures

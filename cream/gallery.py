@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cream import plots
+from cream import heatmaps, plots
 from cream.positions import sampler
 from cream.results import drawn_from, variant
 
@@ -20,6 +20,8 @@ __all__ = ["draw", "find_metrics", "method_pictures", "missing", "write"]
 TASKS = {
     "longchat_lines": "03_longchat_lines",
     "kv_retrieval": "04_lost_in_the_middle",
+    "needle": "05_needle",
+    "passkey": "05_needle",
     "perplexity": "07_perplexity",
 }
 PICTURED = ("plain", "randpos", "pose", "full", "cream")
@@ -49,6 +51,10 @@ def draw(
 def _of_task(task: str, rows: pd.DataFrame, paper: Path) -> Iterator[tuple[str, Figure]]:
     if task == "longchat_lines":
         yield task, plots.accuracy_by_length(rows, plots.read_published(paper, task))
+    elif task == "needle":
+        yield task, heatmaps.needle_heatmap(rows, "score", plots.read_published(paper, task))
+    elif task == "passkey":
+        yield task, heatmaps.passkey_by_length(rows)
     elif task == "perplexity":
         yield task, plots.perplexity_by_length(rows)
     else:

@@ -29,6 +29,8 @@ TASKS = {
         "score",
         "Key-value retrieval over all places, exact answers in %",
     ),
+    "needle": ("multiple", "score", "Needle at all depths, exact answers in %"),
+    "passkey": ("multiple", "score", "Pass key in repeated text, exact answers in %"),
     "perplexity": ("multiple", "perplexity", "Perplexity"),
 }
 MODEL = ["method", "scaling", "scale"]

@@ -49,7 +49,8 @@ def write(folder: Path, methods: tuple[str, ...] = tuple(SKILL), seeds: tuple[in
             path = folder / f"{method}-{seed}.jsonl"
             # Nothing kills this writer, and a disk takes milliseconds for each row.
             with mock.patch("os.fsync"), Rows(path, header(method, seed)) as rows:
-                for row in [*_lines(method, rng), *_pairs(method, rng), *_nll(method, rng)]:
+                made = [*_lines(method, rng), *_pairs(method, rng), *_nll(method, rng)]
+                for row in [*made, *_hidden(method, rng)]:
                     rows.append(row)
 
 
@@ -90,6 +91,15 @@ def _nll(method: str, rng: np.random.Generator, documents: int = 10) -> list[dic
                  "nll": float((nll + 0.005 * rng.normal()) * tokens)}
             )  # fmt: skip
     return made
+
+
+def _hidden(method: str, rng: np.random.Generator) -> list[dict]:
+    places = [("needle", depth) for depth in (0, 20, 40, 60, 80, 100)]
+    return [
+        {"task": task, "sample": 0, "token_length": round(m * WINDOW), "depth_percent": depth,
+         "prompt_hash": hash_of(task, m, depth), **_coin(rng, skill(method, m))}
+        for m in LENGTHS for task, depth in [*places, ("passkey", 35)]
+    ]  # fmt: skip
 
 
 def frame(folder: Path, **options: object) -> pd.DataFrame:

@@ -31,7 +31,8 @@ def test_all_rows_give_all_figures(rows):
 
     curves = {"pose": pd.DataFrame(metrics("pose"))}
     found = gallery.draw(rows, PAPER, curves)
-    assert list(found) == ["longchat_lines", "lost_in_the_middle", "perplexity", "training_curves"]
+    assert list(found) == ["longchat_lines", "lost_in_the_middle", "needle", "passkey",
+                           "perplexity", "training_curves"]  # fmt: skip
     assert gallery.missing(rows, curves) == []
 
 
@@ -40,7 +41,7 @@ def test_some_rows_give_some_figures_and_name_the_notebook(rows):
     some = rows[rows["task"] == "perplexity"]
     assert list(gallery.draw(some, PAPER)) == ["perplexity"]
     lines = gallery.missing(some)
-    assert len(lines) == 3 and "notebooks/03_longchat_lines.ipynb" in lines[0]
+    assert len(lines) == 5 and "notebooks/03_longchat_lines.ipynb" in lines[0]
     assert gallery.draw(rows.iloc[:0], PAPER) == {}
 
 
