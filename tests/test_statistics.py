@@ -156,7 +156,7 @@ def test_the_bootstrap_holds_the_truth_with_few_documents(n):
 
 
 def test_the_bootstrap_at_its_limits():
-    """One document or two have no interval, equal ones have none to speak of, empty ones are refused."""
+    """Of one document or two there is no interval, of equal ones hardly; empty ones are refused."""
     assert np.isnan(st.perplexity([5.0], [2]).low)
     assert np.isnan(st.perplexity([5.0, 9.0], [2, 3]).low)
     assert st.perplexity([4.0, 8.0, 6.0], [2, 4, 3])[:3] == pytest.approx((np.exp(2),) * 3)
