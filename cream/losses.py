@@ -32,8 +32,8 @@ def chunked_loss(
 ) -> torch.Tensor:
     """Return the mean cross-entropy over labels that are not -100, in float32; 0 for none.
 
-    About `chunk` logits are made at a time, and their gradient with them: nothing is computed twice. For
-    models whose logits are a head without bias on their last hidden state (`check_head`).
+    About `chunk` logits are made at a time, and their gradient with them: nothing is computed
+    twice. For models whose logits are a head without bias on the last hidden state (`check_head`).
     """
     inputs = dict(inputs)
     labels = inputs.pop("labels")

@@ -43,14 +43,15 @@ def test_parts_make_up_the_models_own_loss(tiny_model, rows, tied, learnt):
 
 
 def test_in_bfloat16_it_is_as_exact_as_the_models_own(tiny_model):
-    """Against the float32 model of the same weights."""
+    """Against the float32 model of the same weights; the head's gradient is a sum of 46 parts."""
     model = tiny_model().bfloat16().train()
     exact = tiny_model()
     exact.load_state_dict(model.state_dict())
     wanted = gradients(exact, mean_loss(exact.train(), inputs()))
     off = {}
-    for name, loss in (("own", mean_loss), ("ours", chunked_loss)):
-        found = gradients(model, loss(model, inputs()))
+    losses = {"own": mean_loss(model, inputs()), "ours": chunked_loss(model, inputs(), chunk=600)}
+    for name, loss in losses.items():
+        found = gradients(model, loss)
         pairs = zip(found, wanted, strict=True)
         off[name] = sum((a.float() - b).norm() / b.norm() for a, b in pairs)
     assert off["ours"] < 1.05 * off["own"]
