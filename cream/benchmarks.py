@@ -221,7 +221,7 @@ def _prompts(model: Any, task: Any, policy: Policy) -> dict[int, str]:
     """
     task.set_fewshot_seed(seed=FEWSHOT_SEED)
     chat = {"chat_template": model.apply_chat_template, "tokenizer_name": model.tokenizer_name}
-    with _quiet():
+    with _quiet(), _quiet(contextlib.redirect_stderr):
         task.build_all_requests(
             limit=policy.limit,
             apply_chat_template=policy.chat,
@@ -298,9 +298,9 @@ def _cache(model: Any, rows: Path, name: str) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the harness's prints of its batch size; its progress bars stay."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+def _quiet(redirect: Any = contextlib.redirect_stdout) -> Iterator[None]:
+    """Without what the harness prints, of its batch size; its progress bars go to stderr."""
+    with open(os.devnull, "w") as nowhere, redirect(nowhere):
         yield
 
 
