@@ -1,9 +1,9 @@
 """Pass key retrieval: say the number that one line of a repeated text named (protocols 5.7).
 
-"official" is PoSE's prompt (dwzhu-pku/PoSE, MIT), after Mohtashami and Jaggi 2023. The miniature
-does not take its last line for a question, so "miniature" keeps its text, blocks and trials, and
-hides and asks for a sentence in the form that the miniature learnt. "chat" puts the official prompt
-into the user's turn of the tokenizer's own chat template.
+"official" is PoSE's prompt (dwzhu-pku/PoSE, MIT), after Mohtashami and Jaggi 2023; "chat" the same
+in the user's turn of the tokenizer's own chat template. Whether the miniature answers it hangs on
+the wording, inside its window as beyond it, so "miniature" keeps the text, blocks and trials, and
+hides and asks for a sentence in the form that it learnt.
 """
 
 import re
