@@ -26,6 +26,7 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedModel
 
+from cream.chat import UserTurn
 from cream.provenance import hash_of
 from cream.results import Rows, variant
 from cream.statistics import by_method, match, paired_difference
@@ -74,7 +75,8 @@ class Policy:
     def settings(self) -> dict[str, object]:
         """For a row's settings; the documents' own prompts say what `limit` does."""
         style = {"style": "chat"} if self.chat else {"style": "bos"} if self.bos else {}
-        return {"bos": "add_special_tokens" if self.bos else "none", "chat": self.chat, **style}
+        bos = "template" if self.chat else "add_special_tokens" if self.bos else "none"
+        return {"bos": bos, "chat": self.chat, **style}
 
 
 def installed() -> bool:
@@ -192,8 +194,9 @@ def _wrapped(loaded: Loaded, policy: Policy, batch_size: int | None) -> Any:
 
 def _answer(model: Any, task: Any, loaded: Loaded, rows: Rows, policy: Policy) -> list[str]:
     """Score one task unless all its rows are there; their keys."""
+    template = UserTurn(loaded.tokenizer).settings if policy.chat else {}
     prompts = _prompts(model, task, policy)
-    settings = {**loaded.settings, **policy.settings(), **_about(task)}
+    settings = {**loaded.settings, **policy.settings(), **_about(task), **template}
     metrics = [one["metric"] for one in task.config.metric_list]
     name = task.config.task
 

@@ -140,6 +140,36 @@ def test_a_bos_stands_where_it_is_asked_for(policy, many, place, task, tmp_path,
 
 
 @needs_harness
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_chat_model_is_asked_in_its_own_template(bos, place, task, tmp_path, monkeypatch):
+    """The example as an earlier turn, one BOS in all: the template has one."""
+    tokenizer = models.load_tokenizer(place / "base")
+    tokenizer.chat_template = (
+        "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    models.save(models.load(place / "base"), tokenizer, tmp_path / "chat")
+    seen = []
+    forward = torch.nn.Embedding.forward
+    monkeypatch.setattr(
+        torch.nn.Embedding, "forward", lambda s, ids: seen.append(ids) or forward(s, ids)
+    )
+    subject = subjects.find("original", "chat", tmp_path)
+    frame = ask(subject, [str(task)], tmp_path / "rows.jsonl", Policy(bos, True, limit=1), 1)
+    assert seen and all((ids == 0).sum() == 1 and ids[0, 0] == 0 for ids in seen)
+    text = tokenizer.decode(seen[0][0])
+    assert text.count("<|user|>") == 2 and text.count("<|assistant|>") == 2
+    how = json.loads(frame["settings"][0])
+    assert how["bos"] == "template" and how["style"] == "chat" and len(how["chat_template"]) == 16
+
+
+@needs_harness
+def test_a_base_without_a_template_is_not_asked_as_a_chat_model(place, task, tmp_path):
+    with pytest.raises(ValueError, match="base has no chat template"):
+        ask(find(place), [str(task)], tmp_path / "rows.jsonl", Policy(chat=True))
+
+
+@needs_harness
 def test_a_prompt_beyond_the_window_is_refused_not_cut(place, texts, tmp_path):
     task = make_task(tmp_path, texts, samples=2, shots=4)
     with pytest.raises(
