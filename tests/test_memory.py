@@ -105,6 +105,18 @@ def test_reading_prompts_takes_no_more_than_was_said(name, rows):
     assert held(cache) < peak.most <= said < 4 * peak.most
 
 
+def test_sliding_layers_are_full_while_a_prompt_is_read():
+    """They let go of what lies before their window with the first new token, not before."""
+    config = tiny_models.config("mistral", num_hidden_layers=40, sliding_window=16)
+    model, tokens = models.create(config, seed=0), 100
+    with torch.no_grad(), Peak() as peak:
+        cache = DynamicCache(config=config)
+        ids = torch.randint(2, 60, (2, tokens))
+        model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    needs = memory.generation(model, 2, tokens, in_parts=False)
+    assert 5 * needs.cache < held(cache) < peak.most <= needs.cache + needs.activations
+
+
 def test_llama_2_7b_by_its_config_alone():
     """6,738,415,616 parameters and half a MiB of cache a token: published numbers of Llama-2-7B."""
     config = LlamaConfig(
