@@ -122,7 +122,7 @@ def _draw(axis: Axes, panel: _Panel, first: bool) -> None:
     named = range(0, len(lengths), -(-len(lengths) // MOST_LABELS))
     seaborn.heatmap(
         panel.cells, vmin=0, vmax=100, cmap=COLORS, cbar=False, ax=axis, linewidths=0.4,
-        linecolor="white", mask=panel.cells.isna(),
+        linecolor="white",
         xticklabels=[times_n(round(x, 1)) if k in named else "" for k, x in enumerate(lengths)],
         yticklabels=[f"{depth:g}" for depth in panel.cells.index],
     )  # fmt: skip

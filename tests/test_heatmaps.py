@@ -120,6 +120,7 @@ def test_scalings_and_runs():
     titles = [panel.get_title(loc="left") for panel in panels(figure)]
     assert titles == ["CREAM, linear x8: 92 %", "CREAM, yarn x8: 46 %"]
     assert "n = 2 to 4 a cell" in figure.get_suptitle()
+    assert np.array_equal(cells(panels(figure)[1]), [[50] * 4, [50, 50, 50, 0], [50] * 4])
 
 
 def test_the_colours_grow_lighter_all_the_way():
