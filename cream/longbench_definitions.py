@@ -88,10 +88,12 @@ class Definition:
 
     @property
     def chat(self) -> bool:
+        """Whether the release asks it as a user's turn: neither few-shot nor code."""
         return self.task not in (*CATEGORIES["few_shot"], *CATEGORIES["code"])
 
     @property
     def first_line(self) -> bool:
+        """Whether only the first line of an answer counts."""
         return self.task in CATEGORIES["few_shot"]
 
 

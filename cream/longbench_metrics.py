@@ -17,6 +17,7 @@ import importlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
 
 __all__ = ["METRICS", "code_similarity", "find", "rouge_l", "score"]
 
@@ -90,7 +91,7 @@ def _deeper(frames: int) -> Iterator[None]:
         sys.setrecursionlimit(limit)
 
 
-def _import(name: str):
+def _import(name: str) -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # fuzzywuzzy's and jieba's, which are not used
         try:

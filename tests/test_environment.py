@@ -126,7 +126,7 @@ def test_make_reproduce_runs_each_notebook_with_parameters_it_has(tmp_path):
         assert given <= set(declared), f"{source} has no {given - set(declared)}"
         assert out.startswith(str(tmp_path))
         names.append(Path(source).stem[:2])
-    assert names == ["01", "02", "02", "03", "04", "07", "09"]
+    assert names == ["01", "02", "02", "03", "04", "05", "07", "09"]
 
 
 def test_make_reproduce_asks_for_the_base_as_the_preset_scales_it(tmp_path):
@@ -134,7 +134,7 @@ def test_make_reproduce_asks_for_the_base_as_the_preset_scales_it(tmp_path):
     train = presets.get("miniature").train
     lines = make("reproduce", f"OUT={tmp_path}")
     asked = [line[line.index("models") + 1] for line in lines if "models" in line]
-    assert len(asked) == 3 and len(set(asked)) == 1
+    assert len(asked) == 4 and len(set(asked)) == 1
     runs = [f"{tmp_path}/pose", f"{tmp_path}/cream"]
     assert asked[0].split(",") == ["original", f"scaled:{train.scaling}:{train.scale}", *runs]
 

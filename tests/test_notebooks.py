@@ -19,6 +19,7 @@ import papermill
 import pytest
 
 from cream import notebook, presets, results
+from cream.tasks import needle
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -61,12 +62,14 @@ def tuned(place: Path, corpus: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def rows(place: Path, corpus: Path, tuned: Path) -> Path:
-    """The rows of 03, 04 and 07: three models, the preset's few samples."""
+    """The rows of 03, 04, 05 and 07: three models, the preset's few samples."""
     asked = {"preset": "tiny", "models": f"original,{SCALED},{tuned}"}
     folder = place / "rows"
     run("03_longchat_lines", place, **asked, rows=str(folder / "lines.jsonl"))
     run("04_lost_in_the_middle", place, **asked, rows=str(folder / "pairs.jsonl"))
-    run("07_perplexity", place, **asked, corpus=str(corpus), rows=str(folder / "ppl.jsonl"))
+    named = {**asked, "corpus": str(corpus)}
+    run("05_needle", place, **named, passkeys=1, rows=str(folder / "needle.jsonl"))
+    run("07_perplexity", place, **named, rows=str(folder / "ppl.jsonl"))
     return folder
 
 
@@ -97,13 +100,15 @@ def test_02_train_makes_a_model(tuned):
 
 
 @together
-def test_03_04_07_leave_rows(rows, tuned):
+def test_03_04_05_07_leave_rows(rows, tuned):
     """As many as models, lengths and samples say, and each model's own."""
     preset = presets.get("tiny").evaluation
     frame = results.read(rows)
     for task, samples in (
         ("longchat_lines", len(preset.lines_lengths) * preset.lines_samples),
         ("kv_retrieval", len(preset.pairs_lengths) * preset.pairs_samples * 5),
+        ("needle", len(preset.lines_lengths) * len(needle.DEPTHS_RELEASE)),
+        ("passkey", len(preset.lines_lengths)),
         ("perplexity", len(preset.perplexity_lengths) * preset.perplexity_documents),
     ):
         counts = frame[frame["task"] == task].groupby("method").size()
@@ -115,12 +120,33 @@ def test_03_04_07_leave_rows(rows, tuned):
 
 
 @together
+def test_06_longbench_asks_made_up_samples(place):
+    """Three tasks of three kinds, of the base alone."""
+    asked = {"preset": "tiny", "models": "original", "tasks": "qasper,trec,lcc"}
+    run("06_longbench", place, **asked, rows=str(place / "longbench.jsonl"))
+    frame = results.read(place / "longbench.jsonl")
+    assert set(frame["task"]) == {"longbench-qasper", "longbench-trec", "longbench-lcc"}
+    assert frame["score"].between(0, 1).all()
+
+
+@together
+def test_08_benchmarks_asks_the_harness(place, corpus):
+    """The small task of the harness's own form: two models, two metrics a document."""
+    pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
+    asked = {"preset": "tiny", "models": f"original,{SCALED}", "corpus": str(corpus)}
+    run("08_benchmarks", place, **asked, rows=str(place / "benchmarks.jsonl"))
+    frame = results.read(place / "benchmarks.jsonl")
+    assert frame.groupby("method").size().to_dict() == {"original": 8, "scaled": 8}
+
+
+@together
 def test_09_figures_draws_the_rows_it_is_given(rows, place):
     """Every figure, into the folder that was named; the committed ones stay as they are."""
     before = {path: path.stat().st_mtime_ns for path in (ROOT / "figures").iterdir()}
     said = run("09_figures", place, rows=str(rows), out=str(place / "figures"))
     written = {path.name for path in (place / "figures").iterdir()}
-    for name in ("longchat_lines", "lost_in_the_middle", "perplexity", "training_curves"):
+    names = ("longchat_lines", "lost_in_the_middle", "needle", "passkey", "perplexity")
+    for name in (*names, "training_curves"):
         assert {f"{name}.png", f"{name}.pdf"} <= written
     assert "Nothing is missing." in said and "means nothing" in said
     assert before == {path: path.stat().st_mtime_ns for path in (ROOT / "figures").iterdir()}

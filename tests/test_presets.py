@@ -37,6 +37,8 @@ LLAMA = {
     "save_dtype": "bfloat16",
     "attention": "auto",
     "gradient_checkpointing": True,
+    "recompute": 0,
+    "offload": "auto",
     "compile": "layers",
     "log_steps": 5,
     "probe": None,
