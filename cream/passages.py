@@ -52,10 +52,14 @@ def make_task(
     """Write a task of the harness's form: which of four passages goes on with this text?
 
     50 words of a text, and 15 words of four, one of which follows; the same in (texts, seed).
-    Returns its YAML file. ValueError for fewer than four texts of 200 words.
+    Of fewer than four texts the longest are halved. Returns its YAML file. ValueError when that
+    gives no four of 200 words.
     """
     words = [text.split() for text in texts]
     words = [each for each in words if len(each) >= 200]
+    while 0 < len(words) < 4 and len(longest := max(words, key=len)) >= 400:
+        words.remove(longest)
+        words += [longest[: len(longest) // 2], longest[len(longest) // 2 :]]
     if len(words) < 4:
         raise ValueError(f"{len(words)} texts have 200 words: a choice of four passages needs 4")
     folder, rng = Path(folder).resolve(), np.random.default_rng(seed)

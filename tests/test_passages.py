@@ -31,7 +31,9 @@ def test_the_task_is_the_same_for_a_seed(tmp_path, texts):
     )
     assert one.read_bytes() == same.read_bytes() != other.read_bytes()
     with pytest.raises(ValueError, match="3 texts have 200 words"):
-        make_task(tmp_path / "few", [*texts[:3], "short"])
+        make_task(tmp_path / "few", [" ".join(texts[0].split()[:390])] * 3 + ["short"])
+    long = " ".join(text for text in texts for _ in range(3))
+    assert make_task(tmp_path / "one", [long], 6).is_file()
     with pytest.raises(ValueError, match="few passages of 520 characters"):
         make_task(tmp_path / "long", ["antidisestablishmentarianism " * 300] * 4)
 
