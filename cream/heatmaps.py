@@ -15,7 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from cream.plots import extensions, of_extension
+from cream.plots import extensions, needs, of_extension
 from cream.statistics import by_method
 from cream.style import curve, finish, in_order, in_windows, legend, printed, sheet, style, times_n
 
@@ -77,11 +77,7 @@ def needle_heatmap(
 
 
 def _with(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
-    if rows.empty:
-        raise ValueError("there are no rows to draw; evaluate a model first")
-    for name in columns:
-        if rows[name].isna().any():
-            raise ValueError(f"{rows[name].isna().sum()} rows have no {name}; the figure needs it")
+    rows = needs(rows, *columns)
     return rows.assign(multiple=rows["token_length"] / rows["window"])
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "extensions",
     "indices_picture",
     "middle_histogram",
+    "needs",
     "of_extension",
     "perplexity_by_length",
     "read_published",
@@ -74,7 +75,8 @@ def of_extension(table: pd.DataFrame, extension: tuple[str, int]) -> pd.DataFram
     return table[ours.fillna(False) | (table["scaling"].fillna("none") == "none")]
 
 
-def _needs(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+def needs(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Return the rows; ValueError when there are none, or one lacks what a figure needs."""
     if rows.empty:
         raise ValueError("there are no rows to draw; evaluate a model first")
     for name in columns:
@@ -97,7 +99,7 @@ def accuracy_by_length(
     `rows` of one task with method, scaling, window and token_length; `published` is longchat_lines
     (N = 4,096). `score` may be "contained", the official metric.
     """
-    rows = _needs(rows, "method", "window", "token_length", score)
+    rows = needs(rows, "method", "window", "token_length", score)
     rows = rows.assign(multiple=rows["token_length"] / rows["window"])
     table, panels = by_method(rows, ["multiple"], score), extensions(rows)
     figure, axes = sheet(max(6.6, 3.6 * len(panels)), 3.7, 1, len(panels), sharey=True)
@@ -143,7 +145,7 @@ def accuracy_by_position(
     `published` is lost_in_the_middle, of one scaling: its two sizes (75 and 140 keys, 1.2 N and
     2.4 N) are drawn beside the two measured ones, smaller beside smaller.
     """
-    rows = _needs(rows, "method", "num_keys", "gold_index", score)
+    rows = needs(rows, "method", "num_keys", "gold_index", score)
     if len(found := extensions(rows)) > 1:
         names = ", ".join(f"{scaling} x{scale}" for scaling, scale in found)
         raise ValueError(f"these rows are of {names}; choose one for this figure")
@@ -188,7 +190,7 @@ def perplexity_by_length(rows: pd.DataFrame) -> Figure:
     `rows` with nll, scored_tokens, document, window and token_length; bars are over documents.
     Published perplexities belong to another tokenizer and are not drawn beside these.
     """
-    rows = _needs(rows, "method", "window", "token_length", "nll", "scored_tokens")
+    rows = needs(rows, "method", "window", "token_length", "nll", "scored_tokens")
     rows = rows.assign(multiple=rows["token_length"] / rows["window"])
     table, panels = by_method(rows, ["multiple"], "perplexity"), extensions(rows)
     figure, axes = sheet(max(6.6, 3.6 * len(panels)), 3.5, 1, len(panels), sharey=True)
