@@ -7,7 +7,6 @@ say the instruction twice; such rows are refused here.
 """
 
 import io
-import json
 import re
 import zipfile
 from collections.abc import Iterator
@@ -16,6 +15,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from transformers.utils import cached_file
+
+from cream.json_lines import parsed
 
 __all__ = ["FIELDS", "HUB", "REVISION", "locate", "read"]
 
@@ -93,12 +94,7 @@ def _opened(place: Path, task: str) -> Iterator[tuple[str, TextIO]]:
 
 
 def _row(line: str, task: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise ValueError(f"{where}, is not JSON: the file is damaged, fetch it again") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}, is no object with {', '.join(FIELDS)}")
+    row = parsed(where, line, FIELDS)
     if absent := [name for name in FIELDS if name not in row]:
         copied = ": it is a reformatted copy, its prompts would not be LongBench's"
         hint = copied if "question" in row else f": use the data of {HUB}"

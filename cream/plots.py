@@ -201,9 +201,7 @@ def perplexity_by_length(rows: pd.DataFrame) -> Figure:
             ours = part[part["method"] == method]
             curve(panel, method, _dodge(ours["multiple"], place, len(methods), 0.035), ours)
         in_windows(panel, table["multiple"])
-        finish(
-            panel, _title("Perplexity", extension, part, " documents"), "tokens read", ""
-        )
+        finish(panel, _title("Perplexity", extension, part, " documents"), "tokens read", "")
     if table["value"].max() > 3 * table["value"].min():
         axes[0][0].set_yscale("log")
         axes[0][0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))

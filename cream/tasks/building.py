@@ -1,16 +1,12 @@
 """What all builders of examples share: their random streams, depths, and filling to a length.
 
 What belongs here: making a prompt of a nominal number of tokens, the same for every model that
-shares a tokenizer; reading data files of others. What the prompt says is the task's.
+shares a tokenizer. What the prompt says is the task's.
 """
 
-import gzip
-import json
 import math
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -23,7 +19,6 @@ __all__ = [
     "counter",
     "default_style",
     "depth",
-    "json_lines",
     "largest_that_fits",
     "sample_rng",
 ]
@@ -104,38 +99,3 @@ def largest_that_fits(
             "ask for a longer one"
         )
     return fits
-
-
-def json_lines(path: str | Path, fields: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (place, row) of a JSON Lines file, gzipped if its name ends in .gz.
-
-    `place` is "FILE, line N" for what the caller has to say of a row. ValueError with the line for
-    a file that is damaged or foreign: no gzip, torn, no JSON, a field of `fields` missing, no rows.
-    """
-    path, number = Path(path), 0
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no data file {path}: give one that you fetched")
-    opened = gzip.open if path.suffix == ".gz" else open
-    try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield f"{path}, line {number}", _row(f"{path}, line {number}", line, fields)
-    except gzip.BadGzipFile as error:
-        raise ValueError(f"{path}, after line {number}, is not gzip: fetch it again") from error
-    except (EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is damaged after line {number}: fetch it again") from error
-    if number == 0:
-        raise ValueError(f"{path} holds no rows: fetch it again")
-
-
-def _row(place: str, line: str, fields: Sequence[str]) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        raise ValueError(f"{place}, is not JSON: the file is damaged or of another kind") from None
-    if not isinstance(row, dict):
-        raise ValueError(f"{place}, is no object with {', '.join(fields)}")
-    if absent := [name for name in fields if name not in row]:
-        raise ValueError(f"{place}, has no {', '.join(absent)}: is it another data set?")
-    return row

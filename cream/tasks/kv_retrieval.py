@@ -15,13 +15,13 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from cream.chat import UserTurn
+from cream.json_lines import json_lines
 from cream.retrieval import answer_text, draw_records, pair_prompt
 from cream.tasks import Example
 from cream.tasks.building import (
     checked_lengths,
     counter,
     depth,
-    json_lines,
     largest_that_fits,
     sample_rng,
 )

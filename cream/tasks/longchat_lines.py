@@ -15,13 +15,13 @@ from transformers import PreTrainedTokenizerBase
 
 from cream import vocabulary
 from cream.chat import UserTurn
+from cream.json_lines import json_lines
 from cream.retrieval import Prompt, draw_records, line_prompt, line_text
 from cream.tasks import Example
 from cream.tasks.building import (
     checked_lengths,
     counter,
     depth,
-    json_lines,
     largest_that_fits,
     sample_rng,
 )
