@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from transformers import PreTrainedConfig
 
-__all__ = ["peak_flops", "training_flops", "utilisation"]
+__all__ = ["forward_flops", "peak_flops", "training_flops", "utilisation"]
 
 # Dense bfloat16 operations a second, from NVIDIA's data sheets (A100, H100 SXM, H200: without
 # sparsity). The first name that a card's own name contains is taken.
@@ -25,6 +25,14 @@ def training_flops(config: PreTrainedConfig, parameters: int, window: int) -> fl
     """
     text = config.get_text_config(decoder=True)
     return 6.0 * parameters + 6.0 * text.num_hidden_layers * text.hidden_size * window
+
+
+def forward_flops(config: PreTrainedConfig, parameters: int, tokens: int) -> float:
+    """Return the operations a token of one causal forward over `tokens` tokens: a third of those.
+
+    2 P for the weights and 2 x layers x hidden x tokens for attention, as training_flops counts.
+    """
+    return training_flops(config, parameters, tokens) / 3
 
 
 def peak_flops(card: str) -> float | None:

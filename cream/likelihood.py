@@ -1,17 +1,22 @@
 """The log-likelihood of long documents, in one forward and without their full logits.
 
 What belongs here: a model's window check and its loss on tokens. Use it through `inference`. The
-largest tensors grow with T, never with T x T or T x vocabulary.
+largest tensors grow with T, never with T x T or T x vocabulary; what can be computed in parts, is
+(`tiling`), where a document is longer than one part.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from cream.tiling import Tiling, tiled
+
 __all__ = ["cached_log_likelihood", "check_window", "log_likelihood"]
 
+TILING = Tiling()
 _SELF_CHECK = 8  # tokens on which the chunked head is compared with the model's own logits
 
 
@@ -33,11 +38,13 @@ def log_likelihood(
     chunk: int = 4096,
     first_scored: int = 1,
     allow_beyond: bool = False,
+    tiling: Tiling | None = TILING,
 ) -> np.ndarray:
     """Negative log-likelihood (nats, float64) of tokens `first_scored` to the last, each alone.
 
     One true forward over the whole sequence without a key-value cache; the head and the loss run
-    over `chunk` tokens at a time, so the full logits never exist. Shape (T - first_scored,).
+    over `chunk` tokens at a time, so the full logits never exist; where there are more tokens than
+    a tile of `tiling` holds, the layers read in tiles (None: never). Shape (T - first_scored,).
     Raises ValueError for a sequence too short or beyond the window (unless `allow_beyond`), for ids
     that the model has no embedding for, and for a model whose logits are not its head applied to
     its last hidden state.
@@ -52,12 +59,14 @@ def log_likelihood(
     if not allow_beyond:
         check_window(model, len(ids))
     _check_head(model, ids[:_SELF_CHECK])
-    hidden = _hidden(model, ids)
+    long = tiling is not None and len(ids) > tiling.tokens
+    with tiled(model, len(ids), tiling) if long else contextlib.nullcontext():
+        hidden = _hidden(model, ids)
     parts = []
     for start in range(first_scored, len(ids), chunk):
         end = min(start + chunk, len(ids))
         parts.append(_losses(model, hidden[start - 1 : end - 1], ids[start:end]))
-    return _finite(model, np.concatenate(parts))
+    return _finite(model, torch.cat(parts))
 
 
 @torch.inference_mode()
@@ -101,7 +110,8 @@ def _ids(
     return ids
 
 
-def _finite(model: PreTrainedModel, losses: np.ndarray) -> np.ndarray:
+def _finite(model: PreTrainedModel, found: torch.Tensor) -> np.ndarray:
+    losses = found.cpu().numpy().astype(np.float64)
     if not np.isfinite(losses).all():
         raise ValueError(
             f"{(~np.isfinite(losses)).sum()} of {len(losses)} log-likelihoods are not finite: "
@@ -120,14 +130,14 @@ def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def _losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+def _losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy in double precision; 1,024 rows at a time, whose doubles are small."""
     precise = torch.float32 if hidden.device.type == "mps" else torch.float64
     parts = []
     for rows, wanted in zip(hidden.split(1024), targets.split(1024), strict=True):
         logits = _logits(model, rows).to(precise)
-        parts.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none").cpu())
-    return torch.cat(parts).numpy().astype(np.float64)
+        parts.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none"))
+    return torch.cat(parts)
 
 
 def _check_head(model: PreTrainedModel, ids: torch.Tensor) -> None:
