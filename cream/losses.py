@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
-__all__ = ["CHUNK", "check_head", "chunked_loss", "mean_loss"]
+__all__ = ["CHUNK", "check_head", "chunked_loss", "mean_loss", "summed_loss"]
 
 CHUNK = 2**26  # logits that are held at once
 
@@ -40,10 +40,24 @@ def chunked_loss(
     hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100).reshape(-1)
     weight = model.get_output_embeddings().weight
-    parts = math.ceil(following.numel() * len(weight) / chunk)
-    rows = math.ceil(following.numel() / parts)  # even parts: one shape to compile for
-    total = _SummedLoss.apply(hidden.flatten(0, 1), weight, following, rows, compiled)
+    total = summed_loss(hidden.flatten(0, 1), weight, following, chunk, compiled)
     return total / (following != -100).sum().clamp(min=1)
+
+
+def summed_loss(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    chunk: int = CHUNK,
+    compiled: bool = False,
+) -> torch.Tensor:
+    """Return the cross-entropy of a head `weight`, summed over rows (tokens, hidden), in float32.
+
+    `labels` (tokens,) are what each row itself predicts; -100 is left out.
+    """
+    parts = math.ceil(labels.numel() * len(weight) / chunk)
+    rows = math.ceil(labels.numel() / parts)  # even parts: one shape to compile for
+    return _SummedLoss.apply(hidden, weight, labels, rows, compiled)
 
 
 class _SummedLoss(torch.autograd.Function):

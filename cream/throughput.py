@@ -9,8 +9,8 @@ gradient checkpointing) on the same examples. Each setting runs in a process of 
 that does not fit ends alone. `--card-check` first prints what each needs of the card's memory.
 With `--rows FILE`, rows of the task speed_training are appended.
 
-What belongs here: the shapes, the settings and their processes. The arithmetic is in
-`training_memory`, the small models' steps are timed by `speed`.
+What belongs here: the settings and what is said of them. The shapes are in `shapes`, the arithmetic
+in `training_memory`; the small models' steps are timed by `speed`.
 """
 
 from __future__ import annotations
@@ -18,27 +18,17 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
 import torch
-from safetensors.torch import save_file
-from tokenizers import Tokenizer
-from tokenizers.models import WordLevel
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     LlamaConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -46,30 +36,22 @@ from transformers import (
     TrainingArguments,
 )
 
-from cream import corpus, models, rope, subjects, training, training_memory
-from cream.extension import settle_rotation
+from cream import shapes, subjects, training, training_memory
 from cream.flops import training_flops
 from cream.provenance import hash_of
 from cream.results import Rows
 from cream.training_config import TrainConfig
 from cream.training_log import MetricsLog, read_metrics
 
-__all__ = ["SHAPES", "main"]
+__all__ = ["main"]
 
-SHAPES = {
-    "llama2-7b": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},  # LlamaConfig's defaults
-    "tiny": {
-        "vocab_size": 600, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "max_position_embeddings": 64,
-    },
-}  # fmt: skip
 KEPT = ("precision", "micro_batch", "recompute", "offload", "compile", "gradient_checkpointing")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure how fast a model of a large shape trains on this machine's card."""
     parser = argparse.ArgumentParser(prog="python -m cream.throughput", description=main.__doc__)
-    parser.add_argument("--shape", choices=SHAPES, default="llama2-7b")
+    parser.add_argument("--shape", choices=shapes.SHAPES, default="llama2-7b")
     parser.add_argument("--layers", type=int, help="fewer than the shape has: not its true depth")
     parser.add_argument(
         "--steps", type=int, default=4, help="optimizer steps; the first is left out"
@@ -95,7 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if given.steps < 2:
         parser.error(f"steps is {given.steps}; the first is left out, so it must be at least 2")
-    _measure(given)
+    said = ["python -m cream.throughput", *(sys.argv[1:] if arguments is None else arguments)]
+    _measure(given, " ".join(said))
 
 
 def _listed(text: str) -> list[int | str]:
@@ -103,28 +86,24 @@ def _listed(text: str) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in parts]
 
 
-def _measure(given: argparse.Namespace) -> None:
+def _measure(given: argparse.Namespace, command: str) -> None:
     """Run every setting in its own process, print a line each, and write rows."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        shape = _shape(given)
-        _lay_out(root, shape)
+        shape = shapes.shape(given.shape, given.layers)
+        shapes.lay_out(root, shape)
         work = {"root": folder, "steps": given.steps}
         jobs = {name: {**work, **job} for name, job in _jobs(given).items()}
         if given.card_check:
-            print(_child({**work, "check": list(jobs.values())}, given.limit)["said"], flush=True)
+            check = _child({**work, "check": list(jobs.values())}, given.limit)
+            print(check.get("said") or check["error"], flush=True)
         found = {}
         for name, job in jobs.items():
             found[name] = _child({**job, "run": name.replace(" ", "-")}, given.limit)
             print(_line(name, found[name]), flush=True)
+            if given.rows and "speed" in found[name]:
+                _write(given, shape, name, found[name], command)
     _compare(found)
-    if given.rows:
-        _write(given, shape, {name: one for name, one in found.items() if "speed" in one})
-
-
-def _shape(given: argparse.Namespace) -> LlamaConfig:
-    depth = {"num_hidden_layers": given.layers} if given.layers else {}
-    return LlamaConfig(**{**SHAPES[given.shape], **depth}, bos_token_id=0, eos_token_id=1)
 
 
 def _jobs(given: argparse.Namespace) -> dict[str, dict]:
@@ -148,43 +127,8 @@ def _jobs(given: argparse.Namespace) -> dict[str, dict]:
     return jobs
 
 
-def _lay_out(root: Path, shape: LlamaConfig) -> None:
-    """Write what a run reads: a base without weights, its tokenizer, documents of random tokens."""
-    words = {str(number): number for number in range(shape.vocab_size)}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="2")), bos_token="0", eos_token="1"
-    )
-    shape.save_pretrained(root / "base")
-    tokenizer.save_pretrained(root / "base")
-    save_file({}, root / "base" / "model.safetensors", {"format": "pt"})
-    rng, window = np.random.default_rng(0), shape.max_position_embeddings
-
-    def documents() -> Iterator[dict[str, object]]:
-        for number in range(256):
-            ids = rng.integers(2, shape.vocab_size, rng.integers(window, 4 * window))
-            yield {"split": "train", "source": "random", "name": str(number), "kind": "text",
-                   "input_ids": ids.tolist()}  # fmt: skip
-
-    corpus.build(
-        root / "corpus", documents(), tokenizer, window, {"of": "throughput"}, progress=False
-    )
-
-
 def _child(job: dict, limit: int) -> dict:
-    """Do a job in a process of its own; what it said last, or why it said nothing."""
-    command = [sys.executable, "-m", "cream.throughput", "--one", json.dumps(job)]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    start = time.perf_counter()
-    try:
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return {"error": f"not done within {limit} s"}
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]}
-    return {**json.loads(done.stdout.splitlines()[-1]), "wall": time.perf_counter() - start}
+    return shapes.in_child("cream.throughput", job, limit)
 
 
 # ------------------------------------------------------------------------------ in the process
@@ -225,20 +169,9 @@ def _inside(job: dict) -> dict:
         **{name: warm[-1].get(name) for name in ("mfu", "peak_gib", "reserved_gib")},
         "losses": [round(row["loss"], 4) for row in rows],
         "first": rows[0]["tokens"] / rows[0]["tokens_per_second"],
-        "card": subjects.card(_place()),
+        "card": subjects.card(shapes.place()),
         "settings": {name: getattr(settled, name) for name in KEPT},
     }
-
-
-def _place() -> torch.device:
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-
-
-def _card() -> tuple[int | None, str]:
-    if not torch.cuda.is_available():
-        return None, "no card"
-    found = torch.cuda.get_device_properties(0)
-    return found.total_memory, found.name
 
 
 def _as_settled(config: TrainConfig, root: Path) -> TrainConfig:
@@ -247,13 +180,13 @@ def _as_settled(config: TrainConfig, root: Path) -> TrainConfig:
     window = about.max_position_embeddings
     if config.precision != "master":
         return config
-    return training_memory.settle(config, about, window, *_card())[0]
+    return training_memory.settle(config, about, window, *shapes.card())[0]
 
 
 def _checked(root: Path, configs: list[dict]) -> str:
     """The arithmetic of every setting, beside the card."""
     about = AutoConfig.from_pretrained(root / "base")
-    card, name = _card()
+    card, name = shapes.card()
     said = [f"{name}: " + (f"{card / training_memory.GIB:.1f} GiB" if card else "nothing to check")]
     for fields in configs:
         config = TrainConfig(**fields)
@@ -265,28 +198,17 @@ def _checked(root: Path, configs: list[dict]) -> str:
     return "\n".join(said)
 
 
-def _random(base: str, scaling: str, scale: int, attention: str, **_: object) -> PreTrainedModel:
-    """Stand in for `models.load`: the extended model with random float32 weights, on the card."""
-    config = models.extend(AutoConfig.from_pretrained(base), rope.scaling(scaling, scale))
-    chosen = None if attention == "auto" else attention
-    torch.manual_seed(0)
-    with _place():
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=chosen
-        )
-    models.check_rotation(model)
-    settle_rotation(model)
-    return models.guard_positions(model.eval())
-
-
 def _ours(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
-    training.train(config, run, root=root, progress=False, load=_random, callbacks=[_Enough(steps)])
+    training.train(config, run, root=root, progress=False, load=shapes.random_weights,
+                   callbacks=[_Enough(steps)])  # fmt: skip
 
 
 def _stock(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
     """Train the same examples by transformers' Trainer as its documentation has it."""
     _, _, dataset = training._material(config, root)
-    model = _random(str(root / "base"), config.scaling, config.scale, config.attention)
+    model = shapes.random_weights(
+        str(root / "base"), config.scaling, config.scale, config.attention
+    )
     model.config.use_cache = False
     ours = training._arguments(config, run)
     arguments = TrainingArguments(
@@ -333,33 +255,29 @@ def _compare(found: dict[str, dict]) -> None:
         print(f"{best}: {ours[best] / stock:.2f} times the stock Trainer")
 
 
-def _write(given: argparse.Namespace, shape: LlamaConfig, found: dict[str, dict]) -> None:
+def _write(
+    given: argparse.Namespace, shape: LlamaConfig, name: str, one: dict, command: str
+) -> None:
     config = TrainConfig(base="base", corpus="corpus", scale=given.scale)
-    about = {"shape": given.shape, "layers": shape.num_hidden_layers}
+    about = {"shape": given.shape, "layers": shape.num_hidden_layers, "command": command}
     size = given.batch_size * shape.max_position_embeddings
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    for name, one in found.items():
-        header = {
-            "run": f"throughput of {given.shape}", "preset": given.shape, "base": "random weights",
-            "model_hash": hash_of(shape.to_dict()), "window": shape.max_position_embeddings,
-            "card": one["card"], "method": config.method, "scaling": config.scaling,
-            "scale": config.scale, "seed": config.seed, "settings": about,
-        }  # fmt: skip
-        how = {**about, **one["settings"], "score": "milliseconds a step", "trainer": name}
-        how |= {
-            "steps": given.steps,
-            "measured": now,
-            "mfu": one["mfu"],
-            "reserved_gib": one["reserved_gib"],
-        }
-        with Rows(given.rows, header) as rows:
-            rows.append({
-                "task": "speed_training", "sample": 0, "prompt_hash": hash_of("random"),
-                "token_length": shape.max_position_embeddings, "num_tokens": size,
-                "settings": {k: v for k, v in how.items() if v is not None},
-                "score": 1000 * size / one["speed"], "tokens_per_second": one["speed"],
-                "peak_gib": one["peak_gib"],
-            })  # fmt: skip
+    header = {
+        "run": f"throughput of {given.shape}", "preset": given.shape, "base": "random weights",
+        "model_hash": hash_of(shape.to_dict()), "window": shape.max_position_embeddings,
+        "card": one["card"], "method": config.method, "scaling": config.scaling,
+        "scale": config.scale, "seed": config.seed, "settings": about,
+    }  # fmt: skip
+    how = {**about, **one["settings"], "score": "milliseconds a step", "trainer": name,
+           "steps": given.steps, "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+           "mfu": one["mfu"], "reserved_gib": one["reserved_gib"]}  # fmt: skip
+    with Rows(given.rows, header) as rows:
+        rows.append({
+            "task": "speed_training", "sample": 0, "prompt_hash": hash_of("random"),
+            "token_length": shape.max_position_embeddings, "num_tokens": size,
+            "settings": {k: v for k, v in how.items() if v is not None},
+            "score": 1000 * size / one["speed"], "tokens_per_second": one["speed"],
+            "peak_gib": one["peak_gib"],
+        })  # fmt: skip
 
 
 if __name__ == "__main__":
