@@ -21,8 +21,10 @@ __all__ = [
     "accuracies",
     "bootstrap_ratio",
     "by_method",
+    "holm",
     "match",
     "mean_interval",
+    "p_value",
     "paired_difference",
     "perplexities",
     "perplexity",
@@ -225,6 +227,25 @@ def two_level(
     spread = np.sqrt(max(0.0, between - noise)) if len(means) > 1 else np.nan
     return TwoLevel(found.value, found.low, found.high, unit, len(items), len(frame),
                     float(spread), float(np.sqrt(within)))  # fmt: skip
+
+
+def p_value(found: TwoLevel, confidence: float = CONFIDENCE) -> float:
+    """Return Student's two-sided p that the mean is 0, by the interval and units of `two_level`."""
+    half, freedom = found.high - found.value, found.n_units - 1
+    if not half > 0:  # no spread at all, or a single unit
+        return float("nan") if np.isnan(half) else float(found.value == 0)
+    pull = abs(found.value) / half * stats.t.ppf((1 + confidence) / 2, freedom)
+    return float(2 * stats.t.sf(pull, freedom))
+
+
+def holm(p: Sequence[float]) -> np.ndarray:
+    """Return p values adjusted for their number (Holm 1979); one that is missing counts as 1."""
+    given = np.nan_to_num(np.asarray(p, float), nan=1.0)
+    order = np.argsort(given)
+    steps = np.maximum.accumulate(given[order] * np.arange(len(given), 0, -1))
+    adjusted = np.empty(len(given))
+    adjusted[order] = np.minimum(steps, 1.0)
+    return adjusted
 
 
 def units(frame: pd.DataFrame) -> pd.Series:

@@ -236,3 +236,26 @@ def test_tables_have_an_interval_and_n_in_every_row():
         [np.e**2] * 2
     )
     assert list(st.accuracies(frame.iloc[:0], ["token_length"])) == list(table)
+
+
+def test_the_p_of_two_levels_is_students():
+    """Against scipy's t test over the means of the bases."""
+    frame = pd.DataFrame(
+        {"base": list("aabbcc"), "seed": [0, 1] * 3, "value": [1, 2, 4, 3, 2, 2.5]}
+    )
+    theirs = stats.ttest_1samp(frame.groupby("base")["value"].mean(), 0).pvalue
+    assert st.p_value(st.two_level(frame, "value")) == pytest.approx(theirs)
+
+
+def test_p_without_spread_or_units():
+    """Nothing but zeros is no evidence; a single run has no p."""
+    frame = pd.DataFrame({"base": list("abc"), "seed": 0, "value": 0.0})
+    assert st.p_value(st.two_level(frame, "value")) == 1
+    assert np.isnan(st.p_value(st.two_level(frame[:1], "value")))
+
+
+def test_holm_by_hand():
+    """Holm's steps: 4 x 0.01, then 3 x 0.02, 2 x 0.03 raised to it, and the last; in any order."""
+    assert st.holm([0.03, 0.01, 0.2, 0.02]) == pytest.approx([0.06, 0.04, 0.2, 0.06])
+    assert st.holm([0.4, np.nan, 0.6]) == pytest.approx([1, 1, 1])
+    assert len(st.holm([])) == 0
