@@ -2,10 +2,13 @@
 
     python -m cream.speed generation --lengths 0.6,2,7.8 --samples 50
     python -m cream.speed training miniature --corpus random --compile model,layers --workers 0,4
+    python -m cream.speed generation --shape llama2-7b --tokens 32000 --keys 140
+    python -m cream.speed long --shape llama2-7b --lengths 32768,262144
 
 `generation` answers LongChat-Lines in batches and, in the same run, by a loop that calls `generate`
 prompt by prompt with the same stop rule and dtype, both from text to text. `training` runs the real
-Trainer, data included. Each prints one table; with `--rows FILE` it appends rows of the tasks
+Trainer, data included. With a large `--shape`, `generation` and `long` measure random weights of it
+at length, by `long_speed`. Each prints one table; with `--rows FILE` it appends rows of the tasks
 speed_generation and speed_training. There `score` counts what `settings` say ("samples a second",
 "milliseconds a step"), `tokens_per_second` are prompt tokens or trained ones, `num_tokens` those of
 a mean prompt or of a step, and `contained` is the share of samples with the tokens of the loop.
@@ -24,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from cream import models, presets, rope, subjects, timing
+from cream import long_speed, models, presets, rope, subjects, timing
 from cream.positions import METHODS
 from cream.provenance import hash_of
 from cream.results import Rows
@@ -38,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the speed of generation or of training on this machine."""
     parser = argparse.ArgumentParser(prog="python -m cream.speed", description=main.__doc__)
     commands = parser.add_subparsers(required=True)
-    for add, run in ((_add_generation, _generation), (_add_training, _training)):
+    for add, run in ((_add_generation, _generation), (_add_training, _training),
+                     (_add_long, long_speed.forwards)):  # fmt: skip
         command = add(commands)
         command.add_argument("--rows", metavar="FILE", help="append rows to this JSON Lines file")
         command.set_defaults(run=run)
@@ -79,10 +83,27 @@ def _add_generation(commands: argparse._SubParsersAction) -> argparse.ArgumentPa
                      help="float32: the same tokens; auto: as evaluations run here")  # fmt: skip
     add.add_argument("--repeats", type=int, default=3, help="passes, whose median is taken")
     add.add_argument("--seed", type=int, default=0)
+    long = add.add_argument_group("at length, of a large shape with random weights (--shape)")
+    long_speed.add_shape(long, None)
+    long.add_argument("--tokens", type=int, default=32_000, help="of a LongChat-Lines record")
+    long.add_argument("--lines", type=int, default=8, help="such records asked; 0: none")
+    long.add_argument("--keys", type=int, default=140, help="of a key-value object")
+    long.add_argument("--pairs", type=int, default=20, help="such questions asked; 0: none")
+    long.add_argument("--words", default="data/miniature", metavar="TOKENIZER",
+                      help="whose tokens the prompts are in")  # fmt: skip
+    return add
+
+
+def _add_long(commands: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    add = commands.add_parser("long", help="the loss of a long document, in one true forward")
+    long_speed.add_long(add)
     return add
 
 
 def _generation(given: argparse.Namespace) -> None:
+    if given.shape:
+        long_speed.answers(given)
+        return
     name = "original" if given.scaling == "none" else f"scaled:{given.scaling}:{given.scale}"
     (subject,) = subjects.find(name, given.base)
     lengths = subjects.token_lengths(given.lengths, subjects.base_of(given.base).window)

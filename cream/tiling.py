@@ -123,14 +123,12 @@ def _pointwise(model: PreTrainedModel, how: Tiling) -> list[_Pointwise]:
         if not isinstance(child, nn.ModuleList | nn.Embedding)
     ]  # fmt: skip
     found += [child for layer in layers for child in layer.children() if not _projections(child)]
-    compiled = _compiler(how.compiled)
-    return [_Pointwise(one, how, compiled) for one in found if any(True for _ in one.parameters())]
+    return [_Pointwise(one, how) for one in found if any(True for _ in one.parameters())]
 
 
 def _attentions(model: PreTrainedModel, how: Tiling, tokens: int) -> list[_Attention]:
-    compiled = _compiler(how.compiled)
     return [
-        _Attention(child, names, how, compiled, tokens)
+        _Attention(child, names, how, tokens)
         for layer in _decoder(model)[1]
         for child in layer.children()
         if (names := _projections(child))
@@ -150,14 +148,10 @@ def _projections(module: nn.Module) -> tuple[str, str, str, str] | None:
     return (*first, last[0]) if fits and key % size == 0 else None
 
 
-def _compiler(compiled: bool) -> Callable[[type], Callable]:
-    """A class's forward, compiled once for all of its modules, or as it is."""
-
-    @functools.cache
-    def forward_of(kind: type) -> Callable:
-        return torch.compile(kind.forward, dynamic=False) if compiled else kind.forward
-
-    return forward_of
+@functools.cache
+def _compiled(kind: type) -> Callable:
+    """A class's forward, compiled once for all of its modules."""
+    return torch.compile(kind.forward, dynamic=False)
 
 
 class _Taken:
@@ -197,10 +191,10 @@ class _Taken:
 class _Pointwise(_Taken):
     """Runs a module that treats every token by itself over `tokens` of them at a time."""
 
-    def __init__(self, module: nn.Module, how: Tiling, compiled: Callable) -> None:
+    def __init__(self, module: nn.Module, how: Tiling) -> None:
         super().__init__(module)
-        self.tokens = how.tokens
-        self.fast = functools.partial(compiled(type(module)), module) if how.compiled else None
+        self.tokens, kind = how.tokens, type(module)
+        self.fast = functools.partial(_compiled(kind), module) if how.compiled else None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the module's forward."""
@@ -259,11 +253,10 @@ class _Rows(nn.Module):
 class _Attention(_Taken):
     """Runs an attention for some of its heads at a time, over all tokens."""
 
-    def __init__(
-        self, module: nn.Module, names: tuple[str, ...], how: Tiling, compiled: Callable, long: int
-    ) -> None:
+    def __init__(self, module: nn.Module, names: tuple[str, ...], how: Tiling, long: int) -> None:
         super().__init__(module)
-        self.names, self.tokens, self.compiled = names, how.tokens, compiled(type(module))
+        self.names, self.tokens, kind = names, how.tokens, type(module)
+        self.forward = _compiled(kind) if how.compiled else kind.forward
         query, key = (getattr(module, name).out_features // module.head_dim for name in names[:2])
         wanted = how.heads or max(1, how.numbers // (long * module.head_dim))
         counts = [n for n in range(1, key + 1) if key % n == 0]
@@ -281,7 +274,7 @@ class _Attention(_Taken):
         long = len(states) == 1 and states.shape[1] > self.tokens
         if self.why or not long or kwargs.get("past_key_values") is not None:
             return self.original(*args, **kwargs)
-        return self._in_groups(self.compiled, self.groups, args, kwargs)
+        return self._in_groups(self.forward, self.groups, args, kwargs)
 
     def _in_groups(self, forward: Callable, groups: int, args: tuple, kwargs: dict) -> tuple:
         states = args[0] if args else kwargs["hidden_states"]
