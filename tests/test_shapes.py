@@ -1,0 +1,81 @@
+"""Shapes without weights: what is laid out, what stands in for a model, how a process ends."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from cream import models, shapes
+from cream.corpus import open_corpus
+
+
+def test_a_shape_at_another_depth():
+    assert shapes.shape("llama2-7b").num_hidden_layers == 32
+    other = shapes.shape("llama2-7b", 4)
+    assert (other.num_hidden_layers, other.hidden_size, other.vocab_size) == (4, 4096, 32000)
+
+
+def test_what_is_laid_out_is_a_base_and_its_corpus(tmp_path):
+    """Documents of a window at least, cut by the base's own tokenizer."""
+    config = shapes.shape("tiny")
+    shapes.lay_out(tmp_path, config)
+    assert AutoConfig.from_pretrained(tmp_path / "base").hidden_size == 64
+    tokenizer = models.load_tokenizer(tmp_path / "base")
+    documents = open_corpus(tmp_path / "corpus", tokenizer).split("train")
+    assert len(documents.num_tokens) == 256 and min(documents.num_tokens) >= 64
+
+
+def test_random_weights_stand_in_for_a_loaded_model(tmp_path):
+    """Float32, scaled, guarded, and the same each time: a resumed process starts from them."""
+    shapes.shape("tiny").save_pretrained(tmp_path)
+    model = shapes.random_weights(str(tmp_path), "yarn", 8, revision=None, dtype=torch.float32)
+    again = shapes.random_weights(shapes.shape("tiny"), "yarn", 8)
+    assert models.describe(model.config)["target_length"] == 8 * 64
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    for one, other in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, other)
+    tokens = torch.arange(2, 50)[None]
+    positions = torch.cat([torch.arange(24), torch.arange(400, 424)])[None]
+    moved = tokens.clone()
+    moved[0, 0] = 99
+    still, changed = (
+        model(one, position_ids=positions, use_cache=False).logits[0, -1] for one in (tokens, moved)
+    )
+    assert not torch.equal(still, changed)
+
+
+def test_a_child_says_what_it_found_or_why_not(monkeypatch, tmp_path):
+    """Its last line, its last error, or that it took too long; with the variables it was given."""
+    (tmp_path / "child.py").write_text(
+        "import json, os, sys, time\n"
+        "job = json.loads(sys.argv[2])\n"
+        "print('on the way')\n"
+        "if job.get('sleep'): time.sleep(60)\n"
+        "if job.get('fail'): raise MemoryError('too small')\n"
+        "print(json.dumps({'got': job['got'], 'more': os.environ['MORE']}))\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    found = shapes.in_child("child", {"got": 3}, 30, MORE="yes")
+    assert (found["got"], found["more"]) == (3, "yes") and found["wall"] > 0
+    assert shapes.in_child("child", {"fail": 1}, 30) == {"error": "MemoryError: too small"}
+    assert shapes.in_child("child", {"sleep": 1}, 1) == {"error": "not done within 1 s"}
+
+
+def test_a_measuring_process_asks_no_hub_and_keeps_what_is_set(monkeypatch):
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
+    assert shapes.environment()["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "backend:native")
+    found = shapes.environment(HF_HUB_OFFLINE="0")
+    assert (found["PYTORCH_CUDA_ALLOC_CONF"], found["HF_HUB_OFFLINE"]) == ("backend:native", "0")
+    assert json.dumps(found)
+
+
+@pytest.mark.gpu
+def test_the_card_is_named():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    size, name = shapes.card()
+    assert size > 2**30 and name == torch.cuda.get_device_name(0)
