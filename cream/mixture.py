@@ -57,6 +57,7 @@ class Recipe:
     uniform: float = 0.0  # share of queries at a uniform, not a log-uniform, distance
     most_queries: int = 2  # asked after a run of records
     far: float = 0.0  # share of needle documents that ask for an early sentence at the window's end
+    wording: str = "evaluation"  # of generated documents; "other" has no words of the evaluations
     answers_only: float = 0.0  # share of generated documents of which only answers are learnt
     seed: int = 0  # of the generated documents
     text_tokens: int | None = None  # at most about this many tokens of training text
@@ -93,6 +94,11 @@ RECIPES: dict[str, Recipe] = {
         most_queries=5,
         far=0.5,
         answers_only=0.95,
+    ),
+    # The two conditions of the grid: text only as in the paper, and text with retrieval documents.
+    "grid-text": Recipe(source="pretrain", share=0.0, text_tokens=8_000_000),
+    "grid-mixed": Recipe(
+        source="pretrain", text_tokens=4_000_000, evaluation_form=0.0, wording="other"
     ),
     "llama2-7b": Recipe(
         source="victor-wu/pile_4k_train", window=4096, piece_tokens=None, share=0.0
@@ -140,6 +146,8 @@ def prepare(
     chat = ChatTemplate.choose(recipe.chat_template, tokenizer)
     text, facts = _text(recipe, chat, Path(cache), progress)
     described = {**dataclasses.asdict(recipe), "families": list(recipe.families)}
+    if recipe.wording == "evaluation":  # corpora made before there was another keep their identity
+        del described["wording"]
     described["source"] = Path(recipe.source).name if _is_local(recipe) else recipe.source
     described |= {"sources": facts, "chat": chat.facts(), "extraction": prose.VERSION}
     described["generators"] = _generator_hash(recipe) if recipe.share else None
@@ -291,6 +299,7 @@ def generate(
     made = retrieval.training_document(
         family, rng, recipe.generated_tokens, count, haystack, recipe.query_placement,
         recipe.evaluation_form, recipe.fill, recipe.uniform, recipe.most_queries, far=recipe.far,
+        wording=recipe.wording,
     )  # fmt: skip
     learnt = [(each.answer_start, each.end) for each in made.queries]
     only = rng.random() < recipe.answers_only
@@ -304,6 +313,6 @@ def _generator_hash(recipe: Recipe) -> str:
         rng = np.random.default_rng(recipe.seed)
         texts.append(retrieval.training_document(
             family, rng, 500, text="Some text. " * 50, query_placement=recipe.query_placement,
-            far=recipe.far,
+            far=recipe.far, wording=recipe.wording,
         ).text)  # fmt: skip
     return hash_of(texts)

@@ -14,8 +14,11 @@ from cream.vocabulary import values, words
 
 __all__ = [
     "FAMILIES",
+    "OTHER",
     "PAIRS_HEADER",
     "Prompt",
+    "WORDINGS",
+    "Wording",
     "answer_text",
     "boundary",
     "check_family",
@@ -28,6 +31,7 @@ __all__ = [
     "pair_prompt",
     "pair_text",
     "question_text",
+    "record_text",
 ]
 
 FAMILIES = ("lines", "pairs", "needle")
@@ -35,6 +39,43 @@ MOST_REPEATED = 20_000  # draws in a row that repeat a key, before there are hel
 PAIRS_HEADER = (
     "Extract the value corresponding to the specified key in the JSON object below.\n\nJSON data:\n"
 )
+
+WORDINGS = ("evaluation", "other")
+
+
+class Wording(NamedTuple):
+    """How a family's records, questions and answers are written, and what stands around runs."""
+
+    record: str
+    question: str
+    answer: str
+    header: str = ""
+    before: str = ""  # a run of records that follows a question
+    between: str = ""
+
+
+# Said otherwise than the evaluations say it, for training data that must not teach their form.
+OTHER = {
+    "lines": Wording(
+        "Ticket {key} was filed under number {value}.\n",
+        "\nWhich number has ticket {key}? Number ",
+        "{value}.",
+        before="\n",
+    ),
+    "pairs": Wording(
+        "{key} -> {value}",
+        "\n\nlookup({key}) returns",
+        " {value};",
+        header="A table of names, each followed by its alias:\n\n",
+        before="\n\n",
+        between="\n",
+    ),
+    "needle": Wording(
+        "Whoever visits {key} should try {value} first!",
+        "\nSomeone asks for advice about {key}. My advice: try",
+        " {value}!",
+    ),
+}
 
 
 class Prompt(NamedTuple):
@@ -117,8 +158,17 @@ def needle_text(key: str, value: str) -> str:
     return f"The best thing to do in {key} is to {value}."
 
 
-def question_text(family: str, key: str) -> str:
+def record_text(family: str, key: str, value: str, wording: str = "evaluation") -> str:
+    """One record of a family, without what separates pairs."""
+    if wording == "other":
+        return OTHER[family].record.format(key=key, value=value)
+    return {"lines": line_text, "pairs": pair_text, "needle": needle_text}[family](key, value)
+
+
+def question_text(family: str, key: str, wording: str = "evaluation") -> str:
     """The question about a key, up to where its answer begins."""
+    if wording == "other":
+        return OTHER[family].question.format(key=key)
     if family == "lines":
         return f"\nWhat is the REGISTER_CONTENT in line {key}? <"
     if family == "pairs":
@@ -126,8 +176,10 @@ def question_text(family: str, key: str) -> str:
     return f"\nWhat is the best thing to do in {key}? The best thing to do in {key} is to"
 
 
-def answer_text(family: str, value: str) -> str:
+def answer_text(family: str, value: str, wording: str = "evaluation") -> str:
     """The answer that follows `question_text`."""
+    if wording == "other":
+        return OTHER[family].answer.format(value=value)
     return {"lines": f"{value}>", "pairs": f' "{value}"', "needle": f" {value}."}[family]
 
 

@@ -14,7 +14,9 @@ import numpy as np
 
 from cream.records import (
     FAMILIES,
+    OTHER,
     PAIRS_HEADER,
+    WORDINGS,
     Prompt,
     answer_text,
     boundary,
@@ -28,6 +30,7 @@ from cream.records import (
     pair_prompt,
     pair_text,
     question_text,
+    record_text,
 )
 from cream.vocabulary import SPLITS
 
@@ -38,15 +41,18 @@ __all__ = [
     "SPLITS",
     "Document",
     "Prompt",
-    "Prompt",
     "Query",
     "Record",
+    "WORDINGS",
+    "answer_text",
     "draw_records",
     "line_prompt",
     "line_text",
     "needle_prompt",
+    "needle_text",
     "pair_prompt",
     "pair_text",
+    "question_text",
     "training_document",
 ]
 
@@ -89,6 +95,7 @@ class _Writer:
     rng: np.random.Generator
     split: str
     haystack: str = ""
+    wording: str = "evaluation"
     parts: list[str] = field(default_factory=list)
     length: int = 0
     records: list[Record] = field(default_factory=list)
@@ -99,7 +106,9 @@ class _Writer:
         self.cursor = int(self.rng.integers(len(self.haystack))) if self.haystack else 0
         if self.cursor:
             self.cursor = boundary(self.haystack, self.cursor)
-        if self.family == "pairs":
+        if self.wording == "other":
+            self.add(OTHER[self.family].header)
+        elif self.family == "pairs":
             self.add(PAIRS_HEADER)
 
     def add(self, text: str) -> int:
@@ -110,8 +119,7 @@ class _Writer:
 
     def record(self) -> None:
         key, value = next(self.source)
-        make = {"lines": line_text, "pairs": pair_text, "needle": needle_text}[self.family]
-        start = self.add(make(key, value))
+        start = self.add(record_text(self.family, key, value, self.wording))
         self.records.append(Record(start, self.length, key, value))
 
     def query(self, uniform: bool = False) -> None:
@@ -121,8 +129,8 @@ class _Writer:
         distance = 1 + int(known * draw) if uniform else int(math.exp(draw * math.log(known + 1)))
         index = known - min(max(distance, 1), known)
         record = self.records[index]
-        start = self.add(question_text(self.family, record.key))
-        answer_start = self.add(answer_text(self.family, record.value))
+        start = self.add(question_text(self.family, record.key, self.wording))
+        answer_start = self.add(answer_text(self.family, record.value, self.wording))
         self.queries.append(Query(start, answer_start, self.length, index))
         if self.family != "pairs":
             self.add("\n")
@@ -146,18 +154,21 @@ class _Writer:
         if self.family == "needle":
             self._hide(count, characters)
             return
-        if self.queries:
-            self.add("\n" if self.family == "lines" else "\n\n")
-        if self.family == "pairs":
-            self.add("{")
+        before, opening, between, closing = self._around()
+        self.add(before * bool(self.queries) + opening)
         written = 0
         while written == 0 or (self.length < stop if count is None else written < count):
-            if written and self.family == "pairs":
-                self.add(",\n ")
+            self.add(between * bool(written))
             self.record()
             written += 1
-        if self.family == "pairs":
-            self.add("}")
+        self.add(closing)
+
+    def _around(self) -> tuple[str, str, str, str]:
+        """What stands before a run of records after a question, opens, separates and closes it."""
+        if self.wording == "other":
+            form = OTHER[self.family]
+            return form.before, "", form.between, ""
+        return ("\n\n", "{", ",\n ", "}") if self.family == "pairs" else ("\n", "", "", "")
 
     def _hide(self, count: int | None, characters: int, skew: float = 1.0) -> None:
         """Hide sentences in text: one (skew above 1: near its begin), or several with gaps."""
@@ -207,6 +218,7 @@ def training_document(
     end_queries: int = 8,
     split: str = "training",
     far: float = 0.0,
+    wording: str = "evaluation",
 ) -> Document:
     """Write one document of at least `min_tokens` tokens that asks about its own records.
 
@@ -218,16 +230,19 @@ def training_document(
     hides one sentence, more often early than late, and asks for it when 0.7 to 0.9 of
     `min_tokens` are full: no other placement asks over that distance often. `count`
     (characters to tokens) is called about once; without it the length is estimated and 25 % added.
-    `text` is what sentences of the family "needle" are hidden in.
+    `text` is what sentences of the family "needle" are hidden in. `wording` "other" says records
+    and questions in words of which no evaluation has any.
     """
     check_family(family)
+    if wording not in WORDINGS:
+        raise ValueError(f"unknown wording {wording!r}: use one of {', '.join(WORDINGS)}")
     if min_tokens < 1:
         raise ValueError(f"min_tokens {min_tokens} must be at least 1")
     if query_placement not in ("interleaved", "end"):
         raise ValueError(f"unknown query_placement {query_placement!r}: interleaved or end")
     if family == "needle" and not (text and text.strip()):
         raise ValueError("the family 'needle' hides sentences in text: pass text=...")
-    writer = _Writer(family, rng, split, (text or "") if family == "needle" else "")
+    writer = _Writer(family, rng, split, (text or "") if family == "needle" else "", wording)
     estimate = min_tokens * CHARACTERS_PER_TOKEN[family]
     target = estimate * (1.25 if count is None else 1.06)
     if query_placement == "end":
@@ -255,7 +270,7 @@ def _ending(
 ) -> Document:
     """All records, then the questions; a document that came out short is written longer."""
     while True:
-        fresh = _Writer(writer.family, writer.rng, writer.split, writer.haystack)
+        fresh = _Writer(writer.family, writer.rng, writer.split, writer.haystack, writer.wording)
         if fresh.family == "needle":
             while fresh.length < target:
                 fresh.block(1)
