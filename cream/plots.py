@@ -40,6 +40,7 @@ __all__ = [
     "document_lengths",
     "extensions",
     "indices_picture",
+    "lengths_panel",
     "middle_histogram",
     "needs",
     "of_extension",
@@ -108,16 +109,21 @@ def accuracy_by_length(
         if published is not None:
             part_methods = set(part["method"])
             _published_lengths(panel, published[published["method"].isin(part_methods)])
-        methods = in_order(part["method"])
-        for place, method in enumerate(methods):
-            ours = part[part["method"] == method]
-            curve(panel, method, _dodge(ours["multiple"], place, len(methods), 0.035), ours, 100)
-        in_windows(panel, table["multiple"])
+        lengths_panel(panel, part)
         panel.set_ylim(-4, 104)
         finish(panel, _title("LongChat-Lines", extension, part), "length of the record", "")
     axes[0][0].set_ylabel("correct (%)" if score == "score" else "contained (%)")
     legend(figure, None if published is None else f"{PAPER}, linear")
     return figure
+
+
+def lengths_panel(panel: Axes, table: pd.DataFrame) -> None:
+    """Draw shares (columns method, multiple, value, low, high) over length in windows, in %."""
+    methods = in_order(table["method"])
+    for place, method in enumerate(methods):
+        ours = table[table["method"] == method]
+        curve(panel, method, _dodge(ours["multiple"], place, len(methods), 0.035), ours, 100)
+    in_windows(panel, table["multiple"])
 
 
 def _title(name: str, extension: tuple[str, int], table: pd.DataFrame, what: str = "") -> str:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import matplotlib as mpl
@@ -31,6 +32,7 @@ __all__ = [
     "finish",
     "in_order",
     "in_windows",
+    "interval_band",
     "legend",
     "printed",
     "published_curve",
@@ -81,25 +83,43 @@ _STYLES = {
     "full": Style("full length", "#01665E", "*", (0, (8, 1.5))),
     "cream": Style("CREAM", "#B2182B", "o", "-"),
 }
+# CREAM with something of it changed (grid plans "ablations" and "scale64"), in the same family.
+_VARIANTS = {
+    "relativity": Style("CREAM, relativity only", "#67001F", "<", (0, (5, 1))),
+    "continuity": Style("CREAM, continuity only", "#F4A582", ">", (0, (2, 1.2))),
+    "uniform": Style("CREAM, uniform", "#D6604D", "h", (0, (4, 1, 1, 1, 1, 1))),
+    "sigma 1": Style("CREAM, sigma 1", "#FDAE61", "1", (0, (1, 1))),
+    "sigma 2": Style("CREAM, sigma 2", "#D9A441", "2", (0, (2, 2))),
+    "sigma 4": Style("CREAM, sigma 4", "#B35806", "3", (0, (4, 2))),
+    "sigma grown": Style("CREAM, sigma grown", "#7F3B08", "d", (0, (7, 1, 1, 1))),
+    "mean 9": Style("CREAM, mean 9", "#5E4FA2", "p", (0, (3, 2))),
+    "mode by batch": Style("CREAM, mode by batch", "#C51B7D", "H", (0, (1, 2))),
+    "ends x4": Style("CREAM, ends x4", "#E7298A", "4", (0, (6, 2))),
+}
 _SPARE = [("#8C510A", "<"), ("#5E4FA2", ">"), ("#66A61E", "h"), ("#E7298A", "d"), ("#7F7F7F", "p")]
 
 
 def style(method: str) -> Style:
     """Return how `method` is drawn; a name without a style of its own gets a spare one by name."""
-    if method in _STYLES:
-        return _STYLES[method]
+    if known := _STYLES.get(method) or _VARIANTS.get(method):
+        return known
     color, marker = _SPARE[sum(map(ord, method)) % len(_SPARE)]
     return Style(method, color, marker, (0, (3, 1.2)))
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
     """Return the methods in the order of the palette, others after them by name."""
-    known = list(_STYLES)
+    known = [*_STYLES, *_VARIANTS]
     return sorted(set(methods), key=lambda m: (known.index(m) if m in known else len(known), m))
 
 
 class Sheet(Figure):
-    """A figure that a notebook shows by itself, without pyplot and its global state."""
+    """A figure that a notebook shows by itself, without pyplot and its global state.
+
+    `drawn` says what it was drawn from (hash of rows, commit); its files carry it.
+    """
+
+    drawn: Mapping[str, str] = MappingProxyType({})
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
@@ -137,6 +157,11 @@ def curve(axes: Axes, method: str, x: pd.Series, table: pd.DataFrame, factor: fl
         label=look.label, capsize=2, elinewidth=0.9, markeredgecolor=look.color,
         markerfacecolor=look.color if method == "cream" else "white", zorder=3,
     )  # fmt: skip
+
+
+def interval_band(axes: Axes, method: str, x: pd.Series, low: np.ndarray, high: np.ndarray) -> None:
+    """Shade an interval around a curve, paler than any line."""
+    axes.fill_between(x, low, high, color=style(method).color, alpha=0.16, linewidth=0, zorder=1)
 
 
 def published_curve(axes: Axes, method: str, x: pd.Series, y: pd.Series) -> None:
