@@ -26,19 +26,21 @@ LLAMA = {
     "scaling": "linear",
     "scale": 8,
     "batch_size": 32,
-    "micro_batch": 1,
+    "micro_batch": 2,
     "learning_rate": 2e-5,
     "seed": 0,
     "sampler_options": {},
     "weight_decay": 0.0,
     "adam_betas": (0.9, 0.999),
     "max_grad_norm": 1.0,
-    "precision": "bfloat16",
+    "precision": "master",
     "save_dtype": "bfloat16",
     "attention": "auto",
-    "gradient_checkpointing": True,
-    "recompute": 0,
+    "gradient_checkpointing": False,
+    "recompute": "auto",
     "offload": "auto",
+    "zero": "auto",
+    "zero_offload": "auto",
     "compile": "layers",
     "log_steps": 5,
     "probe": None,
@@ -121,8 +123,8 @@ class _Stop(TrainerCallback):
 
 def _small(name: str, **more: object) -> training.TrainConfig:
     """A Llama-2 preset for a CPU: 1 example a step, float32 (bfloat16 is emulated), no compiler."""
-    smaller = {"batch_size": 1, "compile": "none", "precision": "float32", "workers": 0}
-    smaller |= {"save_steps": 0, "log_steps": 1}
+    smaller = {"batch_size": 1, "micro_batch": 1, "precision": "float32", "compile": "none"}
+    smaller |= {"workers": 0, "save_steps": 0, "log_steps": 1}
     return presets.get(name, base="base", corpus="corpus", **smaller, **more).train
 
 
