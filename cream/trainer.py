@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
+from pathlib import Path
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -11,11 +13,13 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from cream.losses import check_head, chunked_loss, mean_loss
 from cream.optimizer import MasterAdamW
+from cream.sharding import lose_in_forward
 from cream.training_config import TrainConfig
 
 __all__ = [
     "CreamTrainer",
     "compile_layers",
+    "decoder_layers",
     "learning_rate_factor",
     "recompute_layers",
     "recomputing_cheaply",
@@ -44,10 +48,12 @@ class CreamTrainer(Trainer):
     Autocast stands around our own loss rather than in accelerate's wrapper, which would copy all
     logits to float32. Where every example has the same number of labels, means of micro-batches
     and processes average to that of the batch; else (`uneven`) each is weighted by its labels.
-    With precision "master" the optimizer holds the float32 weights, and clips (`MasterAdamW`).
+    With precision "master" the optimizer holds the float32 weights, and clips (`MasterAdamW`), or
+    DeepSpeed does both (`config.zero` of 1 to 3). `sparing`: the disk holds one checkpoint alone.
     """
 
     masters: MasterAdamW | None = None
+    sparing = False
 
     def __init__(self, config: TrainConfig, uneven: bool = False, **kwargs: object):
         super().__init__(**kwargs)
@@ -59,7 +65,10 @@ class CreamTrainer(Trainer):
         if self.precision == "master":
             check_head(self.model)
             quick = self.compiled == "layers" and self.args.device.type == "cuda"
-            self.loss = functools.partial(chunked_loss, compiled=quick)
+            if config.sharded:  # DeepSpeed's own forward must be called
+                lose_in_forward(self.model, compiled=quick)
+            else:
+                self.loss = functools.partial(chunked_loss, compiled=quick)
         if self.compiled == "model":
             mode = "reduce-overhead" if self.args.device.type == "cuda" else "default"
             self.loss = torch.compile(mean_loss, mode=mode, dynamic=False)
@@ -89,7 +98,7 @@ class CreamTrainer(Trainer):
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Build Trainer's optimizer, or the one that holds the float32 weights itself."""
-        if self.precision != "master" or self.optimizer is not None:
+        if self.precision != "master" or self.config.sharded or self.optimizer is not None:
             return super().create_optimizer(*([] if model is None else [model]))
         decayed = set(self.get_decay_parameter_names(self.model))
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
@@ -113,6 +122,21 @@ class CreamTrainer(Trainer):
         if self.masters is not None and "loss" in logs:
             logs["grad_norm"] = self.masters.norm.item()
         super().log(logs, *rest, **more)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save as Trainer does; of a checkpoint of DeepSpeed, its own files hold the weights."""
+        if not (self.config.sharded and _internal_call):
+            super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, *rest: object, **more: object) -> None:
+        """Remove the last checkpoint first, where the disk does not hold two."""
+        if self.sparing:
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                for old in Path(self.args.output_dir).glob("checkpoint-*"):
+                    shutil.rmtree(old)
+            self.accelerator.wait_for_everyone()
+        super()._save_checkpoint(*rest, **more)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
@@ -146,7 +170,7 @@ def compile_layers(model: PreTrainedModel) -> None:
 
     The mask is made outside of the compiled parts, so a mask of ones still takes the causal kernel.
     """
-    for layer in _layers(model):
+    for layer in decoder_layers(model):
         layer.compile()
     model.loss_function = torch.compile(model.loss_function)
 
@@ -157,7 +181,7 @@ def recompute_layers(model: PreTrainedModel, count: int, compiled: bool) -> None
     The first ones: theirs comes last, when what the others kept is gone. Checkpointing stands
     around the compiled layer, where transformers from 5.23 would put it inside.
     """
-    for place, layer in enumerate(_layers(model)):
+    for place, layer in enumerate(decoder_layers(model)):
         forward = torch.compile(layer.forward) if compiled else layer.forward
         if place < count:
             forward = functools.partial(checkpoint, forward, use_reentrant=False)
@@ -171,7 +195,8 @@ def recomputing_cheaply(wanted: bool) -> contextlib.AbstractContextManager:
     return torch._functorch.config.patch(activation_memory_budget=CHEAP_BUDGET)
 
 
-def _layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+def decoder_layers(model: PreTrainedModel) -> torch.nn.ModuleList:
+    """Return the list of a model's decoder layers."""
     count = model.config.get_text_config().num_hidden_layers
     for module in model.modules():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:

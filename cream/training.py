@@ -34,7 +34,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from cream import models, rope, training_memory
+from cream import models, parallel, rope, sharding, training_memory
 from cream.checkpoints import check_files
 from cream.examples import ExampleDataset, collate
 from cream.flops import training_flops
@@ -42,6 +42,7 @@ from cream.positions import sampler
 from cream.trainer import (
     CreamTrainer,
     compile_layers,
+    decoder_layers,
     learning_rate_factor,
     recompute_layers,
     recomputing_cheaply,
@@ -79,18 +80,29 @@ def train(
     `load` stands in for `models.load`, which it is called like. ValueError when the directory holds
     another run, MemoryError (before anything is loaded) for a card that is too small.
     """
-    run_dir, asked = Path(run_dir), config
+    run_dir, root, asked = Path(run_dir), Path(root), config
     check_directory(config, run_dir)
     if (run_dir / "model").exists():
         log.info("%s is finished; nothing to train", run_dir)
         return run_dir / "model"
     if config.precision == "master":  # a card that is nearly full has no room for gaps
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    arguments = _arguments(config, run_dir)
+    machine = parallel.Machine.here()
+    _accumulation(config, machine.processes)
     probe = probe or _named_probe(config.probe)
-    extended, tokenizer, dataset = _material(config, Path(root))
-    config = _settled(config, arguments, extended, len(dataset[0]["input_ids"]))
-    model = _loaded(config, Path(root), tokenizer, load or models.load)
+    extended, tokenizer, dataset = _material(config, root)
+    config = _settled(config, extended, len(dataset[0]["input_ids"]), machine)
+    count = training_memory.parameters(extended)
+    room = parallel.check_disk(config, count, run_dir)
+    # Before DeepSpeed is set up: later, stage 3 would divide what is being read.
+    model = _loaded(
+        config,
+        root,
+        tokenizer,
+        load or models.load,
+        None if parallel.loads_on_card(config, count, machine) else "cpu",
+    )
+    arguments = _arguments(config, run_dir, room)
     trainer = CreamTrainer(
         config,
         uneven=dataset.uneven,
@@ -99,6 +111,7 @@ def train(
         train_dataset=dataset,
         data_collator=collate,
     )
+    trainer.sparing = room == 0
     _prepare(trainer, asked, tokenizer, run_dir)
     if probe and config.probe_steps:
         trainer.add_callback(ProbeCallback(probe, tokenizer, config.probe_steps, run_dir))
@@ -109,17 +122,30 @@ def train(
     with arguments.main_process_first(local=False):  # which removes what is torn
         _sweep(run_dir)
         checkpoint = last_complete_checkpoint(run_dir / "checkpoints")
+    if checkpoint:
+        sharding.check_resumable(checkpoint, config.zero, machine.processes)
     cheaply = config.precision == "master" and config.recompute != 0
     with recomputing_cheaply(cheaply):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if trainer.masters is not None:
-        trainer.masters.restore(getattr(torch, config.save_dtype))
-    if trainer.is_world_process_zero():
-        model.config.use_cache = True
-        model.to(getattr(torch, config.save_dtype))
-        models.save(model, tokenizer, run_dir / "model")
-    trainer.accelerator.wait_for_everyone()
+    _save(trainer, tokenizer, run_dir)
     return run_dir / "model"
+
+
+def _save(trainer: CreamTrainer, tokenizer: PreTrainedTokenizerBase, run_dir: Path) -> None:
+    """Write model/, from the float32 weights, wherever they are; once, by the first process."""
+    model, dtype = trainer.model, getattr(torch, trainer.config.save_dtype)
+    first, state = trainer.is_world_process_zero(), None
+    if trainer.config.sharded:
+        state = sharding.gathered_weights(model, dtype, keep=first)
+        model = sharding.shell(model, dtype)
+    elif trainer.masters is not None:
+        trainer.masters.restore(dtype)
+    if first:
+        model.config.use_cache = True
+        if state is None:
+            model.to(dtype)
+        models.save(model, tokenizer, run_dir / "model", state_dict=state)
+    trainer.accelerator.wait_for_everyone()
 
 
 def check_directory(config: TrainConfig, run_dir: Path) -> None:
@@ -175,33 +201,36 @@ def _material(
 
 
 def _loaded(
-    config: TrainConfig, root: Path, tokenizer: PreTrainedTokenizerBase, load: Load
+    config: TrainConfig,
+    root: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    load: Load,
+    device: str | None,
 ) -> PreTrainedModel:
+    # DeepSpeed makes its float32 masters of bfloat16 weights.
+    dtype = torch.bfloat16 if config.sharded and config.precision == "master" else torch.float32
     model = load(
         _base_place(config.base, root),
         scaling=config.scaling,
         scale=config.scale,
         attention=config.attention,
-        dtype=torch.float32,
+        dtype=dtype,
         revision=config.revision,
+        **({} if device is None else {"device": device}),
     )
     models.check_pair(model, tokenizer)
     return model
 
 
 def _settled(
-    config: TrainConfig, arguments: TrainingArguments, about: PreTrainedConfig, window: int
+    config: TrainConfig, about: PreTrainedConfig, window: int, machine: parallel.Machine
 ) -> TrainConfig:
     """Decide what memory decides, or say before anything is loaded that it does not fit."""
-    card, name = None, ""
-    if torch.cuda.is_available():
-        properties = torch.cuda.get_device_properties(arguments.device)
-        card, name = properties.total_memory, properties.name
-    if config.precision == "master":
-        config, needed = training_memory.settle(config, about, window, card, name)
-        log.info("%s", needed)
-    elif card is not None and arguments.world_size == 1 and not arguments.deepspeed:
-        training_memory.check_states(config, about, window, card, name)
+    config, said = parallel.choose(config, about, window, machine)
+    if said and os.environ.get("RANK", "0") == "0":
+        log.info("%s", said)
+    if config.sharded:
+        sharding.quieten()
     return config
 
 
@@ -230,6 +259,8 @@ def _prepare(
         recompute_layers(model, count, trainer.compiled == "layers")
     elif trainer.compiled == "layers":
         compile_layers(model)
+    if config.zero == 3:
+        sharding.gather_layers_whole(decoder_layers(model))
     if trainer.is_world_process_zero():
         _claim(asked, run_dir)
     trainer.remove_callback(PrinterCallback)
@@ -240,26 +271,27 @@ def _prepare(
     trainer.add_callback(CheckpointSeal())
 
 
-def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
-    cuda = torch.cuda.is_available()
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
+def _accumulation(config: TrainConfig, processes: int) -> int:
+    """Return how many forward passes of every process make a step."""
     accumulation, rest = divmod(config.batch_size, config.micro_batch * processes)
     if rest or not accumulation:
         raise ValueError(
             f"batch_size {config.batch_size} is not a multiple of micro_batch "
             f"{config.micro_batch} x {processes} processes; change one of them"
         )
-    if cuda and config.compile == "model" and accumulation > 1:
+    if torch.cuda.is_available() and config.compile == "model" and accumulation > 1:
         raise ValueError(
             f"compile is 'model', whose CUDA graphs cannot accumulate gradients, and batch_size "
             f"{config.batch_size} takes {accumulation} forward passes; choose 'layers' or a larger "
             "micro_batch"
         )
-    if config.precision == "master" and processes > 1:
-        raise ValueError(
-            f"precision is 'master' and {processes} processes train; it is for one GPU. Choose "
-            "'bfloat16', where DeepSpeed shards the float32 weights"
-        )
+    return accumulation
+
+
+def _arguments(config: TrainConfig, run_dir: Path, room: int = 2) -> TrainingArguments:
+    """Return the Trainer's settings; `room` is how many checkpoints are kept."""
+    cuda, master = torch.cuda.is_available(), config.precision == "master"
+    accumulation = _accumulation(config, int(os.environ.get("WORLD_SIZE", "1")))
     arguments = TrainingArguments(
         output_dir=str(run_dir / "checkpoints"),
         max_steps=config.steps,
@@ -269,13 +301,16 @@ def _arguments(config: TrainConfig, run_dir: Path) -> TrainingArguments:
         weight_decay=config.weight_decay,
         adam_beta1=config.adam_betas[0],
         adam_beta2=config.adam_betas[1],
-        max_grad_norm=0.0 if config.precision == "master" else config.max_grad_norm,
+        # Our own optimizer clips by itself.
+        max_grad_norm=0.0 if master and not config.sharded else config.max_grad_norm,
         seed=config.seed,
         use_cpu=not cuda,
+        bf16=master and config.sharded,
+        deepspeed=parallel.deepspeed_config(config) if config.sharded else None,
         optim="adamw_torch_fused",
         save_strategy="steps" if config.save_steps else "no",
         save_steps=config.save_steps or config.steps,
-        save_total_limit=2,
+        save_total_limit=max(room, 1),
         logging_steps=config.log_steps,
         logging_nan_inf_filter=False,
         train_sampling_strategy="sequential",
@@ -313,7 +348,8 @@ def main(arguments: list[str] | None = None) -> None:
         config = read_config(given.run_dir)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
     model = train(config, given.run_dir, root=given.root)
     if PartialState().is_main_process:
         print(model)

@@ -22,6 +22,8 @@ CHOICES = {
     "scaling": rope.KINDS,
     "precision": ("auto", "float32", "bfloat16", "master"),
     "offload": ("auto", "none", "moments"),
+    "zero": ("auto", 0, 1, 2, 3),
+    "zero_offload": ("auto", "none", "optimizer", "all"),
     "save_dtype": ("float32", "bfloat16"),
     "compile": ("auto", "none", "layers", "model"),
 }
@@ -64,6 +66,10 @@ class TrainConfig:
     # results of compiled layers, a number also that many whole layers, "auto" as memory demands
     recompute: int | str = 0
     offload: str = "auto"  # AdamW's "moments" in RAM, "none", "auto" as memory demands ("master")
+    # DeepSpeed's ZeRO: over the processes it shards 1 AdamW's states and the masters, 2 gradients,
+    # 3 weights, too; 0 none of it; "auto" the least that fits, 0 for one process and small models
+    zero: int | str = "auto"
+    zero_offload: str = "auto"  # in RAM: "none", AdamW's and masters ("optimizer"), weights ("all")
     compile: str = "auto"  # "none", "layers", "model" (CUDA graphs) or "auto" by device and steps
     save_steps: int = 0  # 0: no checkpoints
     log_steps: int = 10
@@ -79,9 +85,8 @@ class TrainConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
-                )
+                known = ", ".join(map(str, choices))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {known}")
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps}; it must lie in [0, steps = {self.steps})"
@@ -89,7 +94,13 @@ class TrainConfig:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}; it must be larger than 0")
         _check_memory_settings(self)
+        _check_sharding(self)
         rope.scaling(self.scaling, self.scale)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether DeepSpeed holds the optimizer; False while `zero` is not settled."""
+        return self.zero in (1, 2, 3)
 
     def to_json(self) -> str:
         """Return the configuration as JSON, one field a line."""
@@ -144,6 +155,31 @@ def _check_memory_settings(config: TrainConfig) -> None:
     if again != 0 and config.gradient_checkpointing:
         raise ValueError(
             f"recompute is {again!r} and gradient_checkpointing recomputes all layers; set one"
+        )
+
+
+def _check_sharding(config: TrainConfig) -> None:
+    """Refuse what DeepSpeed does not do, or does not do together with our own optimizer."""
+    zero, place = config.zero, config.zero_offload
+    if place in ("optimizer", "all") and (zero == 0 or config.precision == "auto"):
+        raise ValueError(f"zero_offload is {place!r}, which ZeRO does; set zero to 1, 2 or 3")
+    if place == "all" and zero in (1, 2):
+        raise ValueError(f"zero_offload is 'all', for zero 3 alone; zero is {zero}")
+    if zero in ("auto", 0):
+        return
+    if config.precision not in ("master", "float32"):
+        raise ValueError(
+            f"zero is {zero} and precision {config.precision!r}; choose 'master' (bfloat16 "
+            "weights, float32 masters) or 'float32'"
+        )
+    if config.offload == "moments":
+        raise ValueError(f"offload is 'moments' and zero {zero}; choose zero_offload='optimizer'")
+    if config.compile == "model":
+        raise ValueError(f"compile is 'model' and zero {zero}; choose 'layers' or 'none'")
+    if zero == 3 and config.probe and config.probe_steps:
+        raise ValueError(
+            "probe_steps is set and zero 3: one process asks, and none has the weights; choose "
+            "zero 2 or probe_steps 0"
         )
 
 

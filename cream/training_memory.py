@@ -17,7 +17,18 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig
 from cream.losses import CHUNK
 from cream.training_config import TrainConfig
 
-__all__ = ["Needs", "check_states", "needs", "parameters", "settle"]
+__all__ = [
+    "BUCKET",
+    "LIVE",
+    "Needs",
+    "check_states",
+    "choices",
+    "free_ram",
+    "needs",
+    "parameters",
+    "recomputed_layers",
+    "settle",
+]
 
 GIB = 2**30
 SPARE = 2 * GIB  # CUDA's context, kernels' workspaces, what the allocator cannot hand out
@@ -26,6 +37,12 @@ STATES = {"float32": 16, "bfloat16": 18, "master": 16}
 OFFLOADED = 8  # of which this many may lie in RAM (precision "master")
 PLANNED = 0.97  # share of a card that "auto" plans with: an estimate must not be a gamble
 PINNED = 1.35  # of what they take: page-locked memory comes in powers of two
+# What ZeRO shards or keeps whole, bytes a parameter: (weights, gradients, masters and moments).
+# Gradients of micro-batches are added in float32; at stage 1 on every process, whole.
+SHARDED = {"master": (2, 4, 12), "float32": (4, 8, 12)}
+BUCKET = 200_000_000  # parameters whose gradients DeepSpeed sends at once
+LIVE = 1_000_000_000  # parameters that stage 3 gathers at once
+FACTOR = 1.5  # of what lies in RAM, as DeepSpeed's own estimators have it
 
 
 def parameters(config: PreTrainedConfig) -> int:
@@ -59,17 +76,20 @@ class Needs:
         )
 
 
-def needs(model: PreTrainedConfig, config: TrainConfig, window: int, count: int = 0) -> Needs:
+def needs(
+    model: PreTrainedConfig, config: TrainConfig, window: int, count: int = 0, processes: int = 1
+) -> Needs:
     """Return what one device holds in training a model of `count` parameters (0: counted here).
 
-    `config` says how: its `recompute` and `offload` must not be "auto" (they then count as 0 and
-    "none"). `window` is tokens an example.
+    `config` says how: its `recompute`, `offload`, `zero` and `zero_offload` must not be "auto"
+    (they then count as 0 and "none"). `window` is tokens an example; `ram` is what one process
+    keeps there.
     """
     text = model.get_text_config(decoder=True)
     count, tokens = count or parameters(model), config.micro_batch * window
     kind = "bfloat16" if config.precision == "auto" else config.precision
     size = 4 if kind == "float32" else 2
-    offload = OFFLOADED if config.offload == "moments" else 0
+    states, ram = _states(config, kind, count, processes)
     checkpointed = recomputed_layers(config, text.num_hidden_layers)
     kept = (text.num_hidden_layers - checkpointed) * _kept(text, config)
     numbers = kept + checkpointed * text.hidden_size + _at_work(text, config)
@@ -78,12 +98,42 @@ def needs(model: PreTrainedConfig, config: TrainConfig, window: int, count: int 
         logits, head = min(logits, CHUNK), 6 * text.vocab_size * text.hidden_size
     about = f"{count:,} parameters, {config.micro_batch} x {window:,} tokens, {_how(config)}"
     return Needs(
-        states=count * (STATES[kind] - offload),
+        states=states,
         activations=numbers * tokens * size,
         loss=12 * logits + head,
-        ram=int(count * offload * PINNED),
+        ram=ram,
         about=about,
     )
+
+
+def _states(config: TrainConfig, kind: str, count: int, processes: int) -> tuple[int, int]:
+    """Bytes of weights, gradients and optimizer on a device, and in RAM, of one process."""
+    if config.zero not in (1, 2, 3):
+        offload = OFFLOADED if config.offload == "moments" else 0
+        buckets = 4 if processes > 1 else 0  # gradients once more, as DDP sends them
+        return count * (STATES[kind] - offload + buckets), int(count * offload * PINNED)
+    stage, place = config.zero, config.zero_offload
+    weights, gradients, rest = SHARDED[kind]
+    share = {
+        "weights": weights / (processes if stage == 3 else 1),
+        "gradients": gradients / (processes if stage > 1 else 1),
+        "rest": rest / processes,
+    }
+    away = {"optimizer": ["rest"], "all": ["rest", "weights"]}.get(place, [])
+    if stage == 3 and away:
+        away.append("gradients")
+    held = sum(value for name, value in share.items() if name not in away)
+    ram = sum(share[name] for name in away)
+    if away:  # gradients on their way, and the weights that come back
+        ram += 6 / processes if stage < 3 else 0
+    return int(count * held) + _in_flight(stage, kind, count), int(count * ram * FACTOR)
+
+
+def _in_flight(stage: int, kind: str, count: int) -> int:
+    """Bytes of what is being sent: gradients in two buckets, at stage 3 weights gathered."""
+    size = 2 if kind == "master" and stage > 1 else 4
+    sent = 3 * size * min(BUCKET, count)
+    return sent + (SHARDED[kind][0] * min(LIVE, count) if stage == 3 else 0)
 
 
 def recomputed_layers(config: TrainConfig, layers: int) -> int:
@@ -125,6 +175,9 @@ def _how(config: TrainConfig) -> str:
     else:
         again = f"{config.recompute} layers" if config.recompute else "nothing"
     where = ", moments in RAM" if config.offload == "moments" else ""
+    if config.zero in (1, 2, 3):
+        names = {"optimizer": ", optimizer in RAM", "all": ", optimizer and weights in RAM"}
+        where = f", ZeRO-{config.zero}{names.get(config.zero_offload, '')}"
     return f"precision '{config.precision}', {again} recomputed{where}"
 
 
@@ -142,7 +195,7 @@ def settle(
     tried = [
         dataclasses.replace(config, recompute=again, offload=place)
         for place in (["none", "moments"] if config.offload == "auto" else [config.offload])
-        for again in _choices(config, layers)
+        for again in choices(config, layers)
     ]
     for each in tried:
         needed = needs(model, each, window, count)
@@ -157,14 +210,15 @@ def settle(
 
 
 def check_states(
-    config: TrainConfig, model: PreTrainedConfig, window: int, card: int, name: str = "card"
-) -> None:
+    config: TrainConfig, model: PreTrainedConfig, window: int, card: int, name: str = "card",
+    processes: int = 1,
+) -> None:  # fmt: skip
     """Raise MemoryError if a card cannot hold weights and optimizer, whatever is recomputed.
 
     For the precisions whose activations are not settled here.
     """
     count = parameters(model)
-    needed = needs(model, config, window, count)
+    needed = needs(model, config, window, count, processes)
     if needed.states + SPARE > card:
         raise MemoryError(
             f"{needed}; {name} has {card / GIB:.1f} GiB. "
@@ -172,15 +226,21 @@ def check_states(
         )
 
 
-def _choices(config: TrainConfig, layers: int) -> list[int | str]:
+def choices(config: TrainConfig, layers: int) -> list[int | str]:
+    """Return what a configuration lets be recomputed, the least first."""
     if config.recompute != "auto":
         return [config.recompute]
     cheap = ["cheap"] if config.compile != "none" else []
     return [0, *cheap, *range(1, layers + 1)]
 
 
+def free_ram() -> int:
+    """Return the bytes of RAM that are free on this host."""
+    return psutil.virtual_memory().available
+
+
 def _check_ram(needed: Needs) -> None:
-    free = psutil.virtual_memory().available
+    free = free_ram()
     if needed.ram > free:
         raise MemoryError(
             f"{needed}; of RAM {free / GIB:.1f} GiB are free. Take a larger machine or card, or "
@@ -194,10 +254,11 @@ def _advice(
     """What would fit, as a setting to change."""
     free = {"gradient_checkpointing": False, "recompute": "auto", "precision": "master"}
     free |= {"compile": "layers" if config.compile == "model" else config.compile}
+    free |= {"zero": 0, "zero_offload": "none"}
     for micro in dict.fromkeys((config.micro_batch, 1)):
         for place in ("none", "moments"):
             other = dataclasses.replace(config, micro_batch=micro, offload=place, **free)
-            for again in _choices(other, model.get_text_config(decoder=True).num_hidden_layers):
+            for again in choices(other, model.get_text_config(decoder=True).num_hidden_layers):
                 each = dataclasses.replace(other, recompute=again)
                 if (needed := needs(model, each, window, count)).total <= PLANNED * card:
                     return (

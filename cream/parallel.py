@@ -1,0 +1,430 @@
+"""Several GPUs or hosts: what DeepSpeed's ZeRO shards over them, what fits, how runs are started.
+
+    torchrun --nproc-per-node 2 -m cream.training RUN_DIR
+    deepspeed --num_gpus 2 --module cream.training RUN_DIR
+    accelerate launch --multi_gpu --num_processes 2 -m cream.training RUN_DIR
+    python -m cream.parallel slurm RUN_DIR --nodes 2 --gpus 8 > job.sbatch
+    python -m cream.parallel plan RUN_DIR --processes 2 --card 80   # what would be chosen
+
+Every launcher starts the same `python -m cream.training`; the run's own `zero` and `zero_offload`
+say what is sharded, and "auto" takes the least that fits (`choose`). DeepSpeed's own file is made
+here (`deepspeed_config`); there is none to write. Precision "master" computes on bfloat16 weights;
+float32 masters, AdamW's states and the sums of gradients over micro-batches are float32 at every
+stage. The masters begin as the bfloat16 weights, as DeepSpeed makes them.
+
+What belongs here: the choice, the settings, the launchers, the room on disk. What is done to a
+model is in `sharding`, the arithmetic of memory in `training_memory`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.util
+import io
+import logging
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, PreTrainedConfig
+
+from cream import training_memory
+from cream.sharding import quieten
+from cream.training_config import TrainConfig, read_config
+from cream.training_memory import BUCKET, GIB, LIVE, PLANNED, SHARDED, Needs, needs, parameters
+
+__all__ = [
+    "Machine",
+    "check_disk",
+    "choose",
+    "deepspeed_config",
+    "loads_on_card",
+    "main",
+    "own_estimate",
+    "slurm",
+]
+
+log = logging.getLogger(__name__)
+
+# What is tried under "auto", the least first: (stage, what lies in RAM).
+SHARDINGS = (
+    (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "optimizer"), (3, "all"),
+)  # fmt: skip
+PREFETCHED = 200_000_000  # parameters that stage 3 gathers ahead: a layer of a 7B
+STEPPED = 100_000_000  # parameters that stage 3 updates at once
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a launch runs on: processes in all and on this host, each one's card in bytes."""
+
+    processes: int = 1
+    on_host: int = 1
+    card: int | None = None
+    name: str = "card"
+
+    @classmethod
+    def here(cls) -> Machine:
+        """Return what the launcher told this process, and the card that is its own."""
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        said = [
+            os.environ[name] for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if name in os.environ
+        ]
+        on_host = int(said[0]) if said else processes
+        if not torch.cuda.is_available():
+            return cls(processes, on_host)
+        local, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local >= cards:
+            raise ValueError(
+                f"process {local} of this host has no GPU of its own, there are {cards}: start at "
+                f"most {cards} a host (torchrun --nproc-per-node {cards})"
+            )
+        found = torch.cuda.get_device_properties(local)
+        return cls(processes, on_host, found.total_memory, found.name)
+
+    def __str__(self) -> str:
+        hosts = (
+            f" on {self.processes // self.on_host} hosts" if self.processes > self.on_host else ""
+        )
+        size = "no GPU" if self.card is None else f"{self.name} of {self.card / GIB:.1f} GiB"
+        return (
+            f"{self.processes} {'process' if self.processes == 1 else 'processes'}{hosts}, {size}"
+        )
+
+
+def choose(
+    config: TrainConfig, model: PreTrainedConfig, window: int, machine: Machine
+) -> tuple[TrainConfig, str]:
+    """Return the configuration with nothing of memory left "auto", and the arithmetic behind it.
+
+    `model` is the base's configuration, `window` tokens an example. Least first: no sharding where
+    one process is enough or the model is small ("auto" for precisions other than "master"), then
+    stages 1, 2, 3, then what lies in RAM; in each as little recomputation as fits. MemoryError with
+    what to change where nothing does, ModuleNotFoundError where DeepSpeed is needed and missing.
+    """
+    if config.precision != "master" and config.zero in ("auto", 0):
+        return _unsharded(config, model, window, machine)
+    if config.zero == 0 and machine.processes > 1:
+        raise ValueError(
+            f"zero is 0, precision 'master', and {machine.processes} processes train; choose zero "
+            "'auto', 1, 2 or 3"
+        )
+    alone = machine.processes == 1 and config.zero in ("auto", 0)
+    refused = None
+    if alone and config.zero_offload in ("auto", "none"):
+        try:
+            plain = dataclasses.replace(config, zero=0, zero_offload="none")
+            settled, needed = training_memory.settle(
+                plain, model, window, machine.card, machine.name
+            )
+            return settled, str(needed)
+        except MemoryError as error:
+            if config.zero == 0:
+                raise
+            refused = error
+    _need_deepspeed(refused)
+    return _sharded(config, model, window, machine)
+
+
+def _unsharded(
+    config: TrainConfig, model: PreTrainedConfig, window: int, machine: Machine
+) -> tuple[TrainConfig, str]:
+    config = dataclasses.replace(config, zero=0, zero_offload="none")
+    if machine.card is not None:
+        processes = machine.processes
+        training_memory.check_states(config, model, window, machine.card, machine.name, processes)
+    return config, ""
+
+
+def _need_deepspeed(refused: MemoryError | None) -> None:
+    if importlib.util.find_spec("deepspeed") is None:
+        before = f"{refused}; otherwise " if refused else ""
+        raise ModuleNotFoundError(
+            f"{before}this run takes DeepSpeed, which is not installed: pip install -c "
+            "constraints.txt -e '.[gpu]'"
+        )
+
+
+def _sharded(
+    config: TrainConfig, model: PreTrainedConfig, window: int, machine: Machine
+) -> tuple[TrainConfig, str]:
+    """Choose among the shardings that the configuration allows."""
+    count = parameters(model)
+    said, tried = [f"{machine}: {count:,} parameters"], []
+    layers = model.get_text_config(decoder=True).num_hidden_layers
+    if config.precision == "float32":  # nothing is recomputed there but by gradient_checkpointing
+        config = dataclasses.replace(config, recompute=0)
+    for stage, place in _allowed(config, machine):
+        each = _least(config, model, window, machine, count, (stage, place))
+        tried.append(each)
+        said.append(_judged(each, machine, count))
+        if each[2] and training_memory.recomputed_layers(each[0], layers) <= layers / 4:
+            break  # more layers computed twice cost more than what the next stage sends
+    fitting = [one for one, _, fits in tried if fits]
+    if not fitting:
+        raise MemoryError("\n  ".join([*said, _advice(config, machine, tried)]))
+    chosen = fitting[-1] if tried[-1][2] else fitting[0]
+    said.append(
+        f"chosen: ZeRO-{chosen.zero}, offload {chosen.zero_offload}, recompute {chosen.recompute}"
+    )
+    return chosen, "\n  ".join(said)
+
+
+def _allowed(config: TrainConfig, machine: Machine) -> Iterator[tuple[int, str]]:
+    for stage, place in SHARDINGS:
+        if machine.processes == 1 and config.zero == "auto" and place == "none":
+            continue  # there is nobody to share with
+        if config.zero in ("auto", stage) and config.zero_offload in ("auto", place):
+            if not (stage == 3 and config.zero == "auto" and config.probe and config.probe_steps):
+                yield stage, place
+    if config.zero == 1 and config.zero_offload == "optimizer":
+        yield 1, "optimizer"
+
+
+def _least(
+    config: TrainConfig, model: PreTrainedConfig, window: int, machine: Machine, count: int,
+    sharding: tuple[int, str],
+) -> tuple[TrainConfig, Needs, bool]:  # fmt: skip
+    """Return a sharding with the least recomputation that fits, or with the most."""
+    base = dataclasses.replace(config, zero=sharding[0], zero_offload=sharding[1], offload="none")
+    layers = model.get_text_config(decoder=True).num_hidden_layers
+    share = PLANNED if config.recompute == "auto" else 1
+    for again in training_memory.choices(base, layers):
+        each = dataclasses.replace(base, recompute=again)
+        needed = needs(model, each, window, count, machine.processes)
+        if machine.card is None or needed.total <= share * machine.card:
+            enough = needed.ram * machine.on_host <= training_memory.free_ram()
+            return each, needed, enough
+    return each, needed, False
+
+
+def _judged(tried: tuple[TrainConfig, Needs, bool], machine: Machine, count: int) -> str:
+    config, needed, fits = tried
+    theirs = own_estimate(config, count, machine)
+    beside = (
+        "" if theirs is None else f" (DeepSpeed's own estimate of the states: {theirs / GIB:.1f})"
+    )
+    answer = "fits" if fits else "does not fit"
+    if needed.ram and needed.ram * machine.on_host > training_memory.free_ram():
+        answer += f", {training_memory.free_ram() / GIB:.1f} GiB of RAM are free on this host"
+    return f"{needed}{beside}: {answer}"
+
+
+def own_estimate(config: TrainConfig, count: int, machine: Machine) -> int | None:
+    """Return the bytes of states a GPU that DeepSpeed's own estimators give; None for stage 1.
+
+    They have no stage 1. At stages 2 and 3 they count 18 bytes over the GPUs: gradients twice, in
+    16 and in 32 bits. Stage 2 keeps the 32-bit sums alone, and both leave out the buckets and the
+    weights that are gathered; with the optimizer in RAM stage 2 still holds 4/n of sums on the GPU.
+    """
+    if config.zero == 1:
+        return None
+    quieten()
+    # Imported here: it takes seconds, and talks.
+    with contextlib.redirect_stdout(io.StringIO()):
+        from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as third
+        from deepspeed.runtime.zero.stage_1_and_2 import (
+            estimate_zero2_model_states_mem_needs as second,
+        )
+    hosts = max(1, machine.processes // machine.on_host)
+    away = config.zero_offload != "none"
+    about = {"num_gpus_per_node": machine.on_host, "num_nodes": hosts, "cpu_offload": away}
+    if config.zero == 2:
+        return second(count, **about)[1]
+    params = config.zero_offload == "all"
+    return third(count, BUCKET, cpu_offload_params=params, **about)[1]
+
+
+def loads_on_card(config: TrainConfig, count: int, machine: Machine) -> bool:
+    """Whether all of `count` weights lie on a card before stage 3 divides them; else in RAM."""
+    if config.zero != 3 or machine.card is None:
+        return True
+    return config.zero_offload != "all" and SHARDED[config.precision][0] * count < machine.card / 2
+
+
+def _advice(config: TrainConfig, machine: Machine, tried: Sequence[tuple]) -> str:
+    """What to change where nothing fits."""
+    found = []
+    if config.zero != "auto" or config.zero_offload != "auto":
+        found.append("zero='auto' and zero_offload='auto'")
+    if config.recompute != "auto" and config.precision == "master":
+        found.append("recompute='auto'")
+    if config.micro_batch > 1:
+        found.append(f"micro_batch less than {config.micro_batch}")
+    if config.precision != "master":
+        found.append("precision='master'")
+    short = min((needed.total for _, needed, _ in tried), default=0)
+    least = f" (at least {short / GIB:.1f} GiB a card as it is)" if short else ""
+    change = f"Set {', '.join(found)}, or take" if found else "Take"
+    return f"Nothing fits{least}. {change} more GPUs, or larger ones"
+
+
+def deepspeed_config(config: TrainConfig) -> dict:
+    """Return what `TrainingArguments(deepspeed=...)` is given for a settled configuration.
+
+    "auto" is left where the Trainer knows. The optimizer is torch's fused AdamW, made by the
+    Trainer: nothing is compiled, unless it lies in RAM (DeepSpeed's own, which takes nvcc's host
+    compiler and ninja a minute, once).
+    """
+    if config.zero not in (1, 2, 3):
+        raise ValueError(f"zero is {config.zero!r}; DeepSpeed is for 1, 2 and 3")
+    master = config.precision == "master"
+    zero = {
+        "stage": config.zero,
+        "contiguous_gradients": True,
+        "overlap_comm": config.zero > 1,
+        "reduce_bucket_size": BUCKET,
+        "allgather_bucket_size": BUCKET,
+    }
+    if config.zero == 3:
+        zero |= {"stage3_max_live_parameters": LIVE, "stage3_prefetch_bucket_size": PREFETCHED,
+                 "stage3_max_reuse_distance": LIVE, "sub_group_size": STEPPED,
+                 "stage3_gather_16bit_weights_on_model_save": False}  # fmt: skip
+    away = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if config.zero_offload in ("optimizer", "all"):
+        zero["offload_optimizer"] = away
+    if config.zero_offload == "all":
+        zero["offload_param"] = away
+    found = {
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+    }
+    if master and config.zero == 1:  # once a step, and not once a micro-batch: not halved
+        found["communication_data_type"] = "fp32"
+    return found
+
+
+# ------------------------------------------------------------------------------------- the disk
+
+
+def check_disk(config: TrainConfig, count: int, run_dir: Path) -> int:
+    """Return how many checkpoints the disk has room for besides the one that is being written.
+
+    At most 2. 0: the old one is removed before the new one is written. OSError before anything is
+    computed where not even that fits, or the model at the end does not.
+    """
+    size, model = checkpoint_bytes(config, count), model_bytes(config, count)
+    there = run_dir.resolve()
+    while not there.exists():
+        there = there.parent
+    old = run_dir / "checkpoints"
+    free = shutil.disk_usage(there).free + sum(
+        one.stat().st_size for one in old.rglob("*") if one.is_file()
+    )
+    room = f"{there} has {free / GIB:.1f} GiB free"
+    if not config.save_steps:
+        if model > free:
+            raise OSError(f"the model takes {model / GIB:.1f} GiB and {room}; choose another place")
+        return 2
+    for kept in (2, 1):
+        if max((kept + 1) * size, kept * size + model) <= free:
+            return kept
+    said = f"a checkpoint takes {size / GIB:.1f} GiB, the model {model / GIB:.1f}, and {room}"
+    if size + model > free:
+        raise OSError(f"{said}; set save_steps=0 (no checkpoints) or choose another place")
+    log.warning(
+        "%s: each checkpoint is removed before the next is written; a run that dies meanwhile "
+        "starts anew",
+        said,
+    )
+    return 0
+
+
+def checkpoint_bytes(config: TrainConfig, count: int) -> int:
+    """Return the bytes of a checkpoint: weights as computed with, masters, two moments."""
+    if config.precision == "master":
+        return 14 * count
+    return (16 if config.zero in (1, 2, 3) else 12) * count
+
+
+def model_bytes(config: TrainConfig, count: int) -> int:
+    """Return the bytes of the model that a run leaves."""
+    return (2 if config.save_dtype == "bfloat16" else 4) * count
+
+
+# ---------------------------------------------------------------------------------- the launchers
+
+SBATCH = """\
+#!/bin/bash
+#SBATCH --job-name={name}
+#SBATCH --nodes={nodes}
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node={gpus}
+#SBATCH --cpus-per-task={cpus}
+#SBATCH --time={time}
+#SBATCH --requeue
+#SBATCH --output=%x-%j.log
+# One torchrun a host, one process a GPU. Sent again after a time limit or a failure, the job goes
+# on from the last sealed checkpoint. The run directory must lie on a disk that every host sees.
+export OMP_NUM_THREADS={threads}
+export HF_HUB_OFFLINE=1  # the base is in the hub's cache, or a folder
+host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+srun --kill-on-bad-exit=1 {python} -m torch.distributed.run \\
+    --nnodes={nodes} --nproc-per-node={gpus} --rdzv-id="$SLURM_JOB_ID" \\
+    --rdzv-backend=c10d --rdzv-endpoint="$host:29500" \\
+    -m cream.training {run} --root {root}
+"""
+
+
+def slurm(
+    run_dir: str, root: str = ".", nodes: int = 1, gpus: int = 8, cpus: int = 32,
+    time: str = "24:00:00", python: str = ".venv/bin/python",
+) -> str:  # fmt: skip
+    """Return a Slurm batch script that trains a run directory on `nodes` hosts of `gpus` GPUs."""
+    return SBATCH.format(
+        name=f"cream-{Path(run_dir).name}", nodes=nodes, gpus=gpus, cpus=cpus, time=time,
+        threads=max(1, cpus // gpus), python=shlex.quote(python), run=shlex.quote(run_dir),
+        root=shlex.quote(root),
+    )  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Say what ZeRO a run would take, or print a Slurm script for it."""
+    parser = argparse.ArgumentParser(prog="python -m cream.parallel", description=main.__doc__)
+    kinds = parser.add_subparsers(dest="what", required=True)
+    plan = kinds.add_parser("plan", help="what would be chosen on a machine, and why")
+    plan.add_argument("run_dir", help="the run directory; holds config.json")
+    plan.add_argument("--root", default=".", help="where config.json's folders start")
+    plan.add_argument("--processes", type=int, default=2, help="GPUs in all (default: 2)")
+    plan.add_argument("--on-host", type=int, help="of them on a host (default: all)")
+    plan.add_argument("--card", type=float, default=80, help="GiB of a GPU (default: 80)")
+    job = kinds.add_parser("slurm", help="print a batch script")
+    job.add_argument("run_dir", help="the run directory; holds config.json")
+    job.add_argument("--root", default=".", help="where config.json's folders start")
+    for name, default in (("nodes", 1), ("gpus", 8), ("cpus", 32)):
+        job.add_argument(f"--{name}", type=int, default=default, help=f"(default: {default})")
+    job.add_argument("--time", default="24:00:00", help="the job's limit (default: 24:00:00)")
+    job.add_argument("--python", default=".venv/bin/python", help="the interpreter")
+    given = vars(parser.parse_args(arguments))
+    if given.pop("what") == "slurm":
+        print(slurm(**given), end="")
+        return
+    try:
+        print(_planned(**given))
+    except (MemoryError, OSError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
+
+
+def _planned(run_dir: str, root: str, processes: int, on_host: int | None, card: float) -> str:
+    config = read_config(run_dir)
+    place = Path(root) / config.base
+    about = AutoConfig.from_pretrained(place if place.is_dir() else config.base,
+                                       revision=config.revision)  # fmt: skip
+    machine = Machine(processes, on_host or processes, int(card * GIB), "a GPU")
+    return choose(config, about, about.max_position_embeddings, machine)[1]
+
+
+if __name__ == "__main__":
+    main()
