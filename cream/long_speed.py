@@ -61,7 +61,7 @@ _parts.__name__ = _numbers.__name__ = "list with commas between"  # as argparse 
 def forwards(given: argparse.Namespace) -> None:
     """Measure a document's loss at every length, for every setting; print and write as it comes."""
     settings = list(_settings(given))
-    if min(given.lengths) < 2 or (given.repeats or 1) < 1:
+    if min(given.lengths) < 2 or (given.repeats is not None and given.repeats < 1):
         raise ValueError(f"lengths {given.lengths} must be at least 2, repeats at least 1")
     full = shapes.shape(given.shape).num_hidden_layers
     missing = full - (given.layers or full)
@@ -127,6 +127,11 @@ def answers(given: argparse.Namespace) -> None:
     """Measure questions at length: what is needed before it starts, what was used after."""
     wanted = [("longchat_lines", given.tokens, given.lines),
               ("kv_retrieval", given.keys, given.pairs)]  # fmt: skip
+    if min(given.repeats, given.tokens, given.keys) < 1 or min(given.lines, given.pairs) < 0:
+        raise ValueError(
+            f"repeats {given.repeats}, tokens {given.tokens} and keys {given.keys} must be at "
+            f"least 1, lines {given.lines} and pairs {given.pairs} at least 0"
+        )
     print(f"{given.shape}, random weights, official prompts in the tokens of {given.words}, as "
           "many new tokens as the release allows", flush=True)  # fmt: skip
     for task, size, samples in wanted:
