@@ -29,7 +29,7 @@ from transformers import (
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from cream import rope
+from cream import hub, rope
 from cream.checkpoints import check_files, check_place, save, weights_digest
 from cream.extension import check_rotation, describe, extend, rotary_dim, settle_rotation
 
@@ -41,6 +41,7 @@ __all__ = [
     "extend",
     "guard_positions",
     "load",
+    "load_config",
     "load_tokenizer",
     "rotary_dim",
     "save",
@@ -114,9 +115,12 @@ def _read(auto: Any, path: str | Path, revision: str | None) -> Any:
     except (OSError, ValueError) as error:
         if Path(path).exists():
             raise ValueError(f"{path} gives no {auto.__name__[4:].lower()}: {error}") from error
-        raise FileNotFoundError(
-            f"{path}: no such directory here, and the Hugging Face Hub did not give it ({error})"
-        ) from error
+        raise FileNotFoundError(hub.refusal(path, error, revision)) from error
+
+
+def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
+    """Return the config at a directory or Hub id: what can be known before weights are read."""
+    return _read(AutoConfig, path, revision)
 
 
 def create(config: PreTrainedConfig, seed: int, attention: str = "auto") -> PreTrainedModel:

@@ -171,8 +171,8 @@ class Base(NamedTuple):
 def base_of(base: str | Path, root: str | Path = ".") -> Base:
     """Read a base's tokenizer and window, without its weights; a relative folder starts at root."""
     path = _place(base, Path(root))
-    config = AutoConfig.from_pretrained(path)
-    return Base(path, models.load_tokenizer(path), models.describe(config)["window"])
+    window = models.describe(models.load_config(path))["window"]
+    return Base(path, models.load_tokenizer(path), window)
 
 
 def token_lengths(multiples: str | Sequence[float], window: int) -> list[int]:
