@@ -23,13 +23,20 @@ from cream.style import GREY, curve, finish, in_order, in_windows, legend, print
 
 __all__ = [
     "by_learning_rate",
+    "NotRun",
     "by_length",
+    "by_place",
     "by_sigma",
     "forest",
     "level_table",
     "not_run",
     "table",
 ]
+
+
+class NotRun(ValueError):
+    """A figure or table asks for runs that are not there."""
+
 
 SCALINGS = {"linear": ("o", "#111111"), "ntk": ("s", "#6A6A6A"), "yarn": ("^", "#A0A0A0")}
 _SIGMA = re.compile(r"sigma (\d+(?:\.\d+)?)$")
@@ -92,11 +99,11 @@ def forest(
     """Draw contrasts (of `claims.contrasts`) as a forest, a line a claim and a panel a condition.
 
     `published` maps (claim, scaling) to the paper's own number, drawn as a diamond. The band is
-    the equivalence margin. Claims without a run are not drawn. ValueError where none has one.
+    the equivalence margin. Claims without a run are not drawn. NotRun where none has one.
     """
     found = found[found["n"] > 0]
     if found.empty:
-        raise ValueError("no contrast has a run; there is nothing to draw")
+        raise NotRun("no contrast has a run; there is nothing to draw")
     names = list(dict.fromkeys(found["claim"]))
     conditions = sorted(set(found["condition"]) - {"none"}, reverse=True) or ["none"]
     figure, axes = sheet(7.4, 1.2 + 0.42 * len(names), 1, len(conditions), sharex=True, sharey=True)
@@ -174,12 +181,12 @@ def _forest_legend(figure: Figure, found: pd.DataFrame, published: bool) -> None
 def by_sigma(runs: pd.DataFrame, endpoint: str = "lines") -> Figure:
     """Draw an endpoint over sigma, a panel a condition and scaling; CREAM itself is sigma 3.
 
-    The paper's own sigma ablation is not among the published numbers in data/paper. ValueError
+    The paper's own sigma ablation is not among the published numbers in data/paper. NotRun
     when no other sigma was run.
     """
     runs = runs[(runs["variant"] == "cream") | runs["variant"].str.match(_SIGMA)]
     if not runs["variant"].str.match(_SIGMA).any():
-        raise ValueError("no run has another sigma than 3: run the plan ablations")
+        raise NotRun("no run has another sigma than 3: run the plan ablations")
     settings = runs.loc[runs["variant"] != "cream", ["condition", "scaling"]].drop_duplicates()
     found = level_table(
         _preferred(runs, "ablations"), ["condition", "scaling", "variant"], endpoint
@@ -193,11 +200,11 @@ def by_sigma(runs: pd.DataFrame, endpoint: str = "lines") -> Figure:
 def by_learning_rate(runs: pd.DataFrame, endpoint: str = "lines") -> Figure:
     """Draw an endpoint over the learning rate by method, a panel a condition and scaling.
 
-    ValueError when the plan "sensitivity" was not run.
+    NotRun when the plan "sensitivity" was not run.
     """
     runs = runs[(runs["plan"] == "sensitivity") & runs["learning_rate"].notna()]
     if runs.empty:
-        raise ValueError("no run of another learning rate: run the plan sensitivity")
+        raise NotRun("no run of another learning rate: run the plan sensitivity")
     settings = runs[["condition", "scaling"]].drop_duplicates()
     keys = ["condition", "scaling", "variant", "learning_rate"]
     found = level_table(runs, keys, endpoint)
@@ -244,15 +251,50 @@ def by_length(frame: pd.DataFrame, plan: str, variants: Sequence[str] | None = N
     """Draw LongChat-Lines over length from a grid's rows, a panel a condition and scaling.
 
     `variants` None draws all of the plan. Points are means over bases and seeds with their 95 %
-    interval. ValueError when the plan has no such rows.
+    interval. NotRun when the plan has no such rows.
     """
     rows = frame[(frame["task"] == "longchat_lines") & (frame["plan"] == plan)]
     rows = rows if variants is None else rows[rows["variant"].isin(list(variants))]
     if rows.empty:
-        raise ValueError(f"plan {plan} has no rows of LongChat-Lines: run it first")
-    rows = rows.assign(multiple=(rows["token_length"] / rows["window"]).round(2),
-                       percent=100 * rows["score"].astype(float))  # fmt: skip
-    keys = ["condition", "scaling", "variant", "multiple", "base", "seed"]
+        raise NotRun(f"plan {plan} has no rows of LongChat-Lines: run it first")
+    rows = rows.assign(x=(rows["token_length"] / rows["window"]).round(2))
+    figure, found = _grid_of_panels(rows, 2**0.035)
+    for panel in figure.axes:
+        in_windows(panel, found["x"])
+        panel.tick_params(axis="x", labelsize=7.5)
+        panel.set_xlabel("length of the record")
+    legend(figure)
+    return figure
+
+
+@printed
+def by_place(frame: pd.DataFrame, plan: str, variants: Sequence[str] | None = None) -> Figure:
+    """Draw key-value retrieval at 2.4 N over the gold record's place, as `by_length` draws lines.
+
+    NotRun when the plan has no such rows.
+    """
+    rows = frame[(frame["task"] == "kv_retrieval") & (frame["plan"] == plan)]
+    rows = rows[rows["token_length"] > 1.8 * rows["window"]]
+    rows = rows if variants is None else rows[rows["variant"].isin(list(variants))]
+    if rows.empty:
+        raise NotRun(f"plan {plan} has no rows of key-value retrieval: run it first")
+    most = rows.groupby(["token_length", "scale"])["gold_index"].transform("max")
+    rows = rows.assign(x=(100 * rows["gold_index"].astype(float) / most.astype(float)).round(0))
+    figure, _ = _grid_of_panels(rows, None)
+    for panel in figure.axes:
+        panel.set_xticks([0, 25, 50, 75, 100])
+        panel.set_xlabel("place of the gold record (%)")
+    legend(figure)
+    return figure
+
+
+def _grid_of_panels(rows: pd.DataFrame, beside: float | None) -> tuple[Figure, pd.DataFrame]:
+    """A panel a condition and scaling: the accuracy of every variant over `x`.
+
+    Curves stand beside each other by a factor, or by 1.2 where `beside` is None.
+    """
+    rows = rows.assign(percent=100 * rows["score"].astype(float))
+    keys = ["condition", "scaling", "variant", "x", "base", "seed"]
     runs = rows.groupby(keys)["percent"].mean().reset_index()
     found = level_table(runs, keys[:4], "percent")
     tuned = found[found["condition"] != "none"]
@@ -261,22 +303,18 @@ def by_length(frame: pd.DataFrame, plan: str, variants: Sequence[str] | None = N
     columns = -(-len(settings) // lines)
     figure, axes = sheet(max(6.6, 2.5 * columns), 0.8 + 2.6 * lines, lines, columns, sharey=True)
     for panel, (condition, scaling) in zip(axes.flat, settings, strict=False):
-        same = found["scaling"].isin([scaling, "none"]) & found["condition"].isin(
-            [condition, "none"]
-        )
-        part = found[same]
+        here = found["scaling"].isin([scaling, "none"])
+        part = found[here & found["condition"].isin([condition, "none"])]
         methods = in_order(part["variant"])
-        for place, variant in enumerate(methods):
-            mine = part[part["variant"] == variant].sort_values("multiple")
-            beside = 2 ** (0.035 * (place - (len(methods) - 1) / 2))
-            curve(panel, variant, mine["multiple"] * beside, mine)
-        in_windows(panel, found["multiple"])
+        for number, variant in enumerate(methods):
+            mine = part[part["variant"] == variant].sort_values("x")
+            place = number - (len(methods) - 1) / 2
+            x = mine["x"] + 1.2 * place if beside is None else mine["x"] * beside**place
+            curve(panel, variant, x, mine)
         panel.set_ylim(-4, 104)
-        panel.tick_params(axis="x", labelsize=7.5)
-        finish(panel, f"{_data(condition)}, {scaling}", "length of the record")
+        finish(panel, f"{_data(condition)}, {scaling}")
     for panel in axes.flat[len(settings) :]:
-        panel.set_axis_off()
+        panel.remove()
     for line in axes:
         line[0].set_ylabel("correct (%)")
-    legend(figure)
-    return figure
+    return figure, found

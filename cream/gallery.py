@@ -1,21 +1,34 @@
-"""Every figure that a set of rows can give, and what is missing for the others.
+"""Every figure that rows can give, and what is missing for the others.
 
-`notebooks/09_figures.ipynb` draws and writes what this finds; a figure itself belongs in `plots`.
+`notebooks/09_figures.ipynb` and `10_ablations.ipynb` draw and write what this finds; a figure
+itself belongs in `plots`, `heatmaps`, `published`, `ablations` or `pictures`. Each figure carries
+the hash of what it was drawn from, and the commit that made it, into its files.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import hashlib
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cream import heatmaps, plots
+from cream import ablations, claims, heatmaps, pictures, plots, prediction, published
 from cream.positions import sampler
 from cream.results import drawn_from, variant
 
-__all__ = ["draw", "find_metrics", "method_pictures", "missing", "write"]
+__all__ = [
+    "draw",
+    "find_grid",
+    "find_metrics",
+    "from_grid",
+    "from_paper",
+    "method_pictures",
+    "missing",
+    "write",
+]
 
 TASKS = {
     "longchat_lines": "03_longchat_lines",
@@ -25,6 +38,15 @@ TASKS = {
     "perplexity": "07_perplexity",
 }
 PICTURED = ("plain", "randpos", "pose", "full", "cream")
+GRID_SCHEMA = b"cream-grid-1"
+
+
+def _mark(figure: Figure, **drawn: str) -> Figure:
+    figure.drawn = {name.rstrip("_"): text for name, text in drawn.items()}
+    return figure
+
+
+# ---------------------------------------------------------------------------- from rows of answers
 
 
 def draw(
@@ -41,10 +63,12 @@ def draw(
         forms = variant(of_task)
         for form in sorted(forms.unique()):
             suffix = f"-{form.replace(' ', '-')}" if forms.nunique() > 1 else ""
-            for name, figure in _of_task(task, of_task[forms == form], Path(paper)):
-                found[name + suffix] = figure
+            part = of_task[forms == form]
+            for name, figure in _of_task(task, part, Path(paper)):
+                found[name + suffix] = _mark(figure, **drawn_from(part))
     if metrics:
-        found["training_curves"] = plots.training_curves(metrics)
+        marked = {**drawn_from(rows), "rows": _hash_of_frames(metrics.values())}
+        found["training_curves"] = _mark(plots.training_curves(metrics), **marked)
     return found
 
 
@@ -58,13 +82,13 @@ def _of_task(task: str, rows: pd.DataFrame, paper: Path) -> Iterator[tuple[str, 
     elif task == "perplexity":
         yield task, plots.perplexity_by_length(rows)
     else:
-        published = plots.read_published(paper, "lost_in_the_middle")
+        theirs = plots.read_published(paper, "lost_in_the_middle")
         extensions = plots.extensions(rows)
         for scaling, scale in extensions:
             suffix = f"-{scaling}-x{scale}" if len(extensions) > 1 else ""
-            theirs = published[published["scaling"] == scaling]
+            of_scaling = theirs[theirs["scaling"] == scaling]
             ours = plots.of_extension(rows, (scaling, scale))
-            figure = plots.accuracy_by_position(ours, theirs if len(theirs) else None)
+            figure = plots.accuracy_by_position(ours, of_scaling if len(of_scaling) else None)
             yield f"lost_in_the_middle{suffix}", figure
 
 
@@ -93,24 +117,155 @@ def find_metrics(rows: pd.DataFrame, root: Path, *folders: Path) -> dict[str, pd
     return found
 
 
+# ------------------------------------------------------------------------- from published numbers
+
+
+def from_paper(rows: pd.DataFrame, paper: str | Path) -> dict[str, Figure]:
+    """Return the paper's own figures and tables, drawn again, with what `rows` say beside them."""
+    paper = Path(paper)
+    lines, pairs = (rows[rows["task"] == task] for task in ("longchat_lines", "kv_retrieval"))
+    long = rows[rows["task"].str.startswith("longbench-")]
+    found = {
+        "paper_longchat_lines": (published.longchat_lines(paper, lines), lines, ["longchat_lines"]),
+        "paper_lost_in_the_middle": (
+            published.lost_in_the_middle(paper, pairs), pairs, ["lost_in_the_middle"],
+        ),
+        "paper_longbench": (
+            published.longbench(paper, long), long, ["longbench_categories", "longbench_tasks"],
+        ),
+        "paper_perplexity": (published.perplexity(paper), None, ["perplexity_clex"]),
+    }  # fmt: skip
+    for figure, ours, names in found.values():
+        hashed = file_hash(*(paper / f"{name}.csv" for name in names))
+        if ours is None or ours.empty:
+            _mark(figure, rows=hashed, commit=_commit_of(paper, *(f"{n}.csv" for n in names)))
+        else:
+            _mark(figure, **drawn_from(ours), paper=hashed)
+    return {name: figure for name, (figure, _, _) in found.items()}
+
+
+def file_hash(*paths: Path) -> str:
+    """Return 16 hex digits of the files' SHA-256; of one file, those that data/README.md lists."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _hash_of_frames(frames: Iterable[pd.DataFrame]) -> str:
+    text = "".join(frame.to_json(orient="records") for frame in frames)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _commit_of(folder: Path, *names: str) -> str:
+    """The last commit that changed these files; "unknown" outside git."""
+    git = ["git", "-C", str(folder), "log", "-1", "--format=%h", "--abbrev=12", "--", *names]
+    try:
+        said = subprocess.run(git, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return said.strip() or "unknown"
+
+
+# ------------------------------------------------------------------------------ from a grid's runs
+
+
+def find_grid(*sources: Path) -> Path | None:
+    """Return the grid's file among files and folders of rows, None where there is none."""
+    import pyarrow.parquet as parquet
+
+    for source in sources:
+        files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
+        for file in files:
+            if file.suffix == ".parquet" and file.is_file():
+                stored = parquet.read_schema(file).metadata or {}
+                if stored.get(b"cream") == GRID_SCHEMA:
+                    return file
+    return None
+
+
+def from_grid(
+    frame: pd.DataFrame, paper: str | Path, drawn: Mapping[str, str]
+) -> dict[str, Figure]:
+    """Return the figures that a grid's rows give, by name; those of plans that were not run lack.
+
+    `drawn` (rows, commit) goes into their files: see `grid_source`.
+    """
+    runs = claims.units(frame)
+    found = claims.contrasts(runs)
+    numbers = published.endpoints(paper)
+    plan = {name: found[found["plan"] == name] for name in set(found["plan"])}
+    lead = plan["primary"][plan["primary"]["claim"].isin(claims_shown())]
+    makers: dict[str, Callable[[], Figure]] = {
+        "summary": lambda: ablations.forest(lead, "", numbers),
+        "claims": lambda: ablations.forest(plan["primary"], "", numbers),
+        "grid_lines": lambda: ablations.by_length(frame, "primary"),
+        "grid_pairs": lambda: ablations.by_place(frame, "primary"),
+        "ablations": lambda: ablations.forest(plan["ablations"]),
+        "ablation_sigma": lambda: ablations.by_sigma(runs),
+        "learning_rates": lambda: ablations.by_learning_rate(runs),
+        "scale64": lambda: ablations.forest(plan["scale64"]),
+        "scale64_lines": lambda: ablations.by_length(frame, "scale64"),
+        "told_distances": lambda: _prediction(frame),
+    }
+    return {name: _mark(figure, **drawn) for name, figure in _drawable(makers)}
+
+
+def claims_shown() -> list[str]:
+    """Return the claims of the summary figure: the primary ones, and what they are held against."""
+    primary = [claim.name for claim in claims.CLAIMS if claim.family == "primary"]
+    return [*primary, "key-value average", "needle", "skipped positions help: cream",
+            "skipped positions help: pose", "full length is no better"]  # fmt: skip
+
+
+def _drawable(makers: Mapping[str, Callable[[], Figure]]) -> Iterator[tuple[str, Figure]]:
+    for name, make in makers.items():
+        try:
+            yield name, make()
+        except ablations.NotRun:
+            continue
+
+
+def _prediction(frame: pd.DataFrame) -> Figure:
+    rows = frame[frame["plan"].isin(["primary", "ablations"])]
+    accuracy = prediction.by_distance(rows)
+    if accuracy.empty:
+        raise ablations.NotRun("no answers by distance: run the plan primary")
+    histogram = prediction.told(prediction.samplers_of(rows))
+    return prediction.picture(accuracy, histogram, int(rows["scale"].max()))
+
+
+def grid_source(path: Path, frame: pd.DataFrame) -> dict[str, str]:
+    """Return what figures from a grid carry: the file's hash, and the commits of its rows."""
+    commits = sorted(set(frame["commit"].dropna()))
+    return {"rows": file_hash(path), "commit": ", ".join(commits) or "unknown"}
+
+
+# ---------------------------------------------------------------------------------- from samplers
+
+
 def method_pictures(window: int = 4096, scale: int = 8) -> dict[str, Figure]:
     """Return the figures of the samplers themselves; they need no rows."""
     samplers = {name: sampler(name, window, scale) for name in PICTURED}
     # Long enough for every sampler, full length among them.
     num_tokens = window * scale + window
-    return {
+    found = {
         "indices": plots.indices_picture(samplers, num_tokens),
         "distance_coverage": plots.distance_coverage(samplers, num_tokens),
+        "distance_coverage-x64": pictures.coverage_far(),
         "middle_histogram": plots.middle_histogram(window),
     }
+    commit = _commit_of(Path(__file__).parent, "positions.py", "coverage.py", "pictures.py")
+    drawn = {"rows": "none: drawn from cream.positions", "commit": commit}
+    return {name: _mark(figure, **drawn) for name, figure in found.items()}
 
 
-def write(
-    figures: Mapping[str, Figure], out: str | Path, rows: pd.DataFrame | None = None
-) -> list[str]:
+def write(figures: Mapping[str, Figure], out: str | Path) -> list[str]:
     """Write each figure as PNG and PDF into `out`, marked with what it was drawn from.
 
     Return the names of the PNG files.
     """
-    meta = {"drawn from": "cream.positions"} if rows is None else drawn_from(rows)
-    return [plots.save(figure, Path(out) / name, meta)[0].name for name, figure in figures.items()]
+    return [
+        plots.save(figure, Path(out) / name, figure.drawn)[0].name
+        for name, figure in figures.items()
+    ]

@@ -10,11 +10,11 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MultipleLocator
 
-from cream.coverage import cumulative_coverage, middle_centres, pair_mass
-from cream.positions import Sampler
+from cream.coverage import distance_counts, middle_centres
+from cream.positions import Sampler, sampler
 from cream.style import GREY, finish, in_order, legend, printed, sheet, style, times_n
 
-__all__ = ["distance_coverage", "indices_picture", "middle_histogram"]
+__all__ = ["coverage_far", "distance_coverage", "indices_picture", "middle_histogram"]
 
 STRIP = 1200  # columns of one example's strip
 
@@ -61,24 +61,44 @@ def _told(
     panel.imshow(strip, extent=(0, length, *y), aspect="auto", interpolation="nearest", zorder=2)
 
 
+def coverage_far(window: int = 512, scale: int = 64, examples: int = 400) -> Figure:
+    """Draw `distance_coverage` at a scale where sigma matters (protocols 1.3), in a small window.
+
+    CREAM with the means of both releases, sigma grown with the scale and a uniform middle, beside
+    PoSE.
+    """
+    samplers = {
+        "pose": sampler("pose", window, scale),
+        "cream": sampler("cream", window, scale),
+        "mean 9": sampler("cream", window, scale, mean=9.0),
+        "sigma grown": sampler("cream", window, scale, sigma=3 * scale / 8),
+        "uniform": sampler("cream", window, scale, middle="uniform"),
+    }
+    return distance_coverage(samplers, window * scale, examples, said=f", s = {scale}")
+
+
 @printed
 def distance_coverage(
-    samplers: Mapping[str, Sampler], num_tokens: int, examples: int = 300, bins: int = 8
+    samplers: Mapping[str, Sampler],
+    num_tokens: int,
+    examples: int = 300,
+    bins: int = 8,
+    said: str = "",
 ) -> Figure:
     """Draw which relative distances training ever sees, by method.
 
     Left: the share of distances 1 .. L-1 seen after so many examples. Right: the share of token
-    pairs in each range of distances; the first range is what the model knew before.
+    pairs in each range of distances; the first range is what the model knew before. `said` follows
+    the titles.
     """
     figure, axes = sheet(7.2, 3.4, 1, 2)
     left, right = axes[0]
     methods, edges = in_order(samplers), np.arange(bins)
     for place, method in enumerate(methods):
         look, draw = style(method), samplers[method]
-        shares = cumulative_coverage(draw, num_tokens, examples)
+        shares, mass = _seen_and_told(draw, num_tokens, examples, bins)
         left.plot(np.arange(1, examples + 1), 100 * shares, color=look.color, linestyle=look.line,
                   marker=look.marker, markevery=_decades(examples), label=look.label)  # fmt: skip
-        mass = pair_mass(draw, num_tokens, min(examples, 200), bins)
         mass[mass == 0] = np.nan  # no place on a log scale
         shift = 0.06 * (place - (len(methods) - 1) / 2)
         right.plot(edges + 0.5 + shift, 100 * mass, color=look.color, linestyle=look.line,
@@ -91,10 +111,24 @@ def distance_coverage(
     right.yaxis.set_major_formatter("{x:g}")
     widest = max(each.scale for each in samplers.values())
     right.set_xticks(range(bins + 1), [times_n(widest * k / bins) for k in range(bins + 1)])
-    finish(left, "Distances seen", "examples", "of 1 … L − 1 (%)")
-    finish(right, "Where the token pairs lie", "relative distance", "of all pairs (%)")
+    finish(left, f"Distances seen{said}", "examples", "of 1 … L − 1 (%)")
+    finish(right, f"Where the token pairs lie{said}", "relative distance", "of all pairs (%)")
     legend(figure)
     return figure
+
+
+def _seen_and_told(
+    draw: Sampler, num_tokens: int, examples: int, bins: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """`coverage.cumulative_coverage` and `coverage.pair_mass` of the same draws, made once."""
+    total, shares = np.zeros(draw.target_length, dtype=np.int64), []
+    for index in range(examples):
+        positions = draw.draw(num_tokens, 0, 0, index).positions
+        total += distance_counts(positions, draw.target_length)
+        shares.append((total[1:] > 0).mean())
+    total[0] = 0
+    edges = np.arange(bins) * draw.target_length // bins
+    return np.array(shares), np.add.reduceat(total, edges) / total.sum()
 
 
 def _decades(examples: int) -> list[int]:

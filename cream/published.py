@@ -33,6 +33,7 @@ from cream.tasks import longbench as longbench_task
 
 __all__ = [
     "PRINTED_AVERAGES",
+    "endpoints",
     "key_value_table",
     "longbench",
     "longbench_table",
@@ -198,6 +199,25 @@ def key_value_table(folder: str | Path) -> pd.DataFrame:
     names = ["scaling", "keys", "PoSE", "CREAM", "PoSE, printed", "CREAM, printed", "follows",
              "PoSE, middle", "CREAM, middle", "difference", "low", "high"]  # fmt: skip
     return pd.DataFrame(found, columns=names).round(1)
+
+
+def endpoints(folder: str | Path) -> dict[tuple[str, str], float]:
+    """Return the paper's CREAM - PoSE on the grid's endpoints, by claim and scaling, in points.
+
+    Lines from 3.9 N on (linear alone), and the five places of 140 keys (2.4 N): their mean, the
+    middle one, and the middle one less the mean of the two ends.
+    """
+    lines = read_published(folder, "longchat_lines")
+    far = lines[lines["token_length"] >= 3.9 * PAPER_WINDOW].groupby("method")["accuracy"].mean()
+    found = {("lines average", "linear"): far["cream"] - far["pose"]}
+    table = read_published(folder, "lost_in_the_middle")
+    for scaling, part in table[table["num_keys"] == 140].groupby("scaling"):
+        wide = part.pivot(index="gold_index", columns="method", values="accuracy")
+        gap = (wide["cream"] - wide["pose"]).sort_index().to_numpy()
+        found["key-value average", scaling] = gap.mean()
+        found["accuracy at the middle", scaling] = gap[2]
+        found["middle of key-value pairs", scaling] = gap[2] - (gap[0] + gap[-1]) / 2
+    return {key: float(value) for key, value in found.items()}
 
 
 def longbench_table(

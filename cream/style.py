@@ -239,7 +239,7 @@ def save(figure: Figure, stem: str | Path, meta: Mapping[str, str]) -> list[Path
         "png": {"Software": None, **{name.capitalize(): value for name, value in meta.items()}},
         "pdf": {"CreationDate": None, "Producer": None, "Creator": None, "Keywords": words},
     }
-    written = []
+    written, engine = [], figure.get_layout_engine()
     for form, metadata in forms.items():
         path = stem.with_name(f"{stem.name}.{form}")
         beside = stem.with_name(f".{stem.name}.{os.getpid()}.{form}")
@@ -249,4 +249,6 @@ def save(figure: Figure, stem: str | Path, meta: Mapping[str, str]) -> list[Path
         finally:
             beside.unlink(missing_ok=True)
         written.append(path)
+        figure.set_layout_engine("none")  # where everything stands is found once
+    figure.set_layout_engine(engine)
     return written
