@@ -194,8 +194,8 @@ def read(*paths: str | Path) -> pd.DataFrame:
     """Read rows of JSON Lines files, Parquet files and folders of them into one table.
 
     Every column of `COLUMNS` is there; of rows with one key the last is kept. In a folder, files
-    without a schema (a training's metrics) are passed over. FileNotFoundError for a missing path,
-    ValueError for a file of another schema.
+    that hold no rows (a training's metrics, a grid's answers) are passed over. FileNotFoundError
+    for a missing path, ValueError for a file of another schema.
     """
     frames = [_empty()]
     for path in map(Path, paths):
@@ -203,7 +203,7 @@ def read(*paths: str | Path) -> pd.DataFrame:
             raise FileNotFoundError(f"there are no rows at {path}; evaluate a model first")
         if path.is_dir():
             files = sorted([*path.rglob("*.jsonl"), *path.rglob("*.parquet")])
-            frames += [_read_file(file) for file in files if _schema(file) is not None]
+            frames += [_read_file(file) for file in files if _holds_rows(file)]
         else:
             frames.append(_read_file(path))
     frame = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
@@ -227,6 +227,11 @@ def _schema(path: Path) -> object:
         except ValueError:
             return None
     return first.get("schema") if isinstance(first, dict) else None
+
+
+def _holds_rows(path: Path) -> bool:
+    """Whether a file says that it holds rows, of whatever version."""
+    return str(_schema(path)).startswith(SCHEMA.rpartition("-")[0])
 
 
 def _read_file(path: Path) -> pd.DataFrame:

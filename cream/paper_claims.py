@@ -1,0 +1,212 @@
+"""The paper's claims as its text and tables state them, and what this package measures for each.
+
+What belongs here: the list of claims of REPRODUCTION.md, the paper's number of each (computed from
+data/paper), which contrasts of `claims` test it, and measurements that no contrast holds. How they
+become tables is `reproduction`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from cream import claims, published, statistics
+from cream.plots import PAPER_WINDOW, read_published
+
+__all__ = ["ENTRIES", "Entry", "Evidence", "Line", "counted", "ends"]
+
+
+class Evidence(NamedTuple):
+    """What there is to measure from: the grid's runs and contrasts, rows of answers and speed."""
+
+    runs: pd.DataFrame
+    contrasts: pd.DataFrame
+    rows: pd.DataFrame
+
+
+class Line(NamedTuple):
+    """One measured number of a claim: where, how much, from how much, and what follows."""
+
+    where: str
+    value: str
+    interval: str
+    counted: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim of the paper, its number there, and how ours is found.
+
+    `claims` are names of `claims.CLAIMS`, which must all hold in a setting for it to hold there;
+    `scaling` takes the settings of one. `measure` instead reads what no contrast holds.
+    """
+
+    title: str
+    paper: Callable[[Path], str]
+    claims: tuple[str, ...] = ()
+    scaling: str | None = None
+    measure: Callable[[Evidence], list[Line]] | None = None
+    command: str = "python -m cream.grid --plan primary"
+
+
+# -------------------------------------------------------------- what the paper says, as numbers
+
+
+def _unnumbered(said: str) -> Callable[[Path], str]:
+    return lambda _: f"{said}; its number is not among the published files here"
+
+
+def _lines(folder: Path) -> str:
+    means = read_published(folder, "longchat_lines").groupby("method")["accuracy"].mean()
+    gap = means["cream"] - means["pose"]
+    return f"{gap:+.1f} points over PoSE ({means['cream']:.1f} against {means['pose']:.1f}; linear)"
+
+
+def _middle(folder: Path) -> str:
+    table = published.key_value_table(folder).set_index(["scaling", "keys"])
+    cells = [f"{table.loc[('linear', keys), 'difference']:+.1f}" for keys in (75, 140)]
+    return f"{cells[0]} and {cells[1]} points over PoSE at 75 and 140 keys (linear, inner places)"
+
+
+def _scaling(scaling: str) -> Callable[[Path], str]:
+    def said(folder: Path) -> str:
+        table = published.key_value_table(folder).set_index(["scaling", "keys"])
+        gaps = [table.loc[(scaling, k), "CREAM"] - table.loc[(scaling, k), "PoSE"]
+                for k in (75, 140)]  # fmt: skip
+        return f"{gaps[0]:+.1f} and {gaps[1]:+.1f} points over PoSE (75 and 140 keys, all places)"
+
+    return said
+
+
+def _zero(method: str) -> Callable[[Path], str]:
+    def said(folder: Path) -> str:
+        table = read_published(folder, "longchat_lines")
+        part = table[table["method"] == method]
+        part = part[part["token_length"] > PAPER_WINDOW] if method == "original" else part
+        return f"{part['accuracy'].max():.0f} at all {len(part)} lengths" + (
+            " beyond N" if method == "original" else "")  # fmt: skip
+
+    return said
+
+
+def _needle(folder: Path) -> str:
+    scores = read_published(folder, "needle")["judge_score"]
+    full = (scores == 10).sum()
+    return (
+        f"CREAM alone: judged 10 of 10 in {full} of {len(scores)} cells (mean {scores.mean():.1f})"
+    )
+
+
+def _chat(folder: Path) -> str:
+    table = read_published(folder, "longbench_categories").set_index("model")["average"]
+    return (f"chat model after 100 steps (base: 1,000): LongBench {table['CREAM-7B-32k']:.1f}, the "
+            f"untuned chat model {table['Llama2-7B-chat-4k']:.1f}")  # fmt: skip
+
+
+# ---------------------------------------------------------------------- what no contrast measures
+
+
+def _tenth(evidence: Evidence) -> list[Line]:
+    """CREAM after a tenth of the steps less CREAM after all of them: same base, seed, setting."""
+    runs = evidence.runs
+    if runs.empty:
+        return []
+    cream = runs[(runs["variant"] == "cream") & (runs["scale"] == 8)].dropna(subset=["lines"])
+    on = ["condition", "scaling", "base", "seed"]
+    pairs = cream.merge(cream, on=on, suffixes=("", "_tenth"))
+    pairs = pairs[pairs["steps"] == 10 * pairs["steps_tenth"]]
+    pairs = pairs.drop_duplicates(on).assign(value=pairs["lines_tenth"] - pairs["lines"])
+    found = []
+    for (condition, scaling), part in pairs.groupby(on[:2]):
+        level = statistics.two_level(part, "value")
+        several = part["base"].nunique() > 1
+        verdict = claims.verdict("kept", level.low, level.high) if several else claims.OPEN
+        found.append(_line(f"{condition}, {scaling}: base model", level.value, level.low,
+                           level.high, part, verdict))  # fmt: skip
+    return found
+
+
+def _line(
+    where: str, value: float, low: float, high: float, part: pd.DataFrame, verdict: str
+) -> Line:
+    seeds, bases = int(part.groupby("base").size().min()), part["base"].nunique()
+    return Line(where, f"{value:+.1f}", ends(low, high), counted(len(part), seeds, bases), verdict)
+
+
+def _cost(evidence: Evidence) -> list[Line]:
+    """How much longer a step of CREAM takes at the longest target than at the shortest."""
+    rows = evidence.rows
+    if rows.empty:
+        return []
+    rows = rows[(rows["task"] == "speed_efficiency") & rows["score"].notna()]
+    how = [json.loads(text) for text in rows["settings"]]
+    whole = [one.get("layers") == one.get("of_layers") for one in how]
+    rows = rows[np.array(whole, dtype=bool)]
+    found = []
+    for (preset, card), part in rows.groupby(["preset", "card"]):
+        times = part.groupby(["method", "token_length"])["score"].min()
+        if "cream" not in times.index or len(cream := times["cream"].sort_index()) < 2:
+            continue
+        growth = 100 * (cream.max() / cream.min() - 1)
+        verdict = claims.HOLDS if growth <= claims.MARGIN else claims.FAILS
+        where = f"{preset}, {card}, {cream.index[0]:,} to {cream.index[-1]:,} tokens"
+        said = f"{cream.min():,.0f} to {cream.max():,.0f} ms, {growth:.1f} % apart"
+        if "full" in times.index and len(full := times["full"].sort_index()) > 1:
+            said += (f"; full length {full.iloc[0]:,.0f} ms at {full.index[0]:,} and "
+                     f"{full.iloc[-1]:,.0f} at {full.index[-1]:,}")  # fmt: skip
+        found.append(Line(where, said, "one timing a target", f"{len(cream)} targets", verdict))
+    return found
+
+
+# ------------------------------------------------------------------------- texts of numbers
+
+
+def ends(low: float, high: float) -> str:
+    """Return an interval as text."""
+    return "none (one base)" if np.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
+
+
+def counted(n: int, seeds: int, bases: int) -> str:
+    """Return how many pairs of runs a number stands on, as text."""
+    return f"n = {n}: {seeds} seeds, {bases} bases"
+
+
+# ---------------------------------------------------------------------------------------- claims
+
+ENTRIES = (
+    Entry("LongChat-Lines average", _lines, ("lines average",)),
+    Entry("The middle positions of key-value retrieval", _middle,
+          ("middle of key-value pairs", "accuracy at the middle")),
+    Entry("It leads with linear", _scaling("linear"), ("key-value average",), "linear"),
+    Entry("It leads with NTK", _scaling("ntk"), ("key-value average",), "ntk"),
+    Entry("It leads with YaRN", _scaling("yarn"), ("key-value average",), "yarn"),
+    Entry("Gaussian over uniform", _unnumbered("a truncated Gaussian beats a uniform middle"),
+          ("gaussian over uniform", "gaussian over uniform, middle"),
+          command="python -m cream.grid --plan ablations"),
+    Entry("Both modes are needed", _unnumbered("each of the two modes alone is worse"),
+          ("both modes: without relativity", "both modes: without continuity"),
+          command="python -m cream.grid --plan ablations"),
+    Entry("Sigma 3 is best", _unnumbered("sigma 3 is best"),
+          ("sigma 3 over 1", "sigma 3 over 2", "sigma 3 over 4"),
+          command="python -m cream.grid --plan ablations"),
+    Entry("The original model is 0 beyond N", _zero("original"), ("original is 0 beyond N",)),
+    Entry("RandPos is 0", _zero("randpos"), ("randpos is 0",)),
+    Entry("Flat perplexity to the target", _unnumbered("flat to the target"),
+          ("flat perplexity",)),
+    Entry("Flat perplexity at 64 x", _unnumbered("flat to 256K (its windows end at 32K)"),
+          ("scale 64: flat perplexity",), command="python -m cream.grid --plan scale64"),
+    Entry("Needle in a haystack", _needle, ("needle",)),
+    Entry("Short tasks are kept", _unnumbered("little is lost on six short benchmarks"),
+          ("short tasks kept",)),
+    Entry("A tenth of the steps for chat", _chat, measure=_tenth,
+          command="notebooks/06_longbench.ipynb (needs Llama-2-7B)"),
+    Entry("The cost is flat in the target", _unnumbered("trains at N whatever the target"),
+          measure=_cost, command="python -m cream.efficiency"),
+)  # fmt: skip
