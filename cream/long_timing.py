@@ -12,6 +12,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -39,6 +41,7 @@ from cream.tiling import Tiling
 __all__ = ["TASKS", "answers", "forwards", "measured", "random_model"]
 
 GIB = 2**30
+DONE = {"done": True}
 TASKS = ("longchat_lines", "kv_retrieval")
 _ONCE = 262_144  # tokens from which on a document is read once
 _BOTH_WAYS = 65_536  # tokens up to which the whole forward is compared with the one in tiles
@@ -66,36 +69,56 @@ def _dtype() -> torch.dtype:
 
 
 def measured(job: dict, limit: float) -> Iterator[dict]:
-    """Do a job in a process of its own and pass on its lines; say so if it ends before its time."""
+    """Do a job in a process of its own and pass on its lines; say so if it ends before its time.
+
+    Once it says that it is done it is ended, with all that it started: compilers take minutes.
+    """
     command = [sys.executable, "-m", "cream.long_timing", json.dumps(job)]
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(
-            command, env=shapes.environment(), stdout=subprocess.PIPE, stderr=errors, text=True
-        )
-        timer = threading.Timer(limit, process.kill)
+            command, env=shapes.environment(), stdout=subprocess.PIPE, stderr=errors, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        late = threading.Event()
+        timer = threading.Timer(limit, lambda: (late.set(), _end(process)))
         timer.start()
         try:
             for line in process.stdout:
-                with contextlib.suppress(ValueError):
-                    yield json.loads(line)
+                found = _read(line)
+                if found == DONE:
+                    return
+                if found is not None:
+                    yield found
             process.wait()
         finally:
-            late = not timer.is_alive()
             timer.cancel()
-            process.kill()
-            process.wait()
-        if late:
-            yield {"error": f"not done within {limit:g} s"}
-        elif process.returncode:
-            errors.seek(0)
-            said = errors.read().strip().splitlines() or [f"exit {process.returncode}"]
-            yield {"error": said[-1]}
+            _end(process)
+        errors.seek(0)
+        said = errors.read().strip().splitlines() or [f"exit {process.returncode}"]
+        yield {"error": f"not done within {limit:g} s" if late.is_set() else said[-1]}
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Kill a process and what it started, and wait for it; its own session is one group."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _read(line: str) -> dict | None:
+    """A line of ours; libraries print others."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _main() -> None:
     job = json.loads(sys.argv[1])
     for line in {"forwards": forwards, "answers": answers}[job.pop("do")](**job):
         print(json.dumps(line), flush=True)
+    print(json.dumps(DONE), flush=True)
 
 
 def _tried(about: dict, found: Iterator[dict]) -> Iterator[dict]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -146,23 +148,29 @@ def test_lines_come_as_they_are_measured_from_another_process():
     assert [line.get("tokens") for line in lines] == [80, None] and lines[1]["most"] < 1e-4
 
 
+LINE, DONE = """echo '{"tokens": 3}'""", """echo '{"done": true}'"""
+
+
 @pytest.mark.parametrize(
     ("program", "lines"),
     [
-        ("echo hello; echo '{\"tokens\": 3}'", [{"tokens": 3}]),  # libraries greet on stdout
-        ("echo '{\"tokens\": 3}'; exec sleep 60",
-         [{"tokens": 3}, {"error": "not done within 0.5 s"}]),
+        (f"echo hello; echo 3; {LINE}; {DONE}", [{"tokens": 3}]),  # libraries greet on stdout
+        (f"{LINE}; {DONE}; sleep 60", [{"tokens": 3}]),
+        (f"{LINE}; sleep 60", [{"tokens": 3}, {"error": "not done within 0.7 s"}]),
+        (f"sleep 60 & {LINE}; exit 0", [{"tokens": 3}, {"error": "not done within 0.7 s"}]),
         ("echo one >&2; echo 'KeyError: x' >&2; exit 1", [{"error": "KeyError: x"}]),
         ("kill -9 $$", [{"error": "exit -9"}]),
     ],
-    ids=["greetings", "too late", "an error", "killed"],
-)  # fmt: skip
+    ids=["greetings", "slow to end", "too late", "a helper lives on", "an error", "killed"],
+)
 def test_how_a_process_ends(program, lines, monkeypatch, tmp_path):
     """What it said before is kept."""
     (tmp_path / "python").write_text(f"#!/bin/sh\n{program}\n")
     (tmp_path / "python").chmod(0o755)
     monkeypatch.setattr(long_timing.sys, "executable", str(tmp_path / "python"))
-    assert list(long_timing.measured({}, 0.5)) == lines
+    start = time.perf_counter()
+    assert list(long_timing.measured({}, 0.7)) == lines
+    assert time.perf_counter() - start < 10
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
