@@ -7,8 +7,11 @@ in `throughput`, `efficiency` and `endurance`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import time
@@ -59,15 +62,17 @@ def shape(name: str, layers: int | None = None) -> LlamaConfig:
 
 
 def place() -> torch.device:
-    """Return where this process measures: the first card, or the CPU."""
-    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    """Return where this process measures: its launcher's card or the first, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
 
 
 def card() -> tuple[int | None, str]:
     """Return the card's bytes and its name; None and "no card" without one."""
     if not torch.cuda.is_available():
         return None, "no card"
-    found = torch.cuda.get_device_properties(0)
+    found = torch.cuda.get_device_properties(place())
     return found.total_memory, found.name
 
 
@@ -92,17 +97,21 @@ def lay_out(root: Path, config: LlamaConfig) -> None:
 
 
 def random_weights(
-    base: str | PreTrainedConfig, scaling: str, scale: int, attention: str = "auto", **_: object
+    base: str | PreTrainedConfig,
+    scaling: str,
+    scale: int,
+    attention: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device | None = None,
+    **_: object,
 ) -> PreTrainedModel:
-    """Stand in for `models.load`: the extended model with random float32 weights, on the card."""
+    """Stand in for `models.load`: the extended model, the same random weights each time."""
     about = AutoConfig.from_pretrained(base) if isinstance(base, str) else base
     config = models.extend(about, rope.scaling(scaling, scale))
     chosen = None if attention == "auto" else attention
     torch.manual_seed(0)
-    with place():
-        model = AutoModelForCausalLM.from_config(
-            config, dtype=torch.float32, attn_implementation=chosen
-        )
+    with torch.device(device or place()):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=chosen)
     models.check_rotation(model)
     settle_rotation(model)
     return models.guard_positions(model.eval())
@@ -115,22 +124,45 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def in_child(
-    module: str, job: Mapping[str, object], limit: int, **variables: str
+    module: str, job: Mapping[str, object], limit: float, processes: int = 1, **variables: str
 ) -> dict[str, object]:
     """Do a job in a process of its own; what it said last, or as "error" why it said nothing.
 
-    `python -m MODULE --one JOB` prints a line of JSON last; what it says before on stderr is shown.
-    `variables` join its environment. After `limit` seconds it is ended.
+    `python -m MODULE --one JOB`, started once or by torchrun as several `processes`, prints a line
+    of JSON last. `variables` join its environment. After `limit` seconds it is ended.
     """
     command = [sys.executable, "-m", module, "--one", json.dumps(job)]
+    if processes > 1:
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        command = [sys.executable, "-m", *launcher, *command[1:]]
     start = time.perf_counter()
+    child = subprocess.Popen(
+        command, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
     try:
-        done = subprocess.run(
-            command, env=environment(**variables), capture_output=True, text=True,
-            timeout=limit, check=False,
-        )  # fmt: skip
+        said, wrong = child.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         return {"error": f"not done within {limit} s"}
-    if done.returncode:
-        return {"error": (done.stderr.strip().splitlines() or [f"exit {done.returncode}"])[-1]}
-    return {**json.loads(done.stdout.splitlines()[-1]), "wall": time.perf_counter() - start}
+    finally:
+        _end(child)
+    found = [line for line in said.splitlines() if line.startswith("{")]
+    if child.returncode or not found:
+        return {"error": _reason(wrong, child.returncode)}
+    return {**json.loads(found[-1]), "wall": time.perf_counter() - start}
+
+
+def _end(child: subprocess.Popen) -> None:
+    """End a process and what it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _reason(wrong: str, code: int) -> str:
+    """The last error that a process told of, not its launcher's."""
+    lines = [line.strip() for line in wrong.splitlines() if line.strip()]
+    errors = [re.sub(r"^\[rank\d+\]: ", "", line) for line in lines]
+    told = [one for one in errors if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b", one)]
+    told = [one for one in told if "ChildFailedError" not in one]
+    return (told or lines or [f"exit {code}"])[-1]

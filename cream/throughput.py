@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -36,7 +38,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from cream import shapes, subjects, training, training_memory
+from cream import parallel, shapes, subjects, training, training_memory
 from cream.flops import training_flops
 from cream.provenance import hash_of
 from cream.results import Rows
@@ -45,7 +47,8 @@ from cream.training_log import MetricsLog, read_metrics
 
 __all__ = ["main"]
 
-KEPT = ("precision", "micro_batch", "recompute", "offload", "compile", "gradient_checkpointing")
+KEPT = ("precision", "micro_batch", "recompute", "offload", "zero", "zero_offload", "compile",
+        "gradient_checkpointing")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -64,6 +67,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--offload", choices=("auto", "none", "moments"), default="auto")
     parser.add_argument("--compile", choices=("auto", "none", "layers"), default="auto")
+    parser.add_argument("--processes", type=int, default=1, help="GPUs of this host")
+    parser.add_argument("--zero", type=_listed, default=["auto"], help="such as 1,2,3")
+    parser.add_argument(
+        "--zero-offload", choices=("auto", "none", "optimizer", "all"), default="auto"
+    )
     parser.add_argument("--stock", action="store_true", help="transformers' own Trainer, too")
     parser.add_argument("--stock-micro-batch", type=int, default=4)
     parser.add_argument("--workers", type=int, default=4, help="data loader processes")
@@ -73,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one:
-        print(json.dumps(_inside(json.loads(given.one))))
+        _tell(_inside(json.loads(given.one)))
         return
     if given.steps < 2:
         parser.error(f"steps is {given.steps}; the first is left out, so it must be at least 2")
@@ -95,11 +103,13 @@ def _measure(given: argparse.Namespace, command: str) -> None:
         work = {"root": folder, "steps": given.steps}
         jobs = {name: {**work, **job} for name, job in _jobs(given).items()}
         if given.card_check:
-            check = _child({**work, "check": list(jobs.values())}, given.limit)
+            check = _child({**work, "check": list(jobs.values())}, given.limit, given.processes)
             print(check.get("said") or check["error"], flush=True)
         found = {}
         for name, job in jobs.items():
-            found[name] = _child({**job, "run": name.replace(" ", "-")}, given.limit)
+            processes = 1 if job["stock"] else given.processes
+            job["run"] = name.replace(" ", "-")
+            found[name] = {**_child(job, given.limit, processes), "processes": processes}
             print(_line(name, found[name]), flush=True)
             if given.rows and "speed" in found[name]:
                 _write(given, shape, name, found[name], command)
@@ -117,18 +127,21 @@ def _jobs(given: argparse.Namespace) -> dict[str, dict]:
         stock = {**common, "micro_batch": given.stock_micro_batch, "gradient_checkpointing": True}
         stock |= {"precision": "bfloat16", "compile": "none"}
         jobs["stock Trainer"] = {"config": stock, "stock": True}
-    for micro in given.micro_batch:
-        for again in given.recompute:
-            ours = {**common, "micro_batch": micro, "recompute": again, "precision": "master"}
-            ours |= {"offload": given.offload, "compile": given.compile}
-            jobs[f"micro-batch {micro}, recompute {again}"] = {"config": ours, "stock": False}
+    for micro, again, zero in itertools.product(given.micro_batch, given.recompute, given.zero):
+        ours = {**common, "micro_batch": micro, "recompute": again, "precision": "master"}
+        ours |= {"offload": given.offload, "compile": given.compile}
+        ours |= {"zero": zero, "zero_offload": given.zero_offload}
+        name = f"micro-batch {micro}, recompute {again}"
+        if given.processes > 1 or zero != "auto":
+            name += f", {given.processes} processes, zero {zero}"
+        jobs[name] = {"config": ours, "stock": False}
     for job in jobs.values():
         TrainConfig(**job["config"])  # a typing error costs nothing
     return jobs
 
 
-def _child(job: dict, limit: int) -> dict:
-    return shapes.in_child("cream.throughput", job, limit)
+def _child(job: dict, limit: int, processes: int) -> dict:
+    return shapes.in_child("cream.throughput", job, limit, processes)
 
 
 # ------------------------------------------------------------------------------ in the process
@@ -151,19 +164,31 @@ class _Enough(TrainerCallback):
             raise self.Reached
 
 
+def _tell(found: dict) -> None:
+    """Print what the first process found; of several each ends at once, waiting for no other."""
+    if os.environ.get("RANK", "0") == "0":
+        print(json.dumps(found), flush=True)
+    if "RANK" in os.environ:
+        os._exit(0)
+
+
 def _inside(job: dict) -> dict:
     root = Path(job["root"])
     if "check" in job:
-        return {"said": _checked(root, [one["config"] for one in job["check"]])}
+        return {"said": _checked(root, job["check"])}
     config, run = TrainConfig(**job["config"]), root / job["run"]
     try:
         with contextlib.suppress(_Enough.Reached):
             (_stock if job["stock"] else _ours)(config, run, root, job["steps"])
     except (MemoryError, torch.OutOfMemoryError) as error:
+        if "RANK" in os.environ:  # the others wait: the launcher must see it end
+            raise
         return {"error": str(error).splitlines()[0]}
+    if os.environ.get("RANK", "0") != "0":
+        return {}
     rows = [row for row in read_metrics(run / "metrics.jsonl") if "tokens_per_second" in row]
     warm = rows[1:]
-    settled = _as_settled(config, root)
+    settled, _ = _as_settled(config, root)
     return {
         "speed": statistics.median(row["tokens_per_second"] for row in warm),
         **{name: warm[-1].get(name) for name in ("mfu", "peak_gib", "reserved_gib")},
@@ -174,26 +199,23 @@ def _inside(job: dict) -> dict:
     }
 
 
-def _as_settled(config: TrainConfig, root: Path) -> TrainConfig:
-    """Return the configuration as this machine's card settles it."""
+def _as_settled(config: TrainConfig, root: Path) -> tuple[TrainConfig, str]:
+    """Return the configuration as this machine settles it, and the arithmetic behind it."""
     about = AutoConfig.from_pretrained(root / "base")
-    window = about.max_position_embeddings
+    window, machine = about.max_position_embeddings, parallel.Machine.here()
     if config.precision != "master":
-        return config
-    return training_memory.settle(config, about, window, *shapes.card())[0]
+        return config, str(training_memory.needs(about, config, window))
+    return parallel.choose(config, about, window, machine)
 
 
-def _checked(root: Path, configs: list[dict]) -> str:
+def _checked(root: Path, jobs: list[dict]) -> str:
     """The arithmetic of every setting, beside the card."""
-    about = AutoConfig.from_pretrained(root / "base")
     card, name = shapes.card()
     said = [f"{name}: " + (f"{card / training_memory.GIB:.1f} GiB" if card else "nothing to check")]
-    for fields in configs:
-        config = TrainConfig(**fields)
+    for job in jobs:
         try:
-            settled = _as_settled(config, root)
-            said.append(str(training_memory.needs(about, settled, about.max_position_embeddings)))
-        except MemoryError as error:
+            said.append(_as_settled(TrainConfig(**job["config"]), root)[1])
+        except (MemoryError, ModuleNotFoundError) as error:
             said.append(f"refused: {error}")
     return "\n".join(said)
 
@@ -241,8 +263,8 @@ def _line(name: str, found: dict) -> str:
         parts.append(f"MFU {found['mfu']:.1%}")
     if found["peak_gib"] is not None:
         parts.append(f"peak {found['peak_gib']:.1f} GiB (reserved {found['reserved_gib']:.1f})")
-    again = found["settings"]["recompute"], found["settings"]["offload"]
-    parts.append(f"recompute {again[0]}, offload {again[1]}")
+    how = found["settings"]
+    parts.append(f"recompute {how['recompute']}, offload {how['offload']}, zero {how['zero']}")
     parts.append(f"first step {found['first']:.0f} s, in all {found['wall']:.0f} s")
     return ", ".join([*parts, f"losses {found['losses']}"])
 
@@ -267,8 +289,9 @@ def _write(
         "card": one["card"], "method": config.method, "scaling": config.scaling,
         "scale": config.scale, "seed": config.seed, "settings": about,
     }  # fmt: skip
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     how = {**about, **one["settings"], "score": "milliseconds a step", "trainer": name,
-           "steps": given.steps, "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+           "processes": one["processes"], "steps": given.steps, "measured": now,
            "mfu": one["mfu"], "reserved_gib": one["reserved_gib"]}  # fmt: skip
     with Rows(given.rows, header) as rows:
         rows.append({

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 
+import psutil
 import pytest
 import torch
 from transformers import AutoConfig
@@ -79,3 +81,37 @@ def test_the_card_is_named():
         pytest.skip("needs a CUDA device")
     size, name = shapes.card()
     assert size > 2**30 and name == torch.cuda.get_device_name(0)
+
+
+def test_the_reason_is_the_process_s_own_and_not_its_launchers():
+    """torchrun's report comes last, and says nothing of why."""
+    wrong = (
+        "W1122 12:00 torch/distributed/run.py] setting OMP_NUM_THREADS\n"
+        "[rank1]: Traceback (most recent call last):\n"
+        '[rank1]:   File "x.py", line 3\n'
+        "[rank1]: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB\n"
+        "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:\n"
+        "  rank      : 1 (local_rank: 1)\n"
+    )
+    said = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"
+    assert shapes._reason(wrong, 1) == said
+    assert shapes._reason("", 7) == "exit 7"
+    assert shapes._reason("something else\nlast\n", 1) == "last"
+
+
+def test_a_child_that_takes_too_long_leaves_nothing_running(monkeypatch, tmp_path):
+    """What it started ends with it: a card would stay full."""
+    (tmp_path / "parent.py").write_text(
+        "import pathlib, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"pathlib.Path({str(tmp_path / 'pid')!r}).write_text(str(child.pid))\n"
+        "time.sleep(60)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    assert "not done within 3 s" in shapes.in_child("parent", {}, 3)["error"]
+    started = int((tmp_path / "pid").read_text())
+    for _ in range(100):
+        if not psutil.pid_exists(started) or psutil.Process(started).status() == "zombie":
+            return
+        time.sleep(0.05)
+    pytest.fail(f"process {started} still runs")
