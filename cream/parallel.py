@@ -35,7 +35,6 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from cream import training_memory
-from cream.sharding import quieten
 from cream.training_config import TrainConfig, read_config
 from cream.training_memory import BUCKET, GIB, LIVE, PLANNED, SHARDED, Needs, needs, parameters
 
@@ -225,7 +224,8 @@ def own_estimate(config: TrainConfig, count: int, machine: Machine) -> int | Non
     """
     if config.zero == 1:
         return None
-    quieten()
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     # Imported here: it takes seconds, and talks.
     with contextlib.redirect_stdout(io.StringIO()):
         from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as third

@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import json
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,16 +29,25 @@ __all__ = [
     "gathered_weights",
     "gather_layers_whole",
     "lose_in_forward",
+    "note_sharding",
     "quieten",
     "shell",
 ]
 
+NOTE = "sharding.json"
+
 
 def quieten() -> None:
-    """Tell DeepSpeed where it computes, and let it compile nothing on a CPU.
+    """Tell DeepSpeed who and where it is, and let it compile nothing on a CPU.
 
-    Its operation for processes that share a memory would be compiled first, for 80 s; gloo does.
+    A single process that no launcher started would look for MPI. The operation for processes that
+    share a CPU's memory would be compiled first, for 80 s; gloo does.
     """
+    if "RANK" not in os.environ:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = str(free.getsockname()[1])
+        alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        os.environ |= {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if torch.cuda.is_available():
         return
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -117,23 +128,21 @@ def shell(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     return made
 
 
+def note_sharding(checkpoint: Path, zero: int, processes: int) -> None:
+    """Write into a checkpoint of DeepSpeed by how many processes it was written, at what stage."""
+    (checkpoint / NOTE).write_text(json.dumps({"zero": zero, "processes": processes}))
+
+
 def check_resumable(checkpoint: Path, zero: int, processes: int) -> None:
-    """Raise ValueError if a checkpoint was written at another stage or by other processes."""
-    folders = list(checkpoint.glob("global_step*"))
-    if not folders:
-        if zero:
-            raise ValueError(
-                f"{checkpoint} was written without DeepSpeed, and this run takes ZeRO-{zero}; set "
-                f"zero=0, or remove {checkpoint.parent}"
-            )
-        return
-    wrote = len(list(folders[0].glob("*_optim_states.pt")))
-    third = any(folders[0].glob("*zero_pp_rank_*_model_states.pt"))
-    if zero and wrote == processes and third == (zero == 3):
-        return
-    stage = "3" if third else "1 or 2"
-    raise ValueError(
-        f"{checkpoint} was written by {wrote} processes at ZeRO-{stage}, and this is "
-        f"{processes} at {f'ZeRO-{zero}' if zero else 'no stage'}; start as many processes and set "
-        f"zero as it was, or remove {checkpoint.parent}"
-    )
+    """Raise ValueError if a checkpoint was written at another stage or by other processes.
+
+    Without DeepSpeed (`zero` 0) as many processes as there are can resume.
+    """
+    note = checkpoint / NOTE
+    was = json.loads(note.read_text()) if note.exists() else {"zero": 0, "processes": processes}
+    if was != {"zero": zero, "processes": processes}:
+        raise ValueError(
+            f"{checkpoint} was written by {was['processes']} processes at zero {was['zero']}, and "
+            f"this run has {processes} at zero {zero}; start as many and set zero as it was, or "
+            f"remove {checkpoint.parent}"
+        )

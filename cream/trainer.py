@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, Trainer, TrainingArguments
 
 from cream.losses import check_head, chunked_loss, mean_loss
 from cream.optimizer import MasterAdamW
-from cream.sharding import lose_in_forward
+from cream.sharding import lose_in_forward, note_sharding
 from cream.training_config import TrainConfig
 
 __all__ = [
@@ -137,6 +137,9 @@ class CreamTrainer(Trainer):
                     shutil.rmtree(old)
             self.accelerator.wait_for_everyone()
         super()._save_checkpoint(*rest, **more)
+        if self.config.sharded and self.is_world_process_zero():
+            folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            note_sharding(folder, self.config.zero, self.args.world_size)
 
     def create_scheduler(
         self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None
