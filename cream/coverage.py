@@ -10,9 +10,10 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import fft
 
-from cream.positions import Sampler, continuity_ends, sampler
+from cream.positions import Indices, Sampler, continuity_ends, sampler
 
 __all__ = [
+    "answerable",
     "cumulative_coverage",
     "distance_counts",
     "middle_centres",
@@ -78,3 +79,21 @@ def middle_centres(
     first = window // 3 if mode == "relativity" else draw.ends or continuity_ends(window, scale)
     places = (draw.draw(window, seed, 0, index).positions for index in range(examples))
     return np.array([(p[first] + p[-first - 1]) / 2 for p in places]) / draw.target_length
+
+
+def answerable(
+    indices: Indices, questions: np.ndarray, records: np.ndarray, num_tokens: int
+) -> np.ndarray:
+    """Return the told distance of every query that a window can answer, int64 (answerable,).
+
+    `questions` are token spans (queries, 3): start, first token of the answer, end; `records` those
+    of what each asks for, (queries, 2). A window can answer a query if it holds all tokens of both;
+    the distance is from the record's last token to the answer's first.
+    """
+    place = np.full(num_tokens + 1, -1)
+    place[indices.tokens] = np.arange(len(indices.tokens))
+    held = np.concatenate([[0], np.cumsum(place[:num_tokens] >= 0)])
+    whole = [held[e] - held[s] == e - s for s, e in (questions[:, [0, 2]].T, records.T)]
+    asked = whole[0] & whole[1]
+    last, first = place[records[asked, 1] - 1], place[questions[asked, 1]]
+    return indices.positions[first] - indices.positions[last]

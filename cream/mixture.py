@@ -26,7 +26,7 @@ from cream.corpus import Corpus, build
 from cream.encoding import count_tokens
 from cream.provenance import hash_of
 
-__all__ = ["RECIPES", "Recipe", "generate", "get", "prepare", "training_texts"]
+__all__ = ["RECIPES", "Recipe", "generate", "get", "prepare", "spans", "training_texts"]
 
 NAMED = (*sources.TIERS, "standard-library")
 PARALLEL_TOKENS = 2_000_000  # below this, starting processes takes longer than generating
@@ -288,6 +288,19 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
 ) -> Generated:
     """Return one generated document, decided by the recipe's seed and ``index``."""
+    made, length, only = _made(recipe, family, index, texts, tokenizer)
+    learnt = [(each.answer_start, each.end) for each in made.queries]
+    return Generated(made.text, length, learnt if only else [])
+
+
+def _made(
+    recipe: Recipe,
+    family: str,
+    index: int,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[retrieval.Document, int, bool]:
+    """A document with its spans, its tokens, and whether only its answers are learnt."""
     rng = np.random.default_rng([recipe.seed, index])
     haystack = texts[int(rng.integers(len(texts)))] if family == "needle" else None
     counted = [0]
@@ -301,9 +314,26 @@ def generate(
         recipe.evaluation_form, recipe.fill, recipe.uniform, recipe.most_queries, far=recipe.far,
         wording=recipe.wording,
     )  # fmt: skip
-    learnt = [(each.answer_start, each.end) for each in made.queries]
-    only = rng.random() < recipe.answers_only
-    return Generated(made.text, counted[0], learnt if only else [])
+    return made, counted[0], bool(rng.random() < recipe.answers_only)
+
+
+def spans(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], cache: str | Path
+) -> dict[str, retrieval.Document]:
+    """Make generated documents of a corpus again, by their names, for where their queries stand."""
+    texts = [
+        each["text"] if "text" in each else tokenizer.decode(each["input_ids"])
+        for each in _mixed(
+            _text(recipe, None, Path(cache), False)[0], dataclasses.replace(recipe, share=0.0),
+            tokenizer, False,
+        )
+        if each["split"] == "train" and each["kind"] == "text"
+    ]  # fmt: skip
+    found = {}
+    for name in names:
+        family, _, number = name.rpartition(" ")
+        found[name] = _made(recipe, family, int(number), texts, tokenizer)[0]
+    return found
 
 
 def _generator_hash(recipe: Recipe) -> str:
