@@ -31,6 +31,7 @@ __all__ = ["Tiling", "tiled"]
 logger = logging.getLogger(__name__)
 
 INDEXED = 2**31 - 1  # numbers of a tensor that kernels with 32-bit indices can reach
+_PART = 2**17  # tokens that are projected at once where there are too many for one product
 _TRIED = 12  # tokens that modules are tried on
 
 
@@ -222,7 +223,7 @@ def _in_tiles(
     `out` takes the results, also where it is what was given.
     """
     for start in range(0, given.shape[1], tokens):
-        tile = given[:, start : start + tokens]
+        tile = given[0, start : start + tokens][None]  # strides that say nothing of the length
         done = (fast if fast and tile.shape[1] == tokens else function)(tile)
         if not isinstance(done, torch.Tensor):
             raise TypeError(f"gives a {type(done).__name__}")
@@ -247,7 +248,7 @@ class _Rows(nn.Module):
         if states.numel() <= INDEXED:
             return nn.functional.linear(states, self.rows, self.shift)
         project = functools.partial(nn.functional.linear, weight=self.rows, bias=self.shift)
-        return _in_tiles(project, states, 2**17)
+        return _in_tiles(project, states, _PART)
 
 
 class _Attention(_Taken):

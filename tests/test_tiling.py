@@ -45,8 +45,11 @@ def same(model, how: Tiling = FINE, **options) -> None:
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_are_those_of_the_whole_forward(family, attention):
-    """To 1e-6 in float32, with grouped heads where the family has them."""
-    same(made(family, attention))
+    """To 1e-6 in float32, with grouped heads where the family has them; little stays whole."""
+    model = made(family, attention)
+    same(model)
+    with tiled(model, 150, FINE) as whole:
+        assert whole == (["GPTNeoXAttention"] if family == "gpt_neox" else [])
 
 
 @pytest.mark.parametrize("kind", rope.KINDS)
@@ -111,8 +114,17 @@ def test_heads_are_as_many_as_their_queries_allow():
 
 def test_projections_of_more_numbers_than_kernels_index_run_in_parts(monkeypatch):
     """As at a million tokens of 4,096 numbers."""
-    monkeypatch.setattr("cream.tiling.INDEXED", 100)
-    same(made("qwen2"), tokens=100)
+    seen, real = [], torch.nn.functional.linear
+    monkeypatch.setattr(tiling, "INDEXED", 60 * 48)
+    monkeypatch.setattr(tiling, "_PART", 40)
+
+    def linear(given, *rest, **named):
+        seen.append(given.shape[-2])
+        return real(given, *rest, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "linear", linear)
+    same(made("qwen2"), Tiling(tokens=70, heads=1), tokens=100)
+    assert seen.count(40) == 2 * seen.count(20) > 0  # queries, keys and values; not the rest
 
 
 def test_an_attention_that_is_whole_and_too_large_is_refused_on_a_gpu(monkeypatch):
@@ -161,10 +173,9 @@ def test_short_documents_are_read_as_ever(monkeypatch):
     ("model", "whole"),
     [
         (made("gpt_neox"), ["GPTNeoXAttention"]),
-        (made("mixtral"), []),
         (models.create(Olmo2Config(**{**tiny_models._SHAPE, **HEADS}), 0), ["Olmo2Attention"]),
     ],
-    ids=["one projection for all", "experts", "a norm over all heads"],
+    ids=["one projection for all", "a norm over all heads"],
 )
 def test_what_stays_whole_is_named(model, whole, caplog):
     """By its class, and it says why; the losses are right all the same."""
