@@ -259,10 +259,11 @@ def _optimizer_step(masters: MasterAdamW) -> dict[str, float | None]:
 def _written(job: dict, model: PreTrainedModel) -> Iterator:
     """Give a function that says and writes one measurement."""
     resident = torch.cuda.memory_allocated() / GIB if torch.cuda.is_available() else None
-    shape = shapes.shape(job["shape"])
+    shape, size = shapes.shape(job["shape"]), shapes.card()[0]
     about = {"shape": job["shape"], "of_layers": shape.num_hidden_layers,
              "compile": job["compile"], "offload": "moments" if job["offload"] else "none",
-             "resident_gib": resident, "command": job["command"]}  # fmt: skip
+             "resident_gib": resident, "card_gib": size and size / GIB,
+             "command": job["command"]}  # fmt: skip
     header = {
         "run": f"efficiency of {job['shape']}", "preset": job["shape"], "base": "random weights",
         "model_hash": hash_of(shape.to_dict()), "window": shape.max_position_embeddings,

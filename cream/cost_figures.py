@@ -1,0 +1,188 @@
+"""What a step costs by target length, as a figure, and costs as tables that a notebook shows.
+
+What belongs here: drawing and wording of what `costs` returns; numbers are made there.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from cream import costs
+from cream.style import finish, legend, printed, sheet, style
+
+__all__ = ["by_target", "generation", "long", "losses", "resumed", "run_costs"]
+
+
+@printed
+def by_target(table: pd.DataFrame) -> Figure:
+    """Draw seconds and GiB of an optimizer step over the target, for one card and shape.
+
+    `table` is `costs.by_target`'s. Full markers are measured, hollow ones extrapolated; where a
+    length does not fit the card, its memory lies above the card's.
+    """
+    if table.empty or table["card"].nunique() > 1 or table["shape"].nunique() > 1:
+        raise ValueError("the figure needs rows of one card and one shape")
+    figure, ((left, right),) = sheet(9.2, 3.9, 1, 2)
+    for method in ("full", "cream"):
+        part = table[table["method"] == method].sort_values("target")
+        _line(left, part, "step", method)
+        _line(right, part, "gib", method)
+        _beside(right, part, "held", method, "of it neither weights nor optimizer")
+    full = table[table["method"] == "full"].sort_values("target")
+    _beside(left, full, "tokens", "full", "for as many tokens as CREAM's step")
+    _marks(right, table)
+    left.set_yscale("log")
+    left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
+    right.set_ylim(bottom=0)
+    for panel in (left, right):
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_locator(FixedLocator(sorted(table["target"].unique())))
+        panel.xaxis.set_minor_locator(NullLocator())
+        panel.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    where = f"{table['shape'].iloc[0]}, {table['card'].iloc[0]}"
+    finish(left, f"Time: {where}", "target length (tokens)", "seconds a step of 32 examples")
+    finish(right, "Memory", "target length (tokens)", "GiB at the peak")
+    legend(figure)
+    return figure
+
+
+def _thousands(x: float, _: object) -> str:
+    return f"{x / 1024:g}K" if x >= 1024 else f"{x:g}"
+
+
+def _line(panel: Axes, part: pd.DataFrame, column: str, method: str) -> None:
+    part, how = part.dropna(subset=[column]), style(method)
+    if part.empty:
+        return
+    panel.plot(part["target"], part[column].astype(float), color=how.color, ls=how.line, lw=1.4)
+    for kind, filled in (("measured", True), ("extrapolated", False)):
+        some = part[part["kind"] == kind]
+        if len(some):
+            panel.plot(some["target"], some[column].astype(float), color=how.color, ls="none",
+                       marker=how.marker, ms=7, mfc=how.color if filled else "white",
+                       label=how.label + ("" if filled else ", extrapolated"))  # fmt: skip
+
+
+def _beside(panel: Axes, part: pd.DataFrame, column: str, method: str, label: str) -> None:
+    part, how = part.dropna(subset=[column]), style(method)
+    if len(part):
+        panel.plot(part["target"], part[column].astype(float), color=how.color, lw=0.9, ls=":",
+                   label=f"{how.label}, {label}")  # fmt: skip
+
+
+def _marks(panel: Axes, table: pd.DataFrame) -> None:
+    """The card's memory, and which lengths had their moments in RAM."""
+    if len(card := table["card_gib"].dropna()):
+        panel.axhline(card.iloc[0], color="#555555", lw=0.9, ls="--")
+        _note(panel, table["target"].min(), card.iloc[0], "the card", 3)
+    away = table[(table["offload"] == "moments") & (table["method"] == "full")]
+    if len(table["offload"].unique()) > 1:
+        for row in away.dropna(subset=["gib"]).to_dict("records"):
+            _note(panel, row["target"], row["gib"], "moments\nin RAM", -22, "center")
+
+
+def _note(panel: Axes, x: float, y: float, text: str, up: int, where: str = "left") -> None:
+    panel.annotate(text, (x, y), xytext=(0, up), textcoords="offset points", fontsize=7.5,
+                   color="#555555", ha=where)  # fmt: skip
+
+
+def run_costs(rows: pd.DataFrame, root: object = ".") -> pd.DataFrame:
+    """Return the table of what the paper's base and chat run cost, a line a measured way."""
+    tokens = {"base": 1000 * 32 * 4096, "chat": 100 * 32 * 4096}
+    table = costs.measured(rows, root)
+    table = costs.runs(table[table["model"] == "llama2-7b"], tokens)
+    named = pd.DataFrame({
+        "GPUs": table["cards"].astype(str) + " x " + table["card"].str.removeprefix("NVIDIA "),
+        "how": table["how"],
+        "tokens/s": table["tokens_per_second"].map("{:,.0f}".format),
+        "MFU": table["mfu"].map(lambda share: f"{share:.1%}", na_action="ignore"),
+        "GiB a GPU": table["gib"].map("{:.1f}".format, na_action="ignore"),
+        "base run, hours": table["base, hours"].map("{:.2f}".format),
+        "base run, GPU-hours": table["base, GPU-hours"].map("{:.2f}".format),
+        "chat run, GPU-hours": table["chat, GPU-hours"].map("{:.2f}".format),
+        "command": table["command"],
+    })  # fmt: skip
+    return named.reset_index(drop=True)
+
+
+def _task(rows: pd.DataFrame, task: str) -> list[dict]:
+    """Rows of a task at a large model's shape, each with its settings beside its columns."""
+    lines = [
+        {**json.loads(row["settings"]), **row, "command": costs.command(row)}
+        for row in rows[rows["task"] == task].to_dict("records")
+    ]
+    return [line for line in lines if "shape" in line]
+
+
+def _number(value: object, form: str) -> str:
+    return "" if value is None or pd.isna(value) else form.format(value)
+
+
+def long(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of single forwards of long documents: seconds, TFLOP/s, GiB."""
+    lines = _task(rows, "speed_long")
+    lines.sort(key=lambda one: (one["card"], one["token_length"], str(one.get("tile"))))
+    return pd.DataFrame([
+        {"tokens": f"{one['token_length']:,}", "layers": one["layers"],
+         "GPU": one["card"].removeprefix("NVIDIA "), "tile": one.get("tile"),
+         "heads at once": one.get("heads", ""), "seconds": _number(one["score"], "{:.2f}"),
+         "TFLOP/s": _number(one.get("tflops"), "{:.0f}"),
+         "GiB": _number(one["peak_gib"], "{:.1f}"), "command": one["command"]}
+        for one in lines
+    ])  # fmt: skip
+
+
+def generation(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of questions answered at length by a large model's shape."""
+    lines = _task(rows, "speed_generation")
+    lines.sort(key=lambda one: (one["card"], str(one.get("of")), one["token_length"]))
+    return pd.DataFrame([
+        {"task": one.get("of"), "tokens": f"{one['token_length']:,}",
+         "GPU": one["card"].removeprefix("NVIDIA "), "at once": one.get("rows"),
+         "samples/s": _number(one["score"], "{:.3f}"),
+         "prompt tokens/s": _number(one["tokens_per_second"], "{:,.0f}"),
+         "GiB": _number(one["peak_gib"], "{:.1f}"),
+         "GiB, said before": _number(one.get("predicted_gib"), "{:.1f}"),
+         "command": one["command"]}
+        for one in lines
+    ])  # fmt: skip
+
+
+def losses(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of losses beside each other: ours, a library's, the plain one."""
+    return pd.DataFrame([
+        {"loss": one["way"], "GPU": one["card"].removeprefix("NVIDIA "),
+         "tokens": f"{one['num_tokens']:,}", "ms": _number(one["score"], "{:.1f}"),
+         "GiB": _number(one["peak_gib"], "{:.2f}"),
+         "head's gradient from float32's": _number(one.get("head_gradient_error"), "{:.1e}"),
+         "command": one["command"]}
+        for one in _task(rows, "speed_loss")
+    ])  # fmt: skip
+
+
+def resumed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of stopped and resumed runs, with what a whole checkpoint would take."""
+    found = []
+    for one in _task(rows, "speed_resume"):
+        times = one["full_parameters"] / one["parameters"]
+        found.append({
+            "GPU": one["card"].removeprefix("NVIDIA "), "layers": one["layers"],
+            "kernels": one["kernels"], "losses equal": one["losses_equal"],
+            "weights equal": one["weights_equal"],
+            "checkpoint, written, read": _checkpoint(one, 1),
+            "with all layers (extrapolated)": _checkpoint(one, times),
+            "command": one["command"],
+        })  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def _checkpoint(one: dict, times: float) -> str:
+    return (
+        f"{times * one['checkpoint_gib']:.0f} GiB, {times * one['write_seconds']:.0f} s, "
+        f"{times * one['read_seconds']:.0f} s"
+    )
