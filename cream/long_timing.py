@@ -44,7 +44,7 @@ GIB = 2**30
 DONE = {"done": True}
 TASKS = ("longchat_lines", "kv_retrieval")
 _ONCE = 262_144  # tokens from which on a document is read once
-_BOTH_WAYS = 65_536  # tokens up to which the whole forward is compared with the one in tiles
+_BOTH_WAYS = 32_768  # tokens up to which the whole forward is compared with the one in tiles
 
 
 def random_model(config: LlamaConfig, tokens: int) -> PreTrainedModel:
@@ -163,7 +163,7 @@ def forwards(
     """Time the loss of random documents, a line a length, after a first pass through one layer.
 
     A line has seconds (the median of `repeats` passes; None: 3, and 1 from 256K tokens on), tflops
-    by `flops.forward_flops`, mfu, and memory. At the shortest length, if it is no longer than 64K
+    by `flops.forward_flops`, mfu, and memory. At the shortest length, if it is no longer than 32K
     tokens, the losses are compared with those of the whole forward.
     """
     config = shapes.shape(shape, layers)
