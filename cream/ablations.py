@@ -7,8 +7,9 @@ over bases (thick) and over seeds with the bases as given (thin); a verdict is i
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from cream import statistics
-from cream.claims import CLAIMS, FAILS, HOLDS, MARGIN, contrasts
+from cream.claims import CLAIMS, FAILS, HOLDS, MARGIN, contrasts, units
 from cream.style import GREY, curve, finish, in_order, in_windows, legend, printed, sheet
 
 __all__ = [
@@ -26,9 +27,11 @@ __all__ = [
     "NotRun",
     "by_length",
     "by_place",
-    "by_sigma",
+    "by_option",
+    "counts",
     "forest",
     "level_table",
+    "load",
     "not_run",
     "table",
 ]
@@ -39,14 +42,34 @@ class NotRun(ValueError):
 
 
 SCALINGS = {"linear": ("o", "#111111"), "ntk": ("s", "#6A6A6A"), "yarn": ("^", "#A0A0A0")}
-_SIGMA = re.compile(r"sigma (\d+(?:\.\d+)?)$")
+SCALE = 8
+# Of CREAM at N = 512 and scale 8, and what the axis is called.
+DEFAULTS = {"sigma": (3.0, "sigma, in half windows"), "ends": (4.0, "ends in continuity, tokens")}
 
 
 # ------------------------------------------------------------------------------------- tables
 
 
+def load(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a grid's answers and its runs with their endpoints; both empty without the file."""
+    if not Path(path).is_file():
+        return pd.DataFrame(), pd.DataFrame()
+    frame = pd.read_parquet(path)
+    return frame, units(frame)
+
+
+def counts(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return how many models there are: a row a plan, data and variant, a column a scaling."""
+    if runs.empty:
+        return pd.DataFrame({"runs": []})
+    keys = ["plan", "condition", "variant", "scaling"]
+    return runs.groupby(keys, sort=False).size().unstack(fill_value=0)
+
+
 def table(runs: pd.DataFrame, plans: Sequence[str]) -> pd.DataFrame:
     """Return `claims.contrasts` of some plans as a reader wants them: what was run, rounded."""
+    if runs.empty:
+        return pd.DataFrame({"claim": []})
     found = contrasts(runs, tuple(plans))
     found = found[found["n"] > 0]
     shown = found[["claim", "condition", "scaling", "a", "b"]].copy()
@@ -105,6 +128,7 @@ def forest(
     if found.empty:
         raise NotRun("no contrast has a run; there is nothing to draw")
     names = list(dict.fromkeys(found["claim"]))
+    one = len(set(found["scaling"]) - {"none"}) == 1
     conditions = sorted(set(found["condition"]) - {"none"}, reverse=True) or ["none"]
     figure, axes = sheet(7.4, 1.2 + 0.42 * len(names), 1, len(conditions), sharex=True, sharey=True)
     for panel, condition in zip(axes[0], conditions, strict=True):
@@ -112,15 +136,16 @@ def forest(
         panel.axvspan(-MARGIN, MARGIN, color="#EFEFEF", zorder=0)
         panel.axvline(0, color=GREY, linewidth=0.8, zorder=1)
         for row in part.itertuples():
-            _mark(panel, row, len(names) - 1 - names.index(row.claim))
+            _mark(panel, row, len(names) - 1 - names.index(row.claim), one=one)
         for (claim, scaling), value in (published or {}).items():
             if claim in names and condition != "mixed":  # the paper's data are text alone
                 y = len(names) - 1 - names.index(claim) + _shift(scaling)
                 panel.plot(value, y, "D", color="#B2182B", markersize=4, zorder=4)
         panel.set_ylim(-0.6, len(names) - 0.4)
         panel.grid(False, axis="y")
-        named = condition if len(conditions) > 1 or condition != "none" else ""
-        finish(panel, f"{title}{': ' if title and named else ''}{_data(named)}", "points")
+        said = [title, "" if condition == "none" else _data(condition)]
+        said += [f"{found['scaling'].iloc[0]}"] if one else []
+        finish(panel, ", ".join(word for word in said if word), "points")
     axes[0][0].set_yticks(range(len(names)), [_wrapped(name) for name in reversed(names)])
     _forest_legend(figure, found, bool(published))
     return figure
@@ -142,9 +167,9 @@ def _shift(scaling: str) -> float:
     return 0.24 * (1 - known.index(scaling)) if scaling in known else 0.0
 
 
-def _mark(panel: Axes, row: tuple, line: int) -> None:
-    marker, color = SCALINGS.get(row.scaling, ("o", "#111111"))
-    y = line + _shift(row.scaling)
+def _mark(panel: Axes, row: tuple, line: int, one: bool) -> None:
+    marker, color = SCALINGS.get("linear" if one else row.scaling, ("o", "#111111"))
+    y = line + (0.0 if one else _shift(row.scaling))
     panel.hlines(y, row.low, row.high, color=color, linewidth=1.0, zorder=2)
     panel.hlines(y, row.seeds_low, row.seeds_high, color=color, linewidth=2.6, zorder=2)
     face = color if row.verdict == HOLDS else "white"
@@ -155,8 +180,10 @@ def _mark(panel: Axes, row: tuple, line: int) -> None:
 
 def _forest_legend(figure: Figure, found: pd.DataFrame, published: bool) -> None:
     scalings = [s for s in SCALINGS if s in set(found["scaling"])]
-    items = [Line2D([], [], color=SCALINGS[s][1], marker=SCALINGS[s][0], linestyle="none",
-                    label=s) for s in scalings]  # fmt: skip
+    items = [
+        Line2D([], [], color=SCALINGS[s][1], marker=SCALINGS[s][0], linestyle="none", label=s)
+        for s in scalings if len(scalings) > 1
+    ]  # fmt: skip
     items += [
         Line2D([], [], color="#111111", marker="o", linestyle="none", label="holds"),
         Line2D([], [], color="#111111", marker="o", linestyle="none", markerfacecolor="white",
@@ -178,22 +205,25 @@ def _forest_legend(figure: Figure, found: pd.DataFrame, published: bool) -> None
 
 
 @printed
-def by_sigma(runs: pd.DataFrame, endpoint: str = "lines") -> Figure:
-    """Draw an endpoint over sigma, a panel a condition and scaling; CREAM itself is sigma 3.
+def by_option(runs: pd.DataFrame, option: str, endpoint: str = "lines") -> Figure:
+    """Draw an endpoint over one number of CREAM's sampler, a panel a condition and scaling.
 
-    The paper's own sigma ablation is not among the published numbers in data/paper. NotRun
-    when no other sigma was run.
+    `option` is of `DEFAULTS`: "sigma" in half windows, "ends" in tokens; CREAM as it is has the
+    default. The paper's own sigma ablation is not among the published numbers in data/paper.
+    NotRun when no other value was run.
     """
-    runs = runs[(runs["variant"] == "cream") | runs["variant"].str.match(_SIGMA)]
-    if not runs["variant"].str.match(_SIGMA).any():
-        raise NotRun("no run has another sigma than 3: run the plan ablations")
-    settings = runs.loc[runs["variant"] != "cream", ["condition", "scaling"]].drop_duplicates()
-    found = level_table(
-        _preferred(runs, "ablations"), ["condition", "scaling", "variant"], endpoint
-    )
-    found["sigma"] = [float(_SIGMA.match(v).group(1)) if v != "cream" else 3.0
-                      for v in found["variant"]]  # fmt: skip
-    return _panels(found, settings, "sigma", "sigma, in half windows", ["cream"])
+    default, label = DEFAULTS[option]
+    found = {text: json.loads(text) for text in runs["options"].dropna().unique()}
+    runs = runs[(runs["method"] == "cream") & (runs["scale"] == SCALE) & runs["options"].notna()]
+    given = [found[text] for text in runs["options"]]
+    runs = runs.assign(x=[float(one.get(option, default)) for one in given])
+    runs = runs[np.array([set(one) <= {option} for one in given], dtype=bool)]
+    varied = runs[runs["x"] != default]
+    if varied.empty:
+        raise NotRun(f"no run has another {option} than {default:g}: run the plan ablations")
+    settings = varied[["condition", "scaling"]].drop_duplicates()
+    table = level_table(_preferred(runs, "ablations"), ["condition", "scaling", "x"], endpoint)
+    return _panels(table, settings, label, ["cream"])
 
 
 @printed
@@ -206,12 +236,12 @@ def by_learning_rate(runs: pd.DataFrame, endpoint: str = "lines") -> Figure:
     if runs.empty:
         raise NotRun("no run of another learning rate: run the plan sensitivity")
     settings = runs[["condition", "scaling"]].drop_duplicates()
-    keys = ["condition", "scaling", "variant", "learning_rate"]
-    found = level_table(runs, keys, endpoint)
-    figure = _panels(found, settings, "learning_rate", "learning rate", in_order(runs["variant"]))
+    runs = runs.assign(x=runs["learning_rate"])
+    found = level_table(runs, ["condition", "scaling", "variant", "x"], endpoint)
+    figure = _panels(found, settings, "learning rate", in_order(runs["variant"]))
     for panel in figure.axes:
         panel.set_xscale("log")
-        rates = sorted(found["learning_rate"].unique())
+        rates = sorted(found["x"].unique())
         panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
         panel.minorticks_off()
     return figure
@@ -228,7 +258,7 @@ def _preferred(runs: pd.DataFrame, plan: str) -> pd.DataFrame:
 
 
 def _panels(
-    found: pd.DataFrame, settings: pd.DataFrame, x: str, label: str, variants: Sequence[str]
+    found: pd.DataFrame, settings: pd.DataFrame, label: str, variants: Sequence[str]
 ) -> Figure:
     settings = settings.sort_values(["condition", "scaling"], ascending=[False, True])
     figure, axes = sheet(max(6.6, 2.4 * len(settings)), 3.3, 1, len(settings), sharey=True)
@@ -237,8 +267,8 @@ def _panels(
         for variant in variants:
             mine = part if len(variants) == 1 else part[part["variant"] == variant]
             if len(mine):
-                mine = mine.sort_values(x)
-                curve(panel, variant, mine[x], mine)
+                mine = mine.sort_values("x")
+                curve(panel, variant, mine["x"], mine)
         runs = f"{part['runs'].min()} runs of {part['bases'].min()} bases" if len(part) else "none"
         finish(panel, f"{_data(condition)}, {scaling}\n({runs} a point)", label)
     axes[0][0].set_ylabel("correct (%)")

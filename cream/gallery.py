@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cream import ablations, claims, heatmaps, pictures, plots, prediction, published
-from cream.positions import sampler
+from cream.positions import METHODS, sampler
 from cream.results import drawn_from, variant
 
 __all__ = [
@@ -25,8 +25,10 @@ __all__ = [
     "find_metrics",
     "from_grid",
     "from_paper",
+    "grid_source",
     "method_pictures",
     "missing",
+    "show",
     "write",
 ]
 
@@ -191,6 +193,8 @@ def from_grid(
 
     `drawn` (rows, commit) goes into their files: see `grid_source`.
     """
+    if frame.empty:
+        return {}
     runs = claims.units(frame)
     found = claims.contrasts(runs)
     numbers = published.endpoints(paper)
@@ -202,13 +206,25 @@ def from_grid(
         "grid_lines": lambda: ablations.by_length(frame, "primary"),
         "grid_pairs": lambda: ablations.by_place(frame, "primary"),
         "ablations": lambda: ablations.forest(plan["ablations"]),
-        "ablation_sigma": lambda: ablations.by_sigma(runs),
+        "ablation_sigma": lambda: ablations.by_option(runs, "sigma"),
+        "ablation_ends": lambda: ablations.by_option(runs, "ends"),
         "learning_rates": lambda: ablations.by_learning_rate(runs),
         "scale64": lambda: ablations.forest(plan["scale64"]),
         "scale64_lines": lambda: ablations.by_length(frame, "scale64"),
         "told_distances": lambda: _prediction(frame),
     }
     return {name: _mark(figure, **drawn) for name, figure in _drawable(makers)}
+
+
+def show(figures: Mapping[str, Figure], *names: str) -> None:
+    """Display figures in a notebook, and say of each that is not there that it was not run."""
+    from IPython.display import display
+
+    for name in names:
+        if name in figures:
+            display(figures[name])
+        else:
+            print(f"{name}: not run")
 
 
 def claims_shown() -> list[str]:
@@ -232,7 +248,8 @@ def _prediction(frame: pd.DataFrame) -> Figure:
     if accuracy.empty:
         raise ablations.NotRun("no answers by distance: run the plan primary")
     histogram = prediction.told(prediction.samplers_of(rows))
-    return prediction.picture(accuracy, histogram, int(rows["scale"].max()))
+    drawn = accuracy[accuracy["variant"].isin(METHODS)]  # of variants there are too many to tell
+    return prediction.picture(drawn, histogram, int(rows["scale"].max()))
 
 
 def grid_source(path: Path, frame: pd.DataFrame) -> dict[str, str]:

@@ -78,13 +78,14 @@ def by_distance(frame: pd.DataFrame, bins: int = 16, beyond: float = 1.0) -> pd.
     """
     rows = frame[frame["task"].isin(["longchat_lines", "kv_retrieval"])]
     rows = needs(rows[rows["depth_percent"].notna()], "window", "scale", "token_length")
-    distance = (1 - rows["depth_percent"].astype(float) / 100) * rows["token_length"]
-    target = rows["window"] * rows["scale"]
-    rows = rows.assign(bin=np.floor(bins * distance / target).clip(0, bins - 1).astype(int))
+    numbers = rows[["depth_percent", "token_length", "window", "scale", "score"]].astype(float)
+    distance = (1 - numbers["depth_percent"] / 100) * numbers["token_length"]
+    place = np.floor(bins * distance / (numbers["window"] * numbers["scale"]))
+    rows = rows.assign(bin=place.clip(0, bins - 1).astype(int), score=numbers["score"])
     rows = rows[(distance >= beyond * rows["window"]) & rows["method"].isin(METHODS)]
     grouped = rows.groupby(["condition", "scaling", "variant", "bin"])["score"]
     table = grouped.agg(accuracy="mean", n="size").reset_index()
-    return table[table["n"] >= CELL].astype({"accuracy": float})
+    return table[table["n"] >= CELL]
 
 
 def _logit(share: pd.Series, n: pd.Series) -> pd.Series:

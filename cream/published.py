@@ -29,13 +29,13 @@ from cream.style import (
     sheet,
     style,
 )
-from cream.tasks import longbench as longbench_task
 
 __all__ = [
     "PRINTED_AVERAGES",
     "endpoints",
     "key_value_table",
     "longbench",
+    "longbench_rows",
     "longbench_table",
     "longchat_lines",
     "lost_in_the_middle",
@@ -230,24 +230,27 @@ def longbench_table(
     """
     table = read_published(folder, f"longbench_{name}").set_index("model")
     table = table.drop(columns=[c for c in ("train_samples", "train_length") if c in table])
-    for run, part in _longbench_rows(rows).groupby("run", sort=False):
-        means = longbench_task.averages(part)["value"]
+    for run, part in longbench_rows(rows).groupby("run", sort=False):
+        from cream.tasks.longbench import averages  # reads models: only where there are rows
+
+        means = averages(part)["value"]
         means = means.rename({"average_12": "average"} if name == "tasks" else {})
         table.loc[f"ours: {run}"] = [means[~means.index.duplicated("last")].get(c) for c in table]
     return table
 
 
-def _longbench_rows(rows: pd.DataFrame | None) -> pd.DataFrame:
+def longbench_rows(rows: pd.DataFrame | None) -> pd.DataFrame:
+    """Return the rows of `rows` that answer LongBench itself (see `longbench_table`)."""
     if rows is None or rows.empty:
         return pd.DataFrame({"run": []})
-    return rows[rows["task"].str.startswith(longbench_task.PREFIX) & (rows["window"] >= 2048)]
+    return rows[rows["task"].str.startswith("longbench-") & (rows["window"] >= 2048)]
 
 
 @printed
 def longbench(folder: str | Path, rows: pd.DataFrame | None = None) -> Figure:
     """Draw both LongBench tables of the paper (chat, 100 steps), ours where it was run."""
     figure, axes = sheet(7.4, 5.0, 1, 2)
-    ours = len(_longbench_rows(rows)) > 0
+    ours = len(longbench_rows(rows)) > 0
     figure.suptitle("LongBench as published, chat models; " + ("ours below" if ours else NOT_RUN),
                     fontsize=9, x=0.01, ha="left")  # fmt: skip
     for panel, (name, title) in zip(

@@ -130,9 +130,10 @@ def details(found: pd.DataFrame, paper: Path) -> pd.DataFrame:
         line = _contrast_line(row)
         holm = "" if np.isnan(row.holm) else f"{row.holm:.3f}"
         theirs = numbers.get((row.claim, row.scaling)) if row.condition == "text" else None
+        given = "-" if np.isnan(row.seeds_low) else ends(row.seeds_low, row.seeds_high)
         rows.append((row.plan, row.claim, row.condition, row.scaling, line.value, line.interval,
-                     "-" if np.isnan(row.seeds_low) else ends(row.seeds_low, row.seeds_high), line.counted,
-                     "" if theirs is None else f"{theirs:+.1f}", holm, row.verdict))  # fmt: skip
+                     given, line.counted, "" if theirs is None else f"{theirs:+.1f}", holm,
+                     row.verdict))  # fmt: skip
     columns = ["plan", "claim", "data", "scaling", "points", "95 % over bases",
                "over seeds, these bases", "counted", "paper", "Holm's p", "verdict"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)

@@ -94,7 +94,10 @@ _VARIANTS = {
     "sigma grown": Style("CREAM, sigma grown", "#7F3B08", "d", (0, (7, 1, 1, 1))),
     "mean 9": Style("CREAM, mean 9", "#5E4FA2", "p", (0, (3, 2))),
     "mode by batch": Style("CREAM, mode by batch", "#C51B7D", "H", (0, (1, 2))),
-    "ends x4": Style("CREAM, ends x4", "#E7298A", "4", (0, (6, 2))),
+    "mode by 70": Style("CREAM, mode by 70", "#DE77AE", "8", (0, (3, 1))),
+    "ends x4": Style("CREAM, ends x4", "#1B7837", "4", (0, (6, 2))),
+    "ends x16": Style("CREAM, ends x16", "#00441B", "X", (0, (6, 3, 1, 3))),
+    "truncated": Style("CREAM, truncated", "#A6611A", "|", (0, (5, 3))),
 }
 _SPARE = [("#8C510A", "<"), ("#5E4FA2", ">"), ("#66A61E", "h"), ("#E7298A", "d"), ("#7F7F7F", "p")]
 

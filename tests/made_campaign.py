@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from made_grid import answers
 
+from cream.ledger import NUMBERS
 from cream.positions import METHODS
 
 OPTIONS = {
@@ -18,6 +19,7 @@ OPTIONS = {
     "sigma 2": {"sigma": 2.0},
     "sigma 4": {"sigma": 4.0},
     "mode by batch": {"mode_group": 3000},
+    "ends x4": {"ends": 16},
     "sigma grown": {"sigma": 24.0},
     "mean 9": {"mean": 9.0},
 }
@@ -56,11 +58,13 @@ def _longer(frame: pd.DataFrame) -> pd.DataFrame:
 def _finished(frame: pd.DataFrame) -> pd.DataFrame:
     """The columns that answers of models have and made ones lack."""
     rng = np.random.default_rng(0)
-    method = frame["variant"].where(frame["variant"].isin([*METHODS, "original", "scaled"]), "cream")
+    method = frame["variant"].where(
+        frame["variant"].isin([*METHODS, "original", "scaled"]), "cream"
+    )
     lines = frame["task"].isin(["longchat_lines", "kv_retrieval", "needle"])
     depth = pd.Series(np.round(100 * rng.random(len(frame)), 1), frame.index).where(lines)
     depth = (100 * frame["gold_index"] / 80).where(frame["task"] == "kv_retrieval", depth)
-    return frame.assign(
+    frame = frame.assign(
         method=method,
         options=[json.dumps(OPTIONS.get(variant, {})) for variant in frame["variant"]],
         depth_percent=depth,
@@ -70,3 +74,4 @@ def _finished(frame: pd.DataFrame) -> pd.DataFrame:
         date="2026-01-01T00:00:00Z",
         prediction="",
     )
+    return frame.astype({name: kind for name, kind in NUMBERS.items() if name in frame})
