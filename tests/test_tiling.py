@@ -227,3 +227,29 @@ def test_on_a_card_in_bfloat16():
     model = made("llama").to("cuda", torch.bfloat16)
     whole, found = losses(model, None), losses(model, FINE)
     assert found.mean() == pytest.approx(whole.mean(), rel=1e-3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card of 40 GiB")
+def test_the_last_of_a_million_tokens_on_a_card():
+    """Tensors of 2^32 numbers and attention over 2^20 tokens are right to their end."""
+    tokens, width = 2**20, 4096
+    torch.manual_seed(0)
+    with torch.inference_mode(), torch.device("cuda"):
+        table = torch.randn(1000, width, dtype=torch.bfloat16)
+        ids = torch.randint(0, 1000, (1, tokens))
+        states = torch.nn.functional.embedding(ids, table)
+        end = table[ids[0, -8:]]
+        assert torch.equal(states[0, -8:], end)
+        states = states + states
+        assert torch.equal(states[0, -8:], 2 * end)
+        linear = torch.nn.Linear(width, 256, bias=False, dtype=torch.bfloat16)
+        found = tiling._Rows(linear, slice(0, 256))(states)[0, -8:]
+        torch.testing.assert_close(found, linear(2 * end), rtol=2e-2, atol=2e-2)
+        del states
+        query, key, value = (torch.randn(1, tokens, 2, 128, dtype=torch.bfloat16).transpose(1, 2)
+                             for _ in range(3))  # fmt: skip
+        read = torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+        scores = (query[:, :, -1:].float() @ key.float().mT) / 128**0.5
+        expected = scores.softmax(-1) @ value.float()
+        near = 0.1 / tokens**0.5  # means of so many values are about 1.6 / tokens**0.5
+        torch.testing.assert_close(read[:, :, -1:].float(), expected, rtol=5e-2, atol=near)
