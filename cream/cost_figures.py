@@ -186,3 +186,40 @@ def _checkpoint(one: dict, times: float) -> str:
         f"{times * one['checkpoint_gib']:.0f} GiB, {times * one['write_seconds']:.0f} s, "
         f"{times * one['read_seconds']:.0f} s"
     )
+
+
+def reading(table: pd.DataFrame, rows: pd.DataFrame, root: object = ".") -> str:
+    """Return what the tables come to, in sentences; what is missing is said to be missing."""
+    said = []
+    for (card, _), part in table.groupby(["card", "shape"]) if len(table) else []:
+        said.append(_argument(card, part.set_index(["method", "target"])))
+    paid = costs.measured(rows, root)
+    paid = paid[(paid["model"] == "llama2-7b") & ~paid["how"].str.startswith("stock Trainer")]
+    if len(paid):
+        best = costs.runs(paid, {"base": 1000 * 32 * 4096}).sort_values("base, GPU-hours").iloc[0]
+        said.append(
+            f"The paper's base run costs {best['base, GPU-hours']:.1f} GPU-hours at best "
+            f"({best['cards']} x {best['card']}, {best['how']})."
+        )
+    return "\n".join(said) or "Nothing was run yet."
+
+
+def _argument(card: str, part: pd.DataFrame) -> str:
+    """How much more a full-length step takes, at the largest target where both are known."""
+    both = [
+        target for target in sorted(part.index.get_level_values("target").unique())
+        if {("cream", target), ("full", target)} <= set(part.index)
+        and part.loc[[("cream", target), ("full", target)], "step"].notna().all()
+    ]  # fmt: skip
+    if not both:
+        return f"{card}: no target has both methods."
+    ours, full = part.loc[("cream", both[-1])], part.loc[("full", both[-1])]
+    fits = [target for (method, target), row in part.iterrows()
+            if method == "full" and row["kind"] == "measured"]  # fmt: skip
+    return (
+        f"{card}: at a target of {both[-1]:,} tokens a step of 32 examples takes CREAM "
+        f"{ours['step']:,.1f} s and full-length training {full['step']:,.0f} s ({full['kind']}), "
+        f"{full['step'] / ours['step']:,.0f} times as long; for as many tokens "
+        f"{full['tokens'] / ours['tokens']:.1f} times. Full length fits this card up to "
+        f"{max(fits, default=0):,} tokens."
+    )

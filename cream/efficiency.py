@@ -65,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     window = shapes.shape(given.shape).max_position_embeddings
     if wrong := [one for one in given.targets if one % window or one < 2 * window]:
         parser.error(f"target {wrong[0]} is not a multiple of the window {window}, from 2 on")
-    said = ["python -m cream.efficiency", *(sys.argv[1:] if arguments is None else arguments)]
+    said = shapes.command("cream.efficiency", arguments)
     for job in _jobs(given):
-        _run({**job, "command": " ".join(said)}, given.limit)
+        _run({**job, "command": said}, given.limit)
 
 
 def _numbers(text: str) -> list[int]:

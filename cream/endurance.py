@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -65,11 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if given.steps < 2 or given.steps % 2:
         parser.error(f"steps is {given.steps}; it must be even, for a stop after half of them")
-    said = ["python -m cream.endurance", *(sys.argv[1:] if arguments is None else arguments)]
+    said = shapes.command("cream.endurance", arguments)
     if given.folder:
         Path(given.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        _compare(given, Path(folder), " ".join(said))
+        _compare(given, Path(folder), said)
 
 
 def _compare(given: argparse.Namespace, root: Path, command: str) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 
@@ -41,8 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--rows", metavar="FILE", help="append rows to this JSON Lines file")
     given = parser.parse_args(arguments)
-    said = " ".join(["python -m cream.loss_speed", *(sys.argv[1:] if arguments is None
-                                                     else arguments)])  # fmt: skip
+    said = shapes.command("cream.loss_speed", arguments)
     shape = shapes.shape(given.shape)
     hidden, weight, labels = _made(shape, given.windows)
     precise = _gradients(_plain, hidden.detach().float(), weight.detach().float(), labels)

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,7 @@ from cream.extension import settle_rotation
 __all__ = [
     "SHAPES",
     "card",
+    "command",
     "environment",
     "in_child",
     "lay_out",
@@ -115,6 +116,17 @@ def random_weights(
     models.check_rotation(model)
     settle_rotation(model)
     return models.guard_positions(model.eval())
+
+
+def command(module: str, arguments: Sequence[str] | None) -> str:
+    """Return the command that a row was measured by, without the files of the one who typed it."""
+    kept, given = [], list(sys.argv[1:] if arguments is None else arguments)
+    while given:
+        if (one := given.pop(0)) in ("--rows", "--folder"):
+            given = given[1:]
+        elif not one.startswith(("--rows=", "--folder=")):
+            kept.append(one)
+    return " ".join([f"python -m {module}", *kept])
 
 
 def environment(**more: str) -> dict[str, str]:

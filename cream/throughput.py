@@ -21,7 +21,6 @@ import itertools
 import json
 import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -85,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if given.steps < 2:
         parser.error(f"steps is {given.steps}; the first is left out, so it must be at least 2")
-    said = ["python -m cream.throughput", *(sys.argv[1:] if arguments is None else arguments)]
-    _measure(given, " ".join(said))
+    _measure(given, shapes.command("cream.throughput", arguments))
 
 
 def _listed(text: str) -> list[int | str]:

@@ -26,7 +26,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, capsys):
     assert (how["losses_equal"], how["weights_equal"]) == (True, True)
     size = how["checkpoint_gib"] * 2**30
     assert 14 * how["parameters"] < size < 14 * how["parameters"] + 2**18
-    assert how["command"].endswith("rows.jsonl")
+    assert how["command"].endswith("--batch-size 4")
     assert not list((tmp_path / "work").iterdir())  # nothing is left on the disk
 
 

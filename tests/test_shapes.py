@@ -83,6 +83,12 @@ def test_the_card_is_named():
     assert size > 2**30 and name == torch.cuda.get_device_name(0)
 
 
+def test_a_command_is_kept_without_its_files():
+    """A row that is published must not name its author's folders."""
+    typed = ["--shape", "tiny", "--rows", "/tmp/x.jsonl", "--folder=/scratch", "--steps", "3"]
+    assert shapes.command("cream.x", typed) == "python -m cream.x --shape tiny --steps 3"
+
+
 def test_the_reason_is_the_process_s_own_and_not_its_launchers():
     """torchrun's report comes last, and says nothing of why."""
     wrong = (
