@@ -10,6 +10,7 @@ samples. Accuracies are in points of 100, perplexities in 100 times their logari
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -158,8 +159,15 @@ def _perplexity(frame: pd.DataFrame, target: pd.Series) -> pd.DataFrame:
 # --------------------------------------------------------------------------- claims
 
 
-def contrasts(runs: pd.DataFrame, plans: tuple[str, ...] | None = None) -> pd.DataFrame:
+def contrasts(
+    runs: pd.DataFrame,
+    plans: tuple[str, ...] | None = None,
+    flagged: Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:
     """Return a row a claim, condition and scaling: what was found, and the verdict.
+
+    Comparisons with a variant that is `flagged` in a condition (grid_data.json: its windows can
+    answer a fifth more or fewer queries than CREAM's) are of the family "sensitivity".
 
     `runs` is of `units`, or rows of answers. Columns: claim, family, plan, condition, scaling,
     endpoint, a, b, kind, value, low, high (95 %, bases as units), seeds_low, seeds_high (over seeds
@@ -175,6 +183,9 @@ def contrasts(runs: pd.DataFrame, plans: tuple[str, ...] | None = None) -> pd.Da
         for condition, scaling in _where(runs, claim)
     ]
     table = pd.DataFrame(rows)
+    for condition, variants in (flagged or {}).items():
+        uneven = (table["a"].isin(variants) | table["b"].isin(variants)) & table["b"].notna()
+        table.loc[uneven & (table["condition"] == condition), "family"] = "sensitivity"
     table["holm"] = np.nan
     if (primary := table["family"] == "primary").any():
         table.loc[primary, "holm"] = statistics.holm(table.loc[primary, "p"])

@@ -1,8 +1,8 @@
 """The grid's design: which model is tuned how, on what, and asked what, in which order.
 
 A plan is a list of runs; data/results/PREREGISTRATION.md says why these. Nothing here computes.
-Order is part of the design: all variants of a unit (base and seed) stand together and units follow
-each other with bases in turn, so that a grid that was cut is a smaller, balanced one.
+Order is part of the design: seeds follow each other, and all variants and bases of a seed stand
+together, so that a grid that was cut is a smaller, balanced one.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ RATES = (1e-4, 3e-4, 1e-3)
 STEPS = {"linear": (300, 1000), "ntk": (100, 300), "yarn": (100, 300)}
 VALIDATION_SEEDS = (100, 101)
 TIE = 1.0  # points: a recipe must be better by more to cost more
+TOGETHER = {"recipe": 3, "primary": 9, "sensitivity": 3, "ablations": 6, "scale64": 3, "tiny": 2}
 TUNED = ("plain", "randpos", "pose", "cream", "full")
 SETTINGS = 1  # raised when what a run does changes, so that old rows are not taken for new ones
 
@@ -95,7 +96,7 @@ class Run:
     @property
     def batch(self) -> int:
         """Examples a step: as many tokens whatever their length."""
-        whole = SCALE if self.plan == "tiny" else BATCH
+        whole = BATCH // 4 if self.plan == "tiny" else BATCH
         return whole // self.scale if self.method == "full" else whole
 
     def key(self, base_hash: str, corpus_hash: str | None, questions_hash: str) -> str:
@@ -140,10 +141,9 @@ def _recipe(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Ite
 def _primary(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
     for base in bases:
         yield from _untuned("primary", base, SCALE, "main")
-    for seed, base in itertools.product(seeds, bases):
-        for method, condition in itertools.product(TUNED, CONDITIONS):
-            yield from _tuned("primary", condition, (method, method, {}), SCALINGS, SCALE,
-                              (base, seed), recipes, "main")  # fmt: skip
+    for seed, method, condition, base in itertools.product(seeds, TUNED, CONDITIONS, bases):
+        yield from _tuned("primary", condition, (method, method, {}), SCALINGS, SCALE,
+                          (base, seed), recipes, "main")  # fmt: skip
 
 
 def _sensitivity(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
@@ -158,21 +158,22 @@ def _sensitivity(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -
 def _ablations(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
     """Four seeds of every base, linear and YaRN; what the primary grid has is not run again."""
     new = {name: made for name, made in ABLATIONS.items() if name not in TUNED}
-    for seed, base in itertools.product(seeds[:4], bases):
-        for (name, made), condition in itertools.product(new.items(), CONDITIONS):
-            yield from _tuned("ablations", condition, (name, *made), ("linear", "yarn"), SCALE,
-                              (base, seed), recipes, "main")  # fmt: skip
+    every = itertools.product(seeds[:4], new.items(), CONDITIONS, bases)
+    for seed, (name, made), condition, base in every:
+        yield from _tuned("ablations", condition, (name, *made), ("linear", "yarn"), SCALE,
+                          (base, seed), recipes, "main")  # fmt: skip
 
 
 def _scale64(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
     """512 to 32,768 tokens: YaRN, 1,000 steps, both conditions, four seeds of every base."""
     for base in bases:
         yield from _untuned("scale64", base, FAR, "far")
-    for seed, base in itertools.product(seeds[:4], bases):
-        for (name, made), condition in itertools.product(AT_64.items(), CONDITIONS):
-            long = {(condition, "yarn"): Recipe(1000, recipes[condition, "yarn"].learning_rate)}
-            yield from _tuned("scale64", condition, (name, *made), ("yarn",), FAR,
-                              (base, seed), long, "far")  # fmt: skip
+    for seed, (name, made), condition, base in itertools.product(
+        seeds[:4], AT_64.items(), CONDITIONS, bases
+    ):
+        long = {(condition, "yarn"): Recipe(1000, recipes[condition, "yarn"].learning_rate)}
+        yield from _tuned("scale64", condition, (name, *made), ("yarn",), FAR,
+                          (base, seed), long, "far")  # fmt: skip
 
 
 def _tiny(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
@@ -210,12 +211,15 @@ def plan(
 
 
 def groups(runs: Sequence[Run], shard: tuple[int, int] = (0, 1)) -> list[list[Run]]:
-    """Return this shard's runs, those together that learn from the same examples."""
+    """Return this shard's runs, those together that learn from the same examples.
+
+    Some of them: a process takes a group, and the last ones must not take long.
+    """
     apart = itertools.groupby(
-        runs, lambda r: (r.condition, r.method, r.options, r.scale, r.base, r.seed, r.plan)
+        runs, lambda r: (r.condition, r.method, r.options, r.scale, r.seed, r.plan)
     )
     number, of = shard
-    most = len(SCALINGS)
+    most = TOGETHER[runs[0].plan] if runs else 1
     found = [list(each) for _, each in apart]
     parts = [each[k : k + most] for each in found for k in range(0, len(each), most)]
     return parts[number::of]

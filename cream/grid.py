@@ -99,17 +99,16 @@ def _work(setting: Setting, tasks: object, results: object, deadline: float) -> 
         torch.cuda.set_device(setting.device)
     bench, failed = Bench(setting), 0
     results.put(("ready", setting.device, None))
-    for group in iter(tasks.get, None):
-        for each in group:
-            if time.time() > deadline or failed >= FAILURES:
-                break
-            try:
-                results.put(("done", each, bench.measure(each)))
-                failed = 0
-            except Exception:
-                failed += 1
-                results.put(("failed", each, traceback.format_exc(limit=-6)))
-                torch.cuda.empty_cache()
+    for each in (one for group in iter(tasks.get, None) for one in group):
+        if time.time() > deadline or failed >= FAILURES:
+            break
+        try:
+            results.put(("done", each, bench.measure(each)))
+            failed = 0
+        except Exception:
+            failed += 1
+            results.put(("failed", each, traceback.format_exc(limit=-6)))
+            torch.cuda.empty_cache()
     results.put(("ended", setting.device, None))
 
 
@@ -128,6 +127,7 @@ def run(
     deadline, counted = time.time() + 60 * minutes, Counter()
     context = multiprocessing.get_context("spawn")
     tasks, results = context.Queue(), context.Queue()
+    tasks.cancel_join_thread()  # what nobody took by the deadline is not waited for
     devices = _devices()
     places = [devices[k % len(devices)] for k in range(processes * len(devices))]
     places = places[: max(1, len(todo))]

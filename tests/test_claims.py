@@ -172,6 +172,14 @@ def test_ablations_lean_on_the_primary_runs_of_the_variant_they_compare_with():
     assert found["value"] == pytest.approx(8, abs=1) and found["verdict"] == claims.HOLDS
 
 
+def test_flagged_variants_are_sensitivity_rows(frame):
+    """In their condition only, and only where they are compared."""
+    found = contrasts(frame, flagged={"mixed": ["plain", "randpos"]})
+    uneven = found[found["family"] == "sensitivity"]
+    assert set(uneven["condition"]) == {"mixed"} and set(uneven["b"]) == {"plain"}
+    assert len(uneven) == 6
+
+
 def test_levels_say_every_variant(frame):
     """Two-level, too."""
     found = claims.levels(units(frame))

@@ -1,0 +1,193 @@
+"""The grid from plan to Parquet on a model of one layer: resumed, sharded, cut, merged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from cream import bench, design, grid, ledger, mixture, models
+from cream.design import Recipe
+from cream.mixture import RECIPES
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Two bases of one tiny layer with the miniature's tokenizer, and two small corpora."""
+    home = tmp_path_factory.mktemp("grid")
+    tokenizer = models.load_tokenizer(ROOT / "data" / "miniature")
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
+                         num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=512,
+                         tie_word_embeddings=True, bos_token_id=0, eos_token_id=1)  # fmt: skip
+    for seed in (0, 1):
+        models.save(models.create(config, seed), tokenizer, home / f"base{seed}")
+    patch = pytest.MonkeyPatch()
+    small = {"source": "standard-library", "text_tokens": 30_000}
+    for name in ("grid-text", "grid-mixed"):
+        changed = {**vars(RECIPES[name]), **small}
+        patch.setitem(mixture.RECIPES, name, mixture.Recipe(**changed))
+    patch.setattr(design, "SCALE", 2)
+    patch.setattr(design, "BATCH", 8)
+    grid.prepare(home / "out", str(home / "base0"))
+    yield home
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def known(home):
+    """What the workers are given."""
+    bases = [str(home / "base0"), str(home / "base1")]
+    return grid.setting(home / "out", bases, ["tiny"], "runs/sources")
+
+
+@pytest.fixture(scope="module")
+def listed(home):
+    """A plan of two bases and one seed; `home` made the scale 2."""
+    return design.plan("tiny", ["base0", "base1"], [0])
+
+
+@pytest.fixture(scope="module")
+def measured(known, listed):
+    """Records of all its runs."""
+    torch.set_num_threads(1)
+    here = bench.Bench(known)
+    return [here.measure(run) for run in listed]
+
+
+def test_every_run_is_measured_and_its_record_is_json(listed, measured):
+    """No two models are alike; untuned ones are not trained; full reads as many tokens."""
+    assert len(measured) == len(listed) == 12
+    assert all(json.loads(json.dumps(each)) for each in measured)
+    for run, record in zip(listed, measured, strict=True):
+        assert record["step"] == ("eager" if run.steps else "none")
+        assert record["tokens_trained"] == run.steps * 2 * 512
+        if run.steps:
+            assert len(record["losses"]) == 10 and np.isfinite(record["losses"]).all()
+    assert len({json.dumps(each["nll"]) for each in measured}) == len(measured)
+
+
+def test_a_run_does_not_depend_on_those_before_it(known, listed, measured):
+    """The last one alone gives the same answers and losses."""
+    again = bench.Bench(known).measure(listed[-1])
+    for name in ("losses", "right", "wrong", "nll"):
+        assert again[name] == measured[-1][name]
+
+
+def test_processes_write_what_one_bench_measures(known, listed, measured, tmp_path):
+    """Through spawned workers and a file; a second call finds nothing to do; a torn line goes."""
+    path = tmp_path / "rows.jsonl"
+    few = [r for r in listed if not r.steps][:2]
+    with ledger.Ledger(path, {"card": "test"}) as rows:
+        counted = grid.run([few], known, rows, processes=1, minutes=5)
+        assert counted["done"] == 2 and not counted["failed"]
+    with path.open("ab") as file:
+        file.write(b'{"schema": "cream-gr')
+    with ledger.Ledger(path, {}) as rows:
+        assert rows.keys == {known.key(r) for r in few}
+        rows.append({"key": known.key(few[0]), "plan": "another"})
+    found = ledger.records(path)
+    assert [each["nll"] for each in found] == [measured[listed.index(r)]["nll"] for r in few]
+    assert all(each["card"] == "test" and each["plan"] == "tiny" for each in found)
+
+
+def test_no_run_begins_after_the_deadline(known, listed, tmp_path):
+    """Nothing done, nothing failed, nothing hangs."""
+    with ledger.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+        assert grid.run([listed], known, rows, processes=1, minutes=0.0)["done"] == 0
+
+
+def test_a_failed_run_does_not_lose_the_others(known, listed, tmp_path):
+    """A corpus that is not there: reported, and the untuned model still has its row."""
+    broken = dataclasses.replace(known, corpora={"mixed": "nowhere", "text": "nowhere"})
+    tuned = next(r for r in listed if r.steps)
+    with ledger.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+        counted = grid.run([[tuned, listed[0]]], broken, rows, processes=1, minutes=5)
+    assert counted["failed"] == 1 and counted["done"] == 1
+
+
+def test_merged_rows_say_everything(home, known, measured, tmp_path):
+    """A row a question and run, scored as the tasks score; read back the same; order is nothing."""
+    for name, part in (("a", measured[:5]), ("b", measured[3:])):
+        with ledger.Ledger(tmp_path / f"{name}.jsonl", {"card": "test"}) as rows:
+            for each in part:
+                rows.append(each)
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
+    grid.merge(files, home / "out", one, str(home / "base0"), "runs/sources")
+    grid.merge(files[::-1], home / "out", two, str(home / "base0"), "runs/sources")
+    frame = grid.read(one)
+    pd.testing.assert_frame_equal(frame, grid.read(two))
+    questions = known.questions["tiny"]
+    assert len(frame) == len(measured) * (len(questions.items) + 2)
+    assert frame["key"].nunique() == len(measured)
+    asked = frame[frame["task"] != "perplexity"]
+    wrong = asked[asked["score"] == 0]
+    assert (wrong["prediction"] != wrong["target"]).all()
+    assert (wrong["right"] < wrong["answer_tokens"]).all()
+    first = frame[(frame["key"] == measured[0]["key"]) & (frame["task"] == "perplexity")]
+    np.testing.assert_allclose(sorted(first["nll"]), sorted(measured[0]["nll"][0]))
+    assert frame["score"].dtype == "float32" or str(frame["score"].dtype) == "Float32"
+
+
+def test_records_of_other_questions_are_refused(known, measured):
+    """Their answers would be taken for those of other questions."""
+    odd = {**measured[0], "questions_hash": "0" * 16}
+    with pytest.raises(ValueError, match="answered questions 0000"):
+        ledger.unfold([odd], known.questions, models.load_tokenizer(ROOT / "data" / "miniature"))
+
+
+def test_files_of_others_are_refused(tmp_path):
+    """By name and line."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"schema": "cream-rows-1"}\n')
+    with pytest.raises(ValueError, match="line 1, is no record of a grid"):
+        ledger.Ledger(path, {})
+    with pytest.raises(FileNotFoundError, match="start the grid"):
+        ledger.records(tmp_path / "none.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"python -m cream\.grid"):
+        grid.read(tmp_path / "none.parquet")
+
+
+def test_bases_of_other_tokenizers_are_refused(home, tmp_path):
+    """Before anything is trained."""
+    import tiny_models
+
+    model = models.create(tiny_models.config("llama"), 0)
+    models.save(model, tiny_models.tokenizer(), tmp_path / "odd")
+    with pytest.raises(ValueError, match="another tokenizer"):
+        grid.setting(home / "out", [str(home / "base0"), str(tmp_path / "odd")], ["tiny"], "x")
+
+
+def test_recipes_come_back_as_they_were_written(home, known, measured, tmp_path, monkeypatch):
+    """And a grid without them says what to run first."""
+    path, chosen = tmp_path / "recipe.json", {("text", "yarn"): Recipe(100, 3e-4)}
+    with ledger.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+        rows.append({**measured[0], "plan": "recipe"})
+    monkeypatch.setattr(grid, "choose", lambda frame: (chosen, pd.DataFrame({"score": [1.0]})))
+    grid.write_recipes([tmp_path / "rows.jsonl"], known, path)
+    assert grid.read_recipes(path) == chosen
+    with pytest.raises(FileNotFoundError, match="cream.grid recipe"):
+        grid.read_recipes(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["primary", "--shard", "4/4"],
+        ["primary", "--seeds", "x"],
+        ["primary", "--rows", "x", "--recipe", "none.json"],
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(words, capsys):
+    """With a sentence, before anything is computed."""
+    with pytest.raises(SystemExit) as stopped:
+        grid.main(words)
+    assert stopped.value.code not in (0, None)
