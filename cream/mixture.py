@@ -98,7 +98,12 @@ RECIPES: dict[str, Recipe] = {
     # The two conditions of the grid: text only as in the paper, and text with retrieval documents.
     "grid-text": Recipe(source="pretrain", share=0.0, text_tokens=8_000_000),
     "grid-mixed": Recipe(
-        source="pretrain", text_tokens=4_000_000, evaluation_form=0.0, wording="other"
+        source="pretrain",
+        text_tokens=4_000_000,
+        evaluation_form=0.0,
+        uniform=0.5,
+        most_queries=5,
+        wording="other",
     ),
     "llama2-7b": Recipe(
         source="victor-wu/pile_4k_train", window=4096, piece_tokens=None, share=0.0
