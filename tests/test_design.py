@@ -1,0 +1,144 @@
+"""The plans: what they hold, in which order, and how a recipe is chosen."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cream import design
+from cream.design import RATES, STEPS, Recipe, choose, groups, plan
+from cream.positions import sampler
+from cream.questions import SETS
+
+BASES = ["a", "b", "c"]
+RECIPES = {key: Recipe(300, 3e-4) for key in itertools.product(("text", "mixed"), STEPS)}
+
+
+def runs(name: str, seeds: int = 8) -> list[design.Run]:
+    """A plan of three bases."""
+    return plan(name, BASES, range(seeds), RECIPES)
+
+
+@pytest.mark.parametrize("name", design.PLANS)
+def test_every_run_can_be_made_and_none_is_there_twice(name):
+    """Its sampler takes its options, its questions exist, its steps hold the warm-up."""
+    listed = runs(name)
+    assert len(set(listed)) == len(listed) > 0
+    for run in listed:
+        assert run.asked in SETS
+        if run.steps:
+            sampler(run.method, 512, run.scale, **run.sampler_options)
+            assert run.steps > 10 and run.batch >= 1
+
+
+def test_the_primary_grid_is_complete():
+    """Five methods x three scalings x two conditions x three bases x eight seeds; the untuned."""
+    table = pd.DataFrame(map(vars, runs("primary")))
+    tuned = table[table["steps"] > 0]
+    assert len(tuned) == 5 * 3 * 2 * 3 * 8
+    assert (tuned.groupby(["method", "scaling", "condition"]).size() == 24).all()
+    assert len(table) - len(tuned) == 3 * 4
+
+
+def test_all_methods_read_as_many_tokens_a_step():
+    """The full-length one an eighth as many examples of eight times the length."""
+    for run in runs("primary"):
+        length = 512 * (run.scale if run.method == "full" else 1)
+        assert run.batch * length == 32 * 512
+
+
+def test_a_cut_grid_is_balanced():
+    """After any whole number of seeds every base has every variant of these seeds."""
+    listed = [r for r in runs("primary") if r.steps]
+    for seeds in (1, 3):
+        part = listed[: len(listed) * seeds // 8]
+        assert {r.seed for r in part} == set(range(seeds))
+        assert {r.base for r in part} == set(BASES)
+
+
+@pytest.mark.parametrize("name", design.PLANS)
+def test_shards_are_the_plan(name):
+    """All of it, once, in order within a shard; a group learns from the same examples."""
+    listed = runs(name, 2)
+    parts = [groups(listed, (k, 3)) for k in range(3)]
+    flat = [run for part in parts for group in part for run in group]
+    assert sorted(map(str, flat)) == sorted(map(str, listed))
+    for group in itertools.chain(*parts):
+        same = {(r.condition, r.method, r.options, r.scale, r.seed) for r in group}
+        assert len(same) == 1
+
+
+def test_keys_change_with_everything_that_decides_a_result():
+    """The run, the base's weights, the corpus, the questions."""
+    first, second = runs("primary")[-2:]
+    keys = {first.key("x", "y", "z"), second.key("x", "y", "z"), first.key("w", "y", "z"),
+            first.key("x", "w", "z"), first.key("x", "y", "w")}  # fmt: skip
+    assert len(keys) == 5
+
+
+def test_validation_has_seeds_and_questions_of_its_own():
+    """None of which a reported number uses."""
+    recipe, primary = runs("recipe"), runs("primary")
+    assert not {r.seed for r in recipe} & {r.seed for r in primary}
+    assert {r.method for r in recipe} == {"pose"} and {r.base for r in recipe} == {"a"}
+    assert {SETS[r.asked].seed for r in recipe} == {7} and SETS["main"].seed == 0
+
+
+def test_unknown_plans_and_missing_recipes_are_refused():
+    """With what to do instead."""
+    with pytest.raises(ValueError, match="no plan 'x'"):
+        plan("x", BASES, [0])
+    with pytest.raises(ValueError, match="run the plan 'recipe' before"):
+        plan("primary", BASES, [0])
+    with pytest.raises(ValueError, match="different folders"):
+        plan("recipe", ["a", "a"], [0])
+
+
+def validation(score, seeds=(100, 101)) -> pd.DataFrame:
+    """Answers of the recipe runs, all scores of a run being score(condition, scaling, ...)."""
+    rows = []
+    for condition, scaling in RECIPES:
+        for steps, rate, seed in itertools.product(STEPS[scaling], RATES, seeds):
+            value = score(condition, scaling, steps, rate, seed)
+            run = {"plan": "recipe", "condition": condition, "variant": "pose", "method": "pose",
+                   "scaling": scaling, "scale": 8, "base": "a", "seed": seed, "steps": steps,
+                   "learning_rate": rate, "options": "{}", "window": 512}  # fmt: skip
+            lines = [{"task": "longchat_lines", "token_length": n} for n in (2048, 3072, 3994)]
+            pairs = [{"task": "kv_retrieval", "token_length": 1229, "gold_index": g}
+                     for g in range(5)]  # fmt: skip
+            texts = {"task": "perplexity", "token_length": 512, "nll": 1.0, "scored_tokens": 511}
+            rows += [{**run, **one, "score": value} for one in [*lines, *pairs]]
+            rows.append({**run, **texts})
+    return pd.DataFrame(rows)
+
+
+def test_the_highest_mean_wins():
+    """Over both seeds, of lines and pairs."""
+    frame = validation(lambda c, s, n, r, k: 0.5 + 0.3 * (r == 3e-4) + 0.1 * (n == max(STEPS[s])))
+    found, table = choose(frame)
+    assert found == {key: Recipe(max(STEPS[key[1]]), 3e-4) for key in RECIPES}
+    assert table["chosen"].sum() == 6 and len(table) == 36
+    assert table.loc[table["chosen"], "score"].tolist() == pytest.approx([90] * 6)
+
+
+def test_within_a_point_fewer_steps_and_then_the_lower_rate_win():
+    """What costs more must be better by more."""
+    frame = validation(lambda c, s, n, r, k: 0.5 + 0.009 * (n == max(STEPS[s])))
+    found, _ = choose(frame)
+    assert found == {key: Recipe(min(STEPS[key[1]]), 1e-4) for key in RECIPES}
+
+
+def test_all_at_zero_is_the_cheapest():
+    """Nothing to choose by."""
+    found, _ = choose(validation(lambda *_: 0.0))
+    assert found["text", "linear"] == Recipe(300, 1e-4)
+
+
+def test_nothing_is_chosen_from_half_of_the_runs():
+    """A seed missing anywhere."""
+    frame = validation(lambda *_: np.float64(0.5), seeds=(100,))
+    with pytest.raises(ValueError, match="finish the plan 'recipe'"):
+        choose(frame)
