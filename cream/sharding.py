@@ -112,7 +112,7 @@ def gathered_weights(model: PreTrainedModel, dtype: torch.dtype, keep: bool) -> 
     for name, parameter in model.named_parameters():
         whole = safe_get_full_fp32_param(parameter)
         if keep:
-            found[name] = whole.to(dtype).reshape(whole.shape).cpu()
+            found[name] = whole.to(dtype).cpu()
     if keep:
         kept = set(model.state_dict())
         found |= {name: one.cpu() for name, one in model.named_buffers() if name in kept}
