@@ -302,7 +302,8 @@ def _target(key: tuple, group: list[dict], updates: dict) -> dict:
     last = (whole or group)[-1]
     line = {"card": card, "shape": shape, "target": target, "method": method, "kind": "measured",
             "offload": last["offload"], "recompute": last.get("recompute"), "gib": None,
-            "held": None, "card_gib": last.get("card_gib"), "command": last["command"]}  # fmt: skip
+            "held": None, "why": next((one["why"] for one in group if one.get("why")), None),
+            "card_gib": last.get("card_gib"), "command": last["command"]}  # fmt: skip
     if whole and last["score"] is not None and not pd.isna(last["score"]):
         seconds, line["gib"] = last["score"] / 1000, last["peak_gib"]
         if not pd.isna(last["peak_gib"]) and last.get("resident_gib") is not None:
@@ -312,7 +313,7 @@ def _target(key: tuple, group: list[dict], updates: dict) -> dict:
         depths = {one["layers"]: one for one in group
                   if one.get("layers", one["of_layers"]) < one["of_layers"]}  # fmt: skip
         if len(depths) < 2:
-            return {**line, "step": None, "tokens": None, "why": last.get("why")}
+            return {**line, "step": None, "tokens": None}
         seconds, line["held"] = _deepened(*[depths[one] for one in sorted(depths)][-2:])
         line |= {"kind": "extrapolated", "offload": "moments", "recompute": last["of_layers"]}
         if line["held"] is not None:
@@ -323,7 +324,7 @@ def _target(key: tuple, group: list[dict], updates: dict) -> dict:
     size = EXAMPLES * last["window"] / last["num_tokens"]
     more = update or 0.0
     return {**line, "step": passes * seconds + more, "tokens": size * seconds + more,
-            "update": update, "why": last.get("why")}  # fmt: skip
+            "update": update}  # fmt: skip
 
 
 def _deepened(one: dict, other: dict) -> tuple[float, float | None]:

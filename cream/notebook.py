@@ -74,7 +74,8 @@ class Run:
 def begin(name: str, namespace: MutableMapping[str, object], root: str | Path | None = None) -> Run:
     """Check the parameters of notebook `name` in `namespace` (its globals()) and print the header.
 
-    A whole number given for a float becomes that float in `namespace`. Names that were not declared
+    A whole number given for a float becomes that float in `namespace`, true and false given as text
+    for a bool that bool. Names that were not declared
     are refused by the first call in a kernel only: later ones are the reader's own. ValueError says
     which parameter, what was given and what is declared.
     """
@@ -177,6 +178,8 @@ def _value(name: str, namespace: Mapping[str, object], known: Parameter) -> obje
     if known.name not in namespace:
         raise ValueError(f"{name}: {known.name} is not set; run the parameters cell first")
     value = namespace[known.name]
+    if value in ("true", "false") and ast.unparse(known.kind or ast.Constant(None)) == "bool":
+        value = value == "true"  # papermill reads True and False alone
     if known.kind is None or _fits(value, known.kind):
         whole = isinstance(value, int) and not isinstance(value, bool)
         return float(value) if whole and _only_float(known.kind) else value

@@ -102,6 +102,16 @@ def test_a_mistyped_parameter_is_refused(project, name, value, says):
     assert says in str(error.value) and name in str(error.value)
 
 
+def test_true_and_false_are_read_as_a_shell_writes_them(project):
+    """papermill takes True and False alone for what they are, and hands `true` over as text."""
+    space = given(resume="false", method="true")
+    run = notebook.begin("tiny", space, root=project)
+    assert space["resume"] is False and run.parameters["resume"] is False
+    assert space["method"] == "true"
+    with pytest.raises(ValueError, match="given 'yes', a str"):
+        notebook.begin("tiny", given(resume="yes"), root=project)
+
+
 def test_later_calls_in_a_kernel_check_types_only(project):
     """In JupyterLab the reader has names of their own by the time a cell is run again."""
     space = given()

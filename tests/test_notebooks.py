@@ -100,6 +100,16 @@ def test_02_train_makes_a_model(tuned):
 
 
 @together
+def test_02_train_says_what_a_run_takes_and_stops(place):
+    """The paper's run, without its weights, its data set or a GPU; nothing is written."""
+    said = run("02_train", place, preset="llama2-7b", dry_run="true", out=str(place / "dry"))
+    assert "1,000 steps of 32 x 4,096" in said and "6,738,415,616 parameters" in said
+    assert "disk: two checkpoints of 87.9 GiB" in said and "states 100.4" in said
+    assert "dry_run: the cells below do nothing" in said
+    assert not (place / "dry").exists()
+
+
+@together
 def test_03_04_05_07_leave_rows(rows, tuned):
     """As many as models, lengths and samples say, and each model's own."""
     preset = presets.get("tiny").evaluation
@@ -248,3 +258,12 @@ def _without_images(data: dict[str, str]) -> dict[str, str]:
 
 def _tokens(source: str) -> list[tokenize.TokenInfo]:
     return list(tokenize.generate_tokens(io.StringIO(source).readline))
+
+
+@together
+def test_11_efficiency_says_what_was_not_run(place):
+    """From committed rows, and from none at all."""
+    assert "GPU-hours at best" in run("11_efficiency", place)
+    (place / "none").mkdir()
+    said = run("11_efficiency", place, rows=str(place / "none"))
+    assert said.count("not run: python -m cream.") == 6 and "Nothing was run yet." in said
