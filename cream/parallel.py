@@ -55,6 +55,7 @@ log = logging.getLogger(__name__)
 SHARDINGS = (
     (1, "none"), (2, "none"), (3, "none"), (2, "optimizer"), (3, "optimizer"), (3, "all"),
 )  # fmt: skip
+INSTALL = "pip install -c constraints.txt -e '.[gpu]'"
 PREFETCHED = 200_000_000  # parameters that stage 3 gathers ahead: a layer of a 7B
 STEPPED = 100_000_000  # parameters that stage 3 updates at once
 
@@ -115,7 +116,6 @@ def choose(
             "'auto', 1, 2 or 3"
         )
     alone = machine.processes == 1 and config.zero in ("auto", 0)
-    refused = None
     if alone and config.zero_offload in ("auto", "none"):
         try:
             plain = dataclasses.replace(config, zero=0, zero_offload="none")
@@ -124,11 +124,31 @@ def choose(
             )
             return settled, str(needed)
         except MemoryError as error:
-            if config.zero == 0:
+            # What was asked for by number is told how it would fit; "auto" may go on to DeepSpeed.
+            if config.zero == 0 or "auto" not in (config.recompute, config.offload):
                 raise
-            refused = error
-    _need_deepspeed(refused)
+            return _instead(error, config, model, window, machine)
+    if importlib.util.find_spec("deepspeed") is None:
+        raise ModuleNotFoundError(f"this run takes DeepSpeed, which is not installed: {INSTALL}")
     return _sharded(config, model, window, machine)
+
+
+def _instead(
+    refused: MemoryError,
+    config: TrainConfig,
+    model: PreTrainedConfig,
+    window: int,
+    machine: Machine,
+) -> tuple[TrainConfig, str]:
+    """Let DeepSpeed keep in RAM what one card does not hold, or say why that does not do either."""
+    if importlib.util.find_spec("deepspeed") is None:
+        raise MemoryError(
+            f"{refused}. DeepSpeed can keep more of it in RAM, and is not installed: {INSTALL}"
+        ) from refused
+    try:
+        return _sharded(config, model, window, machine)
+    except MemoryError as error:
+        raise MemoryError(f"{refused}\nWith DeepSpeed on {error}") from error
 
 
 def _unsharded(
@@ -139,15 +159,6 @@ def _unsharded(
         processes = machine.processes
         training_memory.check_states(config, model, window, machine.card, machine.name, processes)
     return config, ""
-
-
-def _need_deepspeed(refused: MemoryError | None) -> None:
-    if importlib.util.find_spec("deepspeed") is None:
-        before = f"{refused}; otherwise " if refused else ""
-        raise ModuleNotFoundError(
-            f"{before}this run takes DeepSpeed, which is not installed: pip install -c "
-            "constraints.txt -e '.[gpu]'"
-        )
 
 
 def _sharded(

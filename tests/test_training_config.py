@@ -69,6 +69,20 @@ TOGETHER = {
     },
     "recompute is -1; choose auto": {"precision": "master", "recompute": -1},
     "recompute is True; it must be of type int": {"precision": "master", "recompute": True},
+    "zero is 4; choose one of auto, 0, 1, 2, 3": {"zero": 4, "precision": "master"},
+    "zero is 2 and precision 'bfloat16'; choose 'master'": {"zero": 2, "precision": "bfloat16"},
+    "zero is 1 and precision 'auto'": {"zero": 1},
+    "zero_offload is 'optimizer', which ZeRO does": {
+        "zero": 0, "zero_offload": "optimizer", "precision": "master"
+    },
+    "zero_offload is 'all', for zero 3 alone; zero is 2": {
+        "zero": 2, "zero_offload": "all", "precision": "master"
+    },
+    "offload is 'moments' and zero 2": {"zero": 2, "offload": "moments", "precision": "master"},
+    "compile is 'model' and zero 1": {"zero": 1, "compile": "model", "precision": "float32"},
+    "probe_steps is set and zero 3": {
+        "zero": 3, "precision": "master", "probe": "a:b", "probe_steps": 5
+    },
 }  # fmt: skip
 
 
@@ -76,12 +90,6 @@ TOGETHER = {
 def test_settings_that_exclude_each_other_are_refused(message):
     with pytest.raises(ValueError, match=message):
         training_runs.config(**TOGETHER[message])
-
-
-def test_float32_masters_are_for_one_process(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="precision is 'master' and 2 processes train"):
-        training._arguments(training_runs.config(precision="master", micro_batch=2), tmp_path)
 
 
 @pytest.mark.parametrize("name", presets.names())

@@ -126,8 +126,8 @@ def test_a_card_too_small_is_refused_before_anything_is_loaded(
     monkeypatch.setattr(models, "load", None)
     card = SimpleNamespace(total_memory=GIB, name="a small card")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    monkeypatch.setattr("cream.training._arguments", lambda *_: SimpleNamespace(device="cuda"))
     with pytest.raises(MemoryError, match="a small card has 1.0 GiB"):
         training_runs.train(training_place, tmp_path / "run", precision="master")
     assert not (tmp_path / "run").exists()
