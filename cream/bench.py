@@ -129,11 +129,11 @@ class Bench:
             self._pool = torch.cuda.graph_pool_handle()
         try:
             return lean.Stepper(model, shape, graphs, self._pool)
-        except RuntimeError as error:
+        except Exception as error:
             if not graphs or isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
-            # The same numbers, later: the rows say which it was ("step").
-            log.warning("no CUDA graph (%s); steps are computed one by one", error)
+            # The same numbers, later; the records say which it was ("step").
+            log.warning("no CUDA graph (%r); steps are computed one by one", error)
             return lean.Stepper(model, shape, graphs=False)
 
     def _data(self, run: Run, window: int) -> lean.Material:

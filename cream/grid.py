@@ -17,8 +17,10 @@ import argparse
 import dataclasses
 import json
 import logging
+import lzma
 import multiprocessing
 import os
+import pickle
 import queue
 import sys
 import time
@@ -38,8 +40,8 @@ from cream.claims import contrasts
 from cream.corpus import open_corpus, tokenizer_hash
 from cream.design import PLANS, Recipe, Recipes, Run, choose, groups, plan
 from cream.ledger import Ledger, read, records
-from cream.provenance import commit, versions
-from cream.questions import build
+from cream.provenance import commit, hash_of, versions
+from cream.questions import SETS, Questions, build
 
 __all__ = ["contrasts", "main", "merge", "prepare", "read", "read_recipes", "run", "setting"]
 
@@ -81,6 +83,23 @@ def setting(
         question_hashes={name: each.hash for name, each in questions.items()},
         graphs=graphs,
     )
+
+
+def _questions(out: Path, asked: Sequence[str], base: str) -> dict[str, Questions]:
+    """Build sets of questions, or read those built before: long ones take half a minute."""
+    tokenizer, corpus = models.load_tokenizer(base), open_corpus(out / "corpora" / "text")
+    window = models.describe(AutoConfig.from_pretrained(base))["window"]
+    found = {}
+    for name in asked:
+        of = (str(SETS[name]), tokenizer_hash(tokenizer), corpus.manifest["recipe_hash"], window)
+        path = out / f"questions-{name}-{hash_of(*of)}.pickle.xz"
+        if not path.is_file():
+            built = build(name, tokenizer, window, corpus.path)
+            beside = path.with_suffix(f".{os.getpid()}")
+            beside.write_bytes(lzma.compress(pickle.dumps(built), preset=1))
+            os.replace(beside, path)
+        found[name] = pickle.loads(lzma.decompress(path.read_bytes()))
+    return found
 
 
 # ------------------------------------------------------------------------------- processes
@@ -192,10 +211,9 @@ def merge(
 ) -> Path:
     """Unfold the records of files into one Parquet file of answers."""
     found = records(*files)
-    corpora, tokenizer = prepare(out, base, cache), models.load_tokenizer(base)
-    window = models.describe(AutoConfig.from_pretrained(base))["window"]
-    names = sorted({each["asked"] for each in found})
-    questions = {name: build(name, tokenizer, window, corpora["text"]) for name in names}
+    prepare(out, base, cache)
+    tokenizer = models.load_tokenizer(base)
+    questions = _questions(out, sorted({each["asked"] for each in found}), base)
     return ledger.write(ledger.unfold(found, questions, tokenizer), parquet)
 
 
@@ -276,6 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         if given.what == "prepare":
             print(prepare(given.out, bases[0], given.cache))
+            _questions(given.out, list(SETS), bases[0])
         elif given.what == "merge":
             place = given.corpora or Path("runs/grid")
             print(merge(given.files, place, given.out, bases[0], given.cache))
