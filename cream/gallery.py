@@ -198,7 +198,7 @@ def from_grid(
     runs = claims.units(frame)
     found = claims.contrasts(runs)
     numbers = published.endpoints(paper)
-    plan = {name: found[found["plan"] == name] for name in set(found["plan"])}
+    plan = {name: found[found["plan"] == name] for name in ("primary", "ablations", "scale64")}
     lead = plan["primary"][plan["primary"]["claim"].isin(claims_shown())]
     makers: dict[str, Callable[[], Figure]] = {
         "summary": lambda: ablations.forest(lead, "", numbers),
@@ -244,7 +244,7 @@ def _drawable(makers: Mapping[str, Callable[[], Figure]]) -> Iterator[tuple[str,
 
 def _prediction(frame: pd.DataFrame) -> Figure:
     rows = frame[frame["plan"].isin(["primary", "ablations"])]
-    accuracy = prediction.by_distance(rows)
+    accuracy = prediction.by_distance(rows) if len(rows) else rows
     if accuracy.empty:
         raise ablations.NotRun("no answers by distance: run the plan primary")
     histogram = prediction.told(prediction.samplers_of(rows))

@@ -1,10 +1,17 @@
-"""09_figures draws what rows exist, says what is missing, and never writes elsewhere."""
+"""09_figures draws what rows exist, says what is missing, and never writes elsewhere.
+
+Every file says what it was drawn from, and that can be read back.
+"""
 
 import json
 from pathlib import Path
 
+import pandas as pd
 import papermill
+import pyarrow as pa
+import pyarrow.parquet as parquet
 import pytest
+from made_campaign import campaign
 from made_rows import frame, metrics, write
 from PIL import Image
 
@@ -27,8 +34,6 @@ def keep_metrics(path: Path, method: str) -> Path:
 
 def test_all_rows_give_all_figures(rows):
     """One a task and one for the training."""
-    import pandas as pd
-
     curves = {"pose": pd.DataFrame(metrics("pose"))}
     found = gallery.draw(rows, PAPER, curves)
     assert list(found) == ["longchat_lines", "lost_in_the_middle", "needle", "passkey",
@@ -51,7 +56,7 @@ def test_variants_and_scales_have_figures_of_their_own(rows):
     official = lines.assign(settings='{"style": "official"}')
     tuned = rows[(rows["task"] == "kv_retrieval") & (rows["scaling"] == "yarn")]
     both = [lines, official, tuned, tuned.assign(scale=64)]
-    found = gallery.draw(results.pd.concat(both), PAPER)
+    found = gallery.draw(pd.concat(both), PAPER)
     assert set(found) == {"longchat_lines-miniature", "longchat_lines-official",
                           "lost_in_the_middle-yarn-x8", "lost_in_the_middle-yarn-x64"}  # fmt: skip
 
@@ -76,6 +81,75 @@ def test_the_notebook_draws_a_users_own_rows(tmp_path):
     )  # fmt: skip
     written = {path.stem for path in (tmp_path / "figures").glob("*.png")}
     assert {"longchat_lines", "lost_in_the_middle", "perplexity", "training_curves"} <= written
-    meta = results.drawn_from(results.read(tmp_path / "own"))
+    own = results.current(results.read(tmp_path / "own"))
+    meta = results.drawn_from(own[own["task"] == "perplexity"])
     assert Image.open(tmp_path / "figures" / "perplexity.png").text["Rows"] == meta["rows"]
     assert committed == {path: path.stat().st_mtime_ns for path in (ROOT / "figures").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory) -> Path:
+    """A made grid of every plan, as `cream.grid merge` writes its file."""
+    table = pa.Table.from_pandas(campaign(samples=6), preserve_index=False)
+    path = tmp_path_factory.mktemp("grid") / "grid.parquet"
+    schema = {"cream": "cream-grid-1", **(table.schema.metadata or {})}
+    parquet.write_table(table.replace_schema_metadata(schema), path)
+    return path
+
+
+def test_a_grid_beside_rows_is_found_and_not_read_as_rows(rows, grid, tmp_path):
+    """By its schema, in a folder and by name; a folder without one has none."""
+    results.to_parquet(rows, tmp_path / "both" / "rows.parquet")
+    (tmp_path / "both" / "grid.parquet").write_bytes(grid.read_bytes())
+    found = gallery.find_grid(tmp_path / "both")
+    assert found == tmp_path / "both" / "grid.parquet" and gallery.find_grid(grid) == grid
+    assert len(results.read(tmp_path / "both")) == len(rows)
+    found.unlink()
+    assert gallery.find_grid(tmp_path / "both") is None
+
+
+def test_a_grid_gives_its_figures_each_with_the_files_hash(grid, tmp_path):
+    """All plans give all; one plan gives its own, and what was not run is left out."""
+    answers = pd.read_parquet(grid)
+    drawn = gallery.grid_source(grid, answers)
+    found = gallery.from_grid(answers, PAPER, drawn)
+    assert set(found) == {
+        "summary", "claims", "grid_lines", "grid_pairs", "ablations", "ablation_sigma",
+        "ablation_ends", "learning_rates", "scale64", "scale64_lines", "told_distances",
+    }  # fmt: skip
+    gallery.write({"summary": found["summary"]}, tmp_path)
+    text = Image.open(tmp_path / "summary.png").text
+    assert text == {"Rows": gallery.file_hash(grid), "Commit": "0123abc"}
+    assert gallery.file_hash(grid).encode() in (tmp_path / "summary.pdf").read_bytes()
+    some = gallery.from_grid(answers[answers["plan"] == "scale64"], PAPER, drawn)
+    assert set(some) == {"scale64", "scale64_lines"}
+    assert gallery.from_grid(answers.iloc[:0], PAPER, drawn) == {}
+
+
+def test_the_papers_figures_name_the_published_file_and_our_rows(rows):
+    """The hash is that of data/README.md; rows of ours stand beside it."""
+    found = gallery.from_paper(rows, PAPER)
+    listed = (ROOT / "data" / "README.md").read_text()
+    lines = found["paper_longchat_lines"].drawn
+    assert f"| {lines['paper']}" in listed and lines["commit"] == "0123abc"
+    ours = rows[rows["task"] == "longchat_lines"]
+    assert lines["rows"] == results.drawn_from(ours)["rows"]
+    assert f"| {found['paper_perplexity'].drawn['rows']}" in listed
+
+
+def test_a_figure_that_is_not_there_is_said_to_be_not_run(capsys):
+    """In a notebook, beside those that are."""
+    gallery.show({}, "scale64")
+    assert capsys.readouterr().out == "scale64: not run\n"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "figures").glob("*.png")), ids=lambda p: p.stem)
+def test_every_committed_figure_says_what_it_was_drawn_from(path):
+    """The hash of its rows and a commit; those of committed rows are what the rows have now."""
+    text = Image.open(path).text
+    assert set(text) >= {"Rows", "Commit"} and text["Commit"] not in ("", "unknown")
+    assert b"CreationDate" not in path.with_suffix(".pdf").read_bytes()
+    rows = results.current(results.read(ROOT / "data" / "results"))
+    hashes = {results.drawn_from(part)["rows"] for _, part in rows.groupby("task")}
+    if path.stem in gallery.TASKS:
+        assert text["Rows"] in hashes, "draw it again: make figures"
