@@ -183,9 +183,12 @@ def contrasts(
         for condition, scaling in _where(runs, claim)
     ]
     table = pd.DataFrame(rows)
+    at = np.where(table["plan"] == "scale64", ", scale 64", "")
     for condition, variants in (flagged or {}).items():
-        uneven = (table["a"].isin(variants) | table["b"].isin(variants)) & table["b"].notna()
-        table.loc[uneven & (table["condition"] == condition), "family"] = "sensitivity"
+        uneven = ((table["a"] + at).isin(variants) | (table["b"] + at).isin(variants)) & (
+            table["b"].notna() & (table["condition"] == condition)
+        )
+        table.loc[uneven, "family"] = "sensitivity"
     table["holm"] = np.nan
     if (primary := table["family"] == "primary").any():
         table.loc[primary, "holm"] = statistics.holm(table.loc[primary, "p"])

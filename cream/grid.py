@@ -43,7 +43,17 @@ from cream.ledger import Ledger, read, records
 from cream.provenance import commit, hash_of, versions
 from cream.questions import SETS, Questions, build
 
-__all__ = ["contrasts", "main", "merge", "prepare", "read", "read_recipes", "run", "setting"]
+__all__ = [
+    "contrasts",
+    "flags",
+    "main",
+    "merge",
+    "prepare",
+    "read",
+    "read_recipes",
+    "run",
+    "setting",
+]
 
 GRACE = 60  # seconds for runs that are under way at the deadline
 FAILURES = 3  # in a row, after which a worker gives up
@@ -243,6 +253,12 @@ def read_recipes(path: str | Path = "data/results/recipe.json") -> Recipes:
         (one["condition"], one["scaling"]): Recipe(one["steps"], one["learning_rate"])
         for one in listed
     }
+
+
+def flags(path: str | Path = "data/results/grid_data.json") -> dict[str, list[str]]:
+    """Read which variants of each condition are flagged for the layout of their data (dossier)."""
+    described = json.loads(Path(path).read_text(encoding="utf-8"))
+    return {condition: described[condition]["flagged"] for condition in claims.CONDITIONS}
 
 
 # ------------------------------------------------------------------------------- command

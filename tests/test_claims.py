@@ -178,6 +178,10 @@ def test_flagged_variants_are_sensitivity_rows(frame):
     uneven = found[found["family"] == "sensitivity"]
     assert set(uneven["condition"]) == {"mixed"} and set(uneven["b"]) == {"plain"}
     assert len(uneven) == 6
+    far = runs({"cream": 1.0, "pose": 0.0}, endpoint="far", plan="scale64")
+    said = contrasts(far, ("scale64",), {"text": ["pose, scale 64"]}).set_index("claim")["family"]
+    assert (said == "sensitivity").sum() == 1
+    assert said["scale 64: cream over pose"] == "sensitivity"
 
 
 def test_levels_say_every_variant(frame):
