@@ -87,6 +87,8 @@ def train(
         return run_dir / "model"
     if config.precision == "master":  # a card that is nearly full has no room for gaps
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if not torch.cuda.is_available():  # else DeepSpeed, which accelerate looks for, warns of it
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     machine = parallel.Machine.here()
     _accumulation(config, machine.processes)
     probe = probe or _named_probe(config.probe)
