@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cream import results, verify
+from cream import results, verify, verify_rows
 from cream.provenance import hash_of
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +30,7 @@ def changed(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
 
 def test_committed_rows_are_what_is_computed(frame):
     """Four of them, two a task; nothing differs and nothing is left unchecked."""
-    found = verify.verify(frame, ROOT, rows=4, seed=3, progress=False)
+    found = verify_rows.verify(frame, ROOT, rows=4, seed=3, progress=False)
     assert found.rows.groupby("task").size().to_dict() == {"kv_retrieval": 2, "longchat_lines": 2}
     assert found.differing.empty and found.unchecked == []
 
@@ -49,7 +49,7 @@ def test_committed_rows_are_what_is_computed(frame):
 def test_a_changed_value_is_named(frame, column, value, also):
     """In a table of one row a value: what was committed and what is computed."""
     lines = frame[(frame["task"] == "longchat_lines") & (frame["token_length"] == 307)]
-    found = verify.verify(changed(lines, **{column: value}), ROOT, rows=1, progress=False)
+    found = verify_rows.verify(changed(lines, **{column: value}), ROOT, rows=1, progress=False)
     assert set(found.differing["value"]) == (also or {column})
     if not also:
         assert (found.differing["committed"] == value).all()
@@ -60,10 +60,10 @@ def test_the_sample_is_random_and_spread():
     made = pd.DataFrame(
         {"model_hash": ["a"] * 60 + ["b"] * 60, "task": (["x"] * 50 + ["y"] * 10) * 2}
     )
-    first, again, other = (verify.pick(made, 48, seed) for seed in (1, 1, 2))
+    first, again, other = (verify_rows.pick(made, 48, seed) for seed in (1, 1, 2))
     assert first.equals(again) and set(first.index) != set(other.index)
     assert first.groupby(["model_hash", "task"]).size().to_list() == [14, 10, 14, 10]
-    assert len(verify.pick(made, 500, 0)) == 120
+    assert len(verify_rows.pick(made, 500, 0)) == 120
 
 
 def test_what_cannot_be_checked_is_counted_with_its_reason(frame, tmp_path):
@@ -73,7 +73,7 @@ def test_what_cannot_be_checked_is_counted_with_its_reason(frame, tmp_path):
     text = lines.assign(task="perplexity")
     tabled = lines.assign(task="a_task_of_tomorrow")
     half = lines.assign(settings=lines["settings"].str.replace("float32", "bfloat16"))
-    found = verify.verify(
+    found = verify_rows.verify(
         pd.concat([absent, text, tabled, half]), ROOT, 4, corpus=tmp_path / "none", progress=False
     )
     said = {one.what: one.why for one in found.unchecked}
@@ -89,7 +89,10 @@ def test_the_command_says_its_seed_and_fails_on_a_difference(frame, tmp_path, ca
     good = results.to_parquet(pairs, tmp_path / "good.parquet")
     assert verify.main([str(good), "--rows", "2"]) == 0
     said = capsys.readouterr().out
-    assert re.search(r"2 of 10 rows, chosen by --seed \d+", said) and "All 2 are as comm" in said
+    assert (
+        re.search(r"2 of 10 rows, chosen by --seed \d+", said)
+        and "All 2 are as committed: key, prompt" in said
+    )
     bad = results.to_parquet(changed(pairs, prediction="?"), tmp_path / "bad.parquet")
     assert verify.main([str(bad), "--rows", "2", "--seed", "4"]) == 1
     said = capsys.readouterr().out
@@ -103,9 +106,9 @@ def test_the_command_says_its_seed_and_fails_on_a_difference(frame, tmp_path, ca
 @pytest.mark.parametrize(("was", "now"), [(100.0, 100.02), (None, 1.0)])
 def test_losses_are_compared_within_rounding(was, now):
     """1e-4 of the sum: other processors add in another order; what is absent is not 0."""
-    row = pd.Series(dict.fromkeys((*verify.EXACT, *verify.CLOSE)), dtype=object)
+    row = pd.Series(dict.fromkeys((*verify_rows.EXACT, *verify_rows.CLOSE)), dtype=object)
     one, two = row.copy(), row.copy()
     one["nll"], two["nll"] = was, now
-    assert [each[0] for each in verify.compare(one, two)] == ["nll"]
+    assert [each[0] for each in verify_rows.compare(one, two)] == ["nll"]
     two["nll"] = was and was * (1 + 5e-5)
-    assert list(verify.compare(one, two)) == []
+    assert list(verify_rows.compare(one, two)) == []
