@@ -40,7 +40,7 @@ from cream.training_config import TrainConfig
 __all__ = ["main"]
 
 GIB = 2**30
-ENOUGH = 3.0  # seconds: a pass that takes longer is measured once, after a warm-up of two layers
+ENOUGH = 3.0  # seconds: a longer pass is measured once, after a warm-up at a depth of one or two
 TARGETS = [8192, 16384, 32768, 65536, 131072, 262144]
 
 
@@ -149,7 +149,7 @@ def _inside(job: dict) -> None:
     masters = MasterAdamW(model.parameters(), 1e-5, max_norm=1.0, offload=job["offload"],
                           compiled=quick)  # fmt: skip
     print(f"model ready after {time.perf_counter() - start:.0f} s", flush=True)
-    layers = model.base_model.layers
+    layers, warm = model.base_model.layers, set()
     with _written(job, model) as write:
         for one in job["passes"]:
             if "why" in one:
@@ -157,7 +157,7 @@ def _inside(job: dict) -> None:
             for depth in one["depths"]:
                 again = one.get("recompute", depth)  # what does not fit recomputes every layer
                 _arrange(model, layers, depth, again, compiled)
-                found = _pass(model, one, again, quick)
+                found = _pass(model, one, again, quick, warm)
                 write("speed_efficiency", {**one, "layers": depth, "recompute": again}, **found)
         _arrange(model, layers, len(layers), 0, False)
         if job["layers"] == shapes.shape(job["shape"]).num_hidden_layers:
@@ -184,16 +184,19 @@ def _keep(model: PreTrainedModel, layers: torch.nn.ModuleList) -> None:
 
 
 def _pass(
-    model: PreTrainedModel, one: dict, again: int | str, quick: bool
+    model: PreTrainedModel, one: dict, again: int | str, quick: bool, warm: set
 ) -> dict[str, float | None]:
     """Seconds and GiB of a forward and backward pass; why not, where memory runs out."""
     inputs = {name: value.to(model.device) for name, value in _inputs(model, one).items()}
-    chosen = model.base_model.layers
+    chosen, compiled = model.base_model.layers, (one["micro_batch"], one["tokens"])
+    alike = not isinstance(again, int) or again in (0, len(chosen))  # what is computed of each
     try:
         with recomputing_cheaply(again != 0):
-            _keep(model, torch.nn.ModuleList([chosen[0], chosen[-1]]))
-            _timed(model, inputs, quick)  # compiles what every layer is, recomputed or not
-            _keep(model, chosen)
+            if (*compiled, alike) not in warm:
+                _keep(model, torch.nn.ModuleList([chosen[0], chosen[-1]][: 1 if alike else 2]))
+                _timed(model, inputs, quick)  # compiles, whatever the depth
+                _keep(model, chosen)
+                warm.add((*compiled, alike))
             seconds = _timed(model, inputs, quick)
             if seconds < ENOUGH:
                 seconds = min(_timed(model, inputs, quick) for _ in range(2))
