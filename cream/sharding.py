@@ -20,11 +20,13 @@ from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.modeling_outputs import CausalLMOutput
 
 from cream.losses import summed_loss
 
 __all__ = [
+    "alone",
     "check_resumable",
     "gathered_weights",
     "gather_layers_whole",
@@ -54,6 +56,15 @@ def quieten() -> None:
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let transformers forget a run's stage with the run: it would divide the next model, too."""
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
 
 
 def lose_in_forward(model: PreTrainedModel, compiled: bool = False) -> None:

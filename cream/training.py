@@ -127,7 +127,7 @@ def train(
     if checkpoint:
         sharding.check_resumable(checkpoint, config.zero, machine.processes)
     cheaply = config.precision == "master" and config.recompute != 0
-    with recomputing_cheaply(cheaply):
+    with recomputing_cheaply(cheaply), sharding.alone():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _save(trainer, tokenizer, run_dir)
     return run_dir / "model"
