@@ -129,7 +129,7 @@ def _work(setting: Setting, tasks: object, results: object, deadline: float) -> 
     bench, failed = Bench(setting), 0
     results.put(("ready", setting.device, None))
     for each in (one for group in iter(tasks.get, None) for one in group):
-        if time.time() > deadline or failed >= FAILURES:
+        if time.time() > deadline or failed >= FAILURES or not _parent_lives():
             break
         try:
             results.put(("done", each, bench.measure(each)))
@@ -139,6 +139,12 @@ def _work(setting: Setting, tasks: object, results: object, deadline: float) -> 
             results.put(("failed", each, traceback.format_exc(limit=-6)))
             torch.cuda.empty_cache()
     results.put(("ended", setting.device, None))
+
+
+def _parent_lives() -> bool:
+    """Whether there is still a process that writes down what is found."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and parent.is_alive()
 
 
 def run(
