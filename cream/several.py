@@ -191,7 +191,7 @@ def _scaling(found: pd.DataFrame) -> None:
     """Print speeds in all and a GPU, MFU, memory, efficiency, and the hours of the paper's runs."""
     settings = found["settings"].map(json.loads)
     count = settings.map(lambda one: one.get("processes", 1))
-    alone = found["tokens_per_second"][count == 1].max()
+    alone = max(found["tokens_per_second"][count == 1], default=None)
     for (_, row), how, many in zip(found.iterrows(), settings, count, strict=True):
         speed = row["tokens_per_second"]
         said = f"{many} x {row['card']}, zero {how['zero']}, micro-batch {how['micro_batch']}"
@@ -199,7 +199,7 @@ def _scaling(found: pd.DataFrame) -> None:
         said += f", {speed / many:,.0f} a GPU"
         if how.get("mfu") is not None:
             said += f", MFU {how['mfu']:.1%}, peak {row['peak_gib']:.1f} GiB"
-        if many > 1 and alone == alone:
+        if many > 1 and alone:
             said += f", {speed / alone / many:.1%} of {many} times one GPU"
         size = row["num_tokens"]
         hours = [f"{name} {steps * size / speed / 3600:.2f}" for name, steps in RUNS.items()]
