@@ -130,9 +130,9 @@ def _states(config: TrainConfig, kind: str, count: int, processes: int) -> tuple
 
 
 def _in_flight(stage: int, kind: str, count: int) -> int:
-    """Bytes of what is being sent: gradients in two buckets, at stage 3 weights gathered."""
+    """Bytes of what is being sent: gradients in two buckets, at stage 3 weights gathered; NCCL's."""
     size = 2 if kind == "master" and stage > 1 else 4
-    sent = 3 * size * min(BUCKET, count)
+    sent = GIB + 3 * size * min(BUCKET, count)
     return sent + (SHARDED[kind][0] * min(LIVE, count) if stage == 3 else 0)
 
 
