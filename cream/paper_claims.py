@@ -8,9 +8,10 @@ become tables is `reproduction`'s.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -23,11 +24,15 @@ __all__ = ["ENTRIES", "Entry", "Evidence", "Line", "counted", "ends"]
 
 
 class Evidence(NamedTuple):
-    """What there is to measure from: the grid's runs and contrasts, rows of answers and speed."""
+    """What there is to measure from: the grid's runs and contrasts, rows of answers and speed.
+
+    `layout` is what training showed each variant (`layout.read`).
+    """
 
     runs: pd.DataFrame
     contrasts: pd.DataFrame
     rows: pd.DataFrame
+    layout: Mapping = MappingProxyType({})
 
 
 class Line(NamedTuple):
@@ -45,13 +50,15 @@ class Entry:
     """A claim of the paper, its number there, and how ours is found.
 
     `claims` are names of `claims.CLAIMS`, which must all hold in a setting for it to hold there;
-    `scaling` takes the settings of one. `measure` instead reads what no contrast holds.
+    `beside` are shown with them and not counted. `scaling` takes the settings of one. `measure`
+    instead reads what no contrast holds.
     """
 
     title: str
     paper: Callable[[Path], str]
     claims: tuple[str, ...] = ()
     scaling: str | None = None
+    beside: tuple[str, ...] = ()
     measure: Callable[[Evidence], list[Line]] | None = None
     command: str = "python -m cream.grid primary"
 
@@ -183,12 +190,12 @@ def counted(n: int, seeds: int, bases: int) -> str:
 ENTRIES = (
     Entry("LongChat-Lines average", _lines, ("lines average",)),
     Entry("The middle positions of key-value retrieval", _middle,
-          ("middle of key-value pairs", "accuracy at the middle")),
+          ("middle of key-value pairs",), beside=("accuracy at the middle",)),
     Entry("It leads with linear", _scaling("linear"), ("key-value average",), "linear"),
     Entry("It leads with NTK", _scaling("ntk"), ("key-value average",), "ntk"),
     Entry("It leads with YaRN", _scaling("yarn"), ("key-value average",), "yarn"),
     Entry("Gaussian over uniform", _unnumbered("a truncated Gaussian beats a uniform middle"),
-          ("gaussian over uniform", "gaussian over uniform, middle"),
+          ("gaussian over uniform",), beside=("gaussian over uniform, middle",),
           command="python -m cream.grid ablations"),
     Entry("Both modes are needed", _unnumbered("each of the two modes alone is worse"),
           ("both modes: without relativity", "both modes: without continuity"),

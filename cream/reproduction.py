@@ -13,13 +13,13 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from cream import claims, gallery, notebook, published, results
+from cream import claims, gallery, layout, notebook, published, results
 from cream.coverage import cumulative_coverage
 from cream.paper_claims import ENTRIES, Entry, Evidence, Line, counted, ends
 from cream.positions import Sampler, sampler
@@ -28,6 +28,7 @@ __all__ = ["check", "details", "evidence_of", "fill", "main", "markdown", "parts
            "slips", "summary"]  # fmt: skip
 
 NOT_RUN, HOLDS, FAILS, OPEN = "not run", claims.HOLDS, claims.FAILS, claims.OPEN
+PLANS = ("recipe", "primary", "sensitivity", "ablations", "scale64")
 ORDER = [(condition, scaling) for condition in ("text", "mixed")
          for scaling in ("linear", "ntk", "yarn")]  # fmt: skip
 
@@ -37,7 +38,7 @@ ORDER = [(condition, scaling) for condition in ("text", "mixed")
 
 def _settings(entry: Entry, found: pd.DataFrame) -> dict[tuple[str, str], pd.DataFrame]:
     """The contrasts of a claim that have runs, by setting, the paper's own kind of data first."""
-    part = found[found["claim"].isin(entry.claims) & (found["n"] > 0)]
+    part = found[found["claim"].isin([*entry.claims, *entry.beside]) & (found["n"] > 0)]
     if entry.scaling:
         part = part[part["scaling"] == entry.scaling]
     grouped = dict(list(part.groupby(["condition", "scaling"])))
@@ -69,11 +70,22 @@ def _measured(entry: Entry, evidence: Evidence) -> tuple[list[Line], str]:
         lines = entry.measure(evidence)
         return lines, _tally([line.verdict for line in lines])
     settings = _settings(entry, evidence.contrasts)
-    verdicts = [_together(list(part["verdict"])) for part in settings.values()]
+    counted_in = [part[part["claim"].isin(entry.claims)] for part in settings.values()]
+    results_in = [part for part in counted_in if not _flagged(part, evidence.layout).any()]
+    verdict = _tally([_together(list(part["verdict"])) for part in results_in if len(part)])
+    left = len(counted_in) - len(results_in)
+    if left:
+        verdict += f"; {left} left out, where the data differ"
     first = next(iter(settings.values())) if settings else evidence.contrasts.iloc[:0]
-    order = {name: number for number, name in enumerate(entry.claims)}
+    order = {name: number for number, name in enumerate((*entry.claims, *entry.beside))}
     rows = sorted(first.itertuples(), key=lambda row: order[row.claim])
-    return [_contrast_line(row) for row in rows], _tally(verdicts)
+    return [_contrast_line(row) for row in rows], verdict
+
+
+def _flagged(part: pd.DataFrame, counts: Mapping) -> np.ndarray:
+    """Which contrasts compare variants of which one saw much more of what is asked."""
+    return np.array([layout.is_flagged(counts, row.plan, row.condition, row.a, row.b)
+                     for row in part.itertuples()], dtype=bool)  # fmt: skip
 
 
 def _contrast_line(row: tuple) -> Line:
@@ -120,20 +132,22 @@ def summary(evidence: Evidence, paper: Path) -> pd.DataFrame:
     return pd.DataFrame(found, columns=columns)
 
 
-def details(found: pd.DataFrame, paper: Path) -> pd.DataFrame:
+def details(evidence: Evidence, paper: Path) -> pd.DataFrame:
     """Return a row a contrast that was run: every claim in every setting, as texts.
 
-    The paper's number is on the same endpoint, and of text alone (`published.endpoints`).
+    The paper's number is on the same endpoint, and of text alone (`published.endpoints`). A
+    comparison of variants of which one saw much more of what is asked is no result.
     """
     rows, numbers = [], published.endpoints(paper)
-    for row in found[found["n"] > 0].itertuples():
+    found = evidence.contrasts[evidence.contrasts["n"] > 0]
+    for row, flagged in zip(found.itertuples(), _flagged(found, evidence.layout), strict=True):
         line = _contrast_line(row)
         holm = "" if np.isnan(row.holm) else f"{row.holm:.3f}"
         theirs = numbers.get((row.claim, row.scaling)) if row.condition == "text" else None
         given = "-" if np.isnan(row.seeds_low) else ends(row.seeds_low, row.seeds_high)
         rows.append((row.plan, row.claim, row.condition, row.scaling, line.value, line.interval,
                      given, line.counted, "" if theirs is None else f"{theirs:+.1f}", holm,
-                     row.verdict))  # fmt: skip
+                     f"({row.verdict}: the data differ)" if flagged else row.verdict))  # fmt: skip
     columns = ["plan", "claim", "data", "scaling", "points", "95 % over bases",
                "over seeds, these bases", "counted", "paper", "Holm's p", "verdict"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
@@ -192,23 +206,30 @@ def evidence_of(*paths: Path) -> tuple[Evidence, str]:
     rows = results.read(*paths)
     if file is None:
         empty = pd.DataFrame(columns=["claim", "n", "condition", "scaling"])
-        return Evidence(pd.DataFrame(), empty, rows), "No grid was run: there is no grid.parquet."
+        counts = layout.read(paths[0] / "grid.parquet")
+        said = "No grid was run: there is no grid.parquet."
+        return Evidence(pd.DataFrame(), empty, rows, counts), said
     frame = pd.read_parquet(file)
+    frame = frame[frame["plan"].isin(PLANS)]
     runs = claims.units(frame)
     drawn = gallery.grid_source(file, frame)
     said = (f"From {file.name} (SHA-256 {drawn['rows']}...; {len(frame):,} answers of "
             f"{len(runs):,} models; commit {drawn['commit']}).")  # fmt: skip
-    return Evidence(runs, claims.contrasts(runs), rows), said
+    return Evidence(runs, claims.contrasts(runs), rows, layout.read(file)), said
 
 
 def parts(paths: Sequence[Path], paper: Path) -> dict[str, str]:
     """Return every part of the file that is made from rows, by name."""
     evidence, said = evidence_of(*paths)
-    every = details(evidence.contrasts, paper) if len(evidence.contrasts) else pd.DataFrame()
+    every = details(evidence, paper) if len(evidence.contrasts) else pd.DataFrame()
+    seen = layout.queries(evidence.layout).reset_index() if evidence.layout else pd.DataFrame()
+    if len(seen):
+        seen["flagged"] = seen["flagged"].map({True: "yes", False: ""})
     return {
         "source": said,
         "claims": markdown(summary(evidence, paper)),
         "contrasts": markdown(every) if len(every) else "Not run.",
+        "queries": markdown(seen[seen["condition"] == "mixed"]) if len(seen) else "Not counted.",
         "slips": slips(paper),
         "releases": markdown(releases()),
     }

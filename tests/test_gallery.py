@@ -90,7 +90,7 @@ def test_the_notebook_draws_a_users_own_rows(tmp_path):
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> Path:
     """A made grid of every plan, as `cream.grid merge` writes its file."""
-    table = pa.Table.from_pandas(campaign(samples=6), preserve_index=False)
+    table = pa.Table.from_pandas(campaign(samples=4), preserve_index=False)
     path = tmp_path_factory.mktemp("grid") / "grid.parquet"
     schema = {"cream": "cream-grid-1", **(table.schema.metadata or {})}
     parquet.write_table(table.replace_schema_metadata(schema), path)

@@ -26,7 +26,7 @@ ASKED = (
 
 @pytest.fixture(scope="module")
 def evidence() -> Evidence:
-    runs = claims.units(campaign(samples=6))
+    runs = claims.units(campaign(("primary", "ablations"), samples=4))
     return Evidence(runs, claims.contrasts(runs), pd.DataFrame())
 
 
@@ -81,7 +81,7 @@ def test_a_row_says_difference_interval_n_seeds_bases_and_verdict(evidence):
     assert row["n, seeds, bases"] == "n = 6: 2 seeds, 3 bases"
     for verdict in set(same["verdict"]):
         assert verdict in row["verdict"]
-    details = reproduction.details(found, PAPER)
+    details = reproduction.details(evidence, PAPER)
     assert len(details) == (found["n"] > 0).sum()
 
 
@@ -120,6 +120,22 @@ def test_settings_that_disagree_are_counted():
         Evidence(pd.DataFrame(), pd.DataFrame(rows), pd.DataFrame()), PAPER
     )
     assert table["verdict"].iloc[0] == "**holds in 2; does not hold in 1** of 3 settings"
+
+
+def test_comparisons_of_unlike_data_are_no_results():
+    """A flagged variant's setting is left out of the count and in brackets in the long table."""
+    rows = [contrast("skipped positions", "holds", b="plain", condition=condition)
+            for condition in ("text", "mixed")]  # fmt: skip
+    rows += [contrast("lines average", "holds", b="pose", condition=c) for c in ("text", "mixed")]
+    layout = {"mixed": {"flagged": ["pose"]}, "text": {"flagged": []}}
+    found = Evidence(pd.DataFrame(), pd.DataFrame(rows), pd.DataFrame(), layout)
+    verdict = reproduction.summary(found, PAPER)["verdict"].iloc[0]
+    assert verdict == "**holds**; 1 left out, where the data differ"
+    said = reproduction.details(found, PAPER)["verdict"].tolist()
+    assert said == ["holds", "holds", "holds", "(holds: the data differ)"]
+    far = {"mixed": {"flagged": ["pose, scale 64"]}}
+    assert reproduction.layout.is_flagged(far, "scale64", "mixed", "cream", "pose")
+    assert not reproduction.layout.is_flagged(far, "primary", "mixed", "cream", "pose")
 
 
 def test_a_tenth_of_the_steps_is_paired_by_base_and_seed():
@@ -177,7 +193,7 @@ def test_the_releases_differ_at_64_and_not_at_8():
 
 def test_the_command_fills_checks_and_says_what_is_wrong(tmp_path, capsys):
     """From a folder with a grid: numbers go in, are found there, and a changed one is shown."""
-    table = pa.Table.from_pandas(campaign(("primary",), samples=4), preserve_index=False)
+    table = pa.Table.from_pandas(campaign(("scale64",), samples=4), preserve_index=False)
     schema = {"cream": "cream-grid-1", **(table.schema.metadata or {})}
     parquet.write_table(table.replace_schema_metadata(schema), tmp_path / "grid.parquet")
     file = tmp_path / "R.md"
@@ -185,7 +201,7 @@ def test_the_command_fills_checks_and_says_what_is_wrong(tmp_path, capsys):
     given = [str(tmp_path)]
     assert reproduction.main([*given, "--out", str(file)]) == 0
     text = file.read_text(encoding="utf-8")
-    assert "of 192 models" in text and "## How to read it" in text and "CREAM - PoSE" in text
+    assert "of 24 models" in text and "## How to read it" in text and "CREAM, rise: 0.0" in text
     assert reproduction.main([*given, "--check", str(file)]) == 0
     file.write_text(text.replace("n = 6: 2 seeds", "n = 7: 2 seeds", 1), encoding="utf-8")
     capsys.readouterr()

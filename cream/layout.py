@@ -1,0 +1,75 @@
+"""What training showed each variant, beside a grid's results: data/results/grid_data.json, read.
+
+For each condition and variant: queries that a window can answer, their told distances, and which
+variants differ by so much that their comparison is a sensitivity row and not a result. What belongs
+here: reading and drawing it; it is counted in `dossier`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cream.style import finish, in_order, legend, printed, sheet, style, times_n
+
+__all__ = ["is_flagged", "queries", "read", "told_queries"]
+
+SCALE = 8
+
+
+def read(grid: str | Path) -> dict:
+    """Return the counts beside a grid's file (grid_data.json); empty where there are none."""
+    path = Path(grid).with_name("grid_data.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def is_flagged(layout: Mapping, plan: str, condition: str, *variants: object) -> bool:
+    """Whether one of `variants` saw more than 20 % more or fewer answerable queries than CREAM."""
+    flagged = layout.get(condition, {}).get("flagged", [])
+    ending = ", scale 64" if plan == "scale64" else ""
+    return any(f"{variant}{ending}" in flagged for variant in variants)
+
+
+def queries(layout: Mapping) -> pd.DataFrame:
+    """Return answerable queries a window, and those over N or more, by condition and variant."""
+    found = [
+        (condition, variant, each["queries_a_window"], each["far_queries_a_window"],
+         variant in layout[condition]["flagged"])
+        for condition in ("text", "mixed") if condition in layout
+        for variant, each in layout[condition]["variants"].items()
+    ]  # fmt: skip
+    columns = ["condition", "variant", "queries a window", "told N or more apart", "flagged"]
+    return pd.DataFrame(found, columns=columns).set_index(["condition", "variant"])
+
+
+@printed
+def told_queries(layout: Mapping, condition: str = "mixed") -> Figure:
+    """Draw the told distances of answerable queries, a curve a method, in windows.
+
+    ValueError where the condition's windows hold no query.
+    """
+    variants = layout.get(condition, {}).get("variants", {})
+    shown = [name for name in ("plain", "randpos", "pose", "cream", "full") if name in variants]
+    if not any(sum(variants[name]["told_distances_of_queries"]) for name in shown):
+        raise ValueError(f"no window of the condition {condition!r} holds a query it can answer")
+    figure, axes = sheet(6.6, 3.2)
+    panel = axes[0][0]
+    for name in in_order(shown):
+        counts = np.array(variants[name]["told_distances_of_queries"], float)
+        share = counts / counts.sum() * variants[name]["queries_a_window"]
+        share[share == 0] = np.nan
+        x, look = (np.arange(len(counts)) + 0.5) * SCALE / len(counts), style(name)
+        panel.plot(x, share, color=look.color, linestyle=look.line, marker=look.marker,
+                   markersize=3, linewidth=1.1, markerfacecolor="white", label=look.label,
+                   markevery=4)  # fmt: skip
+    panel.set_yscale("log")
+    panel.set_xticks(range(SCALE + 1), [times_n(k) for k in range(SCALE + 1)])
+    finish(panel, f"Queries that a window can answer ({condition})", "told distance",
+           "queries a window and bin")  # fmt: skip
+    legend(figure)
+    return figure
