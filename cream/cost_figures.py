@@ -170,10 +170,14 @@ def resumed(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for one in _task(rows, "speed_resume"):
         times = one["full_parameters"] / one["parameters"]
+        equal = one.get("equal", {})  # as `several` says it
+        cards = one.get("processes", 1)
         found.append({
-            "GPU": one["card"].removeprefix("NVIDIA "), "layers": one["layers"],
-            "kernels": one["kernels"], "losses equal": one["losses_equal"],
-            "weights equal": one["weights_equal"],
+            "GPUs": f"{cards} x {one['card'].removeprefix('NVIDIA ')}",
+            "how": f"ZeRO-{one['zero']}" if cards > 1 else f"{one['kernels']} kernels",
+            "layers": one["layers"],
+            "losses equal": one.get("losses_equal", equal.get("losses")),
+            "weights equal": one.get("weights_equal", equal.get("weights")),
             "checkpoint, written, read": _checkpoint(one, 1),
             "with all layers (extrapolated)": _checkpoint(one, times),
             "command": one["command"],

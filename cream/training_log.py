@@ -120,12 +120,13 @@ class MetricsLog(TrainerCallback):
         if not state.is_world_process_zero or not logs or "loss" not in logs:
             return
         now, steps = time.perf_counter(), state.global_step - self.clock_step
-        logs = {key: value for key, value in logs.items() if key != "epoch"}  # share of the run
         row = {"step": state.global_step, "tokens": state.global_step * self.tokens_a_step, **logs}
+        row.pop("epoch", None)  # share of the run
         if steps:
             row["tokens_per_second"] = steps * self.tokens_a_step / (now - self.clock)
             self.clock, self.clock_step = now, state.global_step
             row |= self._on_cuda(row["tokens_per_second"], args.world_size)
+        logs.update(row)  # for those who show it
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -195,7 +196,7 @@ class ProbeCallback(TrainerCallback):
 
 
 class ProgressBar(TrainerCallback):
-    """A plain bar on stderr with the latest loss."""
+    """A plain bar on stderr with the latest loss, tokens a second and, where known, MFU."""
 
     bar: tqdm | None = None
 
@@ -223,9 +224,15 @@ class ProgressBar(TrainerCallback):
         logs: dict[str, float] | None = None,
         **_: object,
     ) -> None:
-        """Show the loss."""
-        if self.bar is not None and logs and "loss" in logs:
-            self.bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+        """Show the loss and the speed."""
+        if self.bar is None or not logs or "loss" not in logs:
+            return
+        shown = {"loss": f"{float(logs['loss']):.3f}"}
+        if "tokens_per_second" in logs:
+            shown["tokens/s"] = f"{logs['tokens_per_second']:,.0f}"
+        if "mfu" in logs:
+            shown["MFU"] = f"{logs['mfu']:.1%}"
+        self.bar.set_postfix(shown)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object

@@ -65,12 +65,25 @@ def test_tables_say_what_was_measured_and_by_which_command(rows):
     resumed = cost_figures.resumed(rows).iloc[0]
     assert resumed["checkpoint, written, read"] == "14 GiB, 9 s, 6 s"
     assert resumed["with all layers (extrapolated)"] == "84 GiB, 54 s, 36 s"
+    assert (resumed["GPUs"], resumed["how"]) == ("1 x H200", "deterministic kernels")
     long = cost_figures.long(rows).iloc[0]
     assert (long["tokens"], long["seconds"], long["TFLOP/s"]) == ("262,144", "41.20", "541")
     asked = cost_figures.generation(rows).iloc[0]
     assert (asked["task"], asked["samples/s"]) == ("longchat_lines", "0.500")
     for table in (long, asked, resumed, paid):
         assert table["command"].startswith("python -m c")
+
+
+def test_several_gpus_rows_stand_in_the_same_table(write):  # noqa: F811
+    """As `cream.several` writes them."""
+    rows = write("speed_resume", 9000.0, settings={
+        "shape": "llama2-7b", "command": "python -m cream.several", "processes": 2, "zero": 1,
+        "layers": 4, "equal": {"losses": True, "norms": True, "weights": False},
+        "checkpoint_gib": 14.0, "write_seconds": 9.0, "read_seconds": 6.0, "parameters": 1000,
+        "full_parameters": 6000})  # fmt: skip
+    line = cost_figures.resumed(rows).iloc[0]
+    assert (line["GPUs"], line["how"]) == ("2 x H200", "ZeRO-1")
+    assert (line["losses equal"], line["weights equal"]) == (True, False)
 
 
 def test_the_sentences_name_the_ratio_and_what_is_extrapolated(rows):
