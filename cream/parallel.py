@@ -312,8 +312,9 @@ def deepspeed_config(config: TrainConfig) -> dict:
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
     }
-    if master and config.zero == 1:  # once a step, and not once a micro-batch: not halved
-        found["communication_data_type"] = "fp32"
+    if master and config.zero == 1:
+        found["communication_data_type"] = "fp32"  # sent once a step, not once a micro-batch
+        found["bf16"]["immediate_grad_update"] = True  # a gradient is added up and freed at once
     return found
 
 

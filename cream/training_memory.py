@@ -130,7 +130,7 @@ def _states(config: TrainConfig, kind: str, count: int, processes: int) -> tuple
 
 
 def _in_flight(stage: int, kind: str, count: int) -> int:
-    """Bytes of what is being sent: gradients in two buckets, at stage 3 weights gathered; NCCL's."""
+    """Bytes of what is being sent, NCCL's own: gradients' buckets, at stage 3 weights gathered."""
     size = 2 if kind == "master" and stage > 1 else 4
     sent = GIB + 3 * size * min(BUCKET, count)
     return sent + (SHARDED[kind][0] * min(LIVE, count) if stage == 3 else 0)
