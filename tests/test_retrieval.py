@@ -223,3 +223,43 @@ def test_far_needles_ask_over_most_of_the_window_and_only_of_the_needle_family()
     rng = np.random.default_rng(0)
     same = retrieval.training_document("lines", rng, 500, far=1.0)
     assert same.text == retrieval.training_document("lines", np.random.default_rng(0), 500).text
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("placement", ["interleaved", "end"])
+def test_another_wording_is_as_true(family, placement, haystack):
+    """Records before their queries, the answer the record's value and a closing mark."""
+    for seed in range(10):
+        document = make(family, seed, haystack, wording="other", query_placement=placement)
+        for query in document.queries:
+            record = document.records[query.record]
+            assert record.end <= query.start < query.answer_start < query.end
+            told = document.text[record.start : record.end]
+            assert record.key in told and record.value in told
+            assert record.key in document.text[query.start : query.answer_start]
+            said = document.text[query.answer_start : query.end]
+            assert said.strip()[:-1] == record.value and said[-1] in ".;!"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_another_wording_has_no_words_of_the_evaluations(family):
+    """No run of four words of any evaluation's record, question or header but names and values."""
+    filler = "zz. " * 200
+    document = make(family, 0, filler, wording="other", evaluation_form=0.0)
+    names = {part for r in document.records for part in re.findall(r"\w+", f"{r.key} {r.value}")}
+    spoken = [w for w in re.findall(r"\w+", document.text) if w not in names and w != "zz"]
+    rng = np.random.default_rng(1)
+    asked = ""
+    for one, make_prompt in (("lines", retrieval.line_prompt), ("pairs", retrieval.pair_prompt)):
+        asked += "".join(make_prompt(retrieval.draw_records(one, rng, 6), 2)) + "\n"
+    asked += "".join(retrieval.needle_prompt("", retrieval.draw_records("needle", rng, 1)[0], 0))
+    theirs = re.findall(r"\w+", asked)
+    ours = {tuple(spoken[k : k + 4]) for k in range(len(spoken) - 3)}
+    assert not ours & {tuple(theirs[k : k + 4]) for k in range(len(theirs) - 3)}
+    assert not {"REGISTER_CONTENT", "Corresponding", "JSON"} & set(spoken)
+
+
+def test_an_unknown_wording_is_refused():
+    """By name."""
+    with pytest.raises(ValueError, match="unknown wording 'plain'"):
+        make("lines", 0, "", wording="plain")
