@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cream import ablations, claims, heatmaps, pictures, plots, prediction, published
+from cream import ablations, claims, heatmaps, layout, pictures, plots, prediction, published
 from cream.positions import METHODS, sampler
 from cream.results import drawn_from, variant
 
@@ -24,6 +24,7 @@ __all__ = [
     "find_grid",
     "find_metrics",
     "from_grid",
+    "from_layout",
     "from_paper",
     "grid_source",
     "method_pictures",
@@ -214,6 +215,17 @@ def from_grid(
         "told_distances": lambda: _prediction(frame),
     }
     return {name: _mark(figure, **drawn) for name, figure in _drawable(makers)}
+
+
+def from_layout(*sources: Path) -> dict[str, Figure]:
+    """Return the figure of told queries, where a folder of `sources` has the grid's counts."""
+    for source in sources:
+        path = (source if source.is_dir() else source.parent) / layout.NAME
+        if path.is_file():
+            counts = layout.read(path)
+            drawn = {"rows": file_hash(path), "commit": counts.get("commit", "unknown")}
+            return {"told_queries": _mark(layout.told_queries(counts), **drawn)}
+    return {}
 
 
 def show(figures: Mapping[str, Figure], *names: str) -> None:

@@ -17,14 +17,14 @@ from matplotlib.figure import Figure
 
 from cream.style import finish, in_order, legend, printed, sheet, style, times_n
 
-__all__ = ["is_flagged", "queries", "read", "told_queries"]
+__all__ = ["NAME", "is_flagged", "queries", "read", "told_queries"]
 
-SCALE = 8
+SCALE, NAME = 8, "grid_data.json"
 
 
 def read(grid: str | Path) -> dict:
     """Return the counts beside a grid's file (grid_data.json); empty where there are none."""
-    path = Path(grid).with_name("grid_data.json")
+    path = Path(grid).with_name(NAME)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 

@@ -224,7 +224,7 @@ def parts(paths: Sequence[Path], paper: Path) -> dict[str, str]:
     every = details(evidence, paper) if len(evidence.contrasts) else pd.DataFrame()
     seen = layout.queries(evidence.layout).reset_index() if evidence.layout else pd.DataFrame()
     if len(seen):
-        seen["flagged"] = seen["flagged"].map({True: "yes", False: ""})
+        seen = seen.round(2).assign(flagged=seen["flagged"].map({True: "yes", False: ""}))
     return {
         "source": said,
         "claims": markdown(summary(evidence, paper)),

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
-from cream import results, verify, verify_rows
+from cream import models, questions, results, verify, verify_grid, verify_rows
 from cream.provenance import hash_of
+from cream.tasks import kv_retrieval, longchat_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ROOT / "data" / "results" / "reproduce.parquet"
@@ -101,6 +103,48 @@ def test_the_command_says_its_seed_and_fails_on_a_difference(frame, tmp_path, ca
     assert verify.main([str(none)]) == 1
     assert "None of 10 rows could be checked" in capsys.readouterr().out
     assert verify.main([str(tmp_path / "absent")]) == 1
+
+
+@pytest.fixture(scope="module")
+def grid() -> pd.DataFrame:
+    """Answers of the base at short lengths, read off one forward as a grid does."""
+    base = ROOT / "data" / "miniature"
+    tokenizer, model = models.load_tokenizer(base), models.load(base, dtype=torch.float32)
+    asked = [*longchat_lines.examples(tokenizer, [307], 5, questions=5),
+             *kv_retrieval.examples(tokenizer, [512], 1)]  # fmt: skip
+    items = tuple(questions._item(tokenizer, one) for one in asked)
+    built = questions.Questions("main", 512, items, (), ())
+    right, _ = questions.right_tokens(model, items)
+    return built.table(tokenizer).assign(
+        score=[float(n == len(item.target)) for n, item in zip(right, items, strict=True)],
+        steps=0, key="k", variant="original", scaling="none", scale=1, base="miniature",
+        base_hash=models.weights_hash(base), asked="main", card="cpu",
+    )  # fmt: skip
+
+
+def test_a_grids_answers_are_what_generating_gives(grid):
+    """All ten; a score that was changed is found, a near tie on another card is spared."""
+    found = verify_grid.verify_grid(grid, ROOT, rows=10, progress=False)
+    assert len(found.rows) == 10 and found.differing.empty and found.unchecked == []
+    wrong = grid.assign(score=1 - grid["score"])
+    found = verify_grid.verify_grid(wrong, ROOT, rows=4, progress=False)
+    assert set(found.differing["value"]) == {"score"} and len(found.differing) == 4
+    one = grid.assign(score=[1 - grid["score"][0], *grid["score"][1:]], card="NVIDIA H100")
+    found = verify_grid.verify_grid(one, ROOT, rows=10, progress=False)
+    assert found.differing.empty and found.unchecked[0].what == "near ties"
+    assert len(verify_grid.verify_grid(one.assign(card="cpu"), ROOT, 10, 0, False).differing) == 1
+
+
+def test_what_of_a_grid_cannot_be_checked_is_counted(grid):
+    """Tuned models, texts, a base that is not here, other weights, a question nobody asked."""
+    parts = [grid, grid.assign(steps=100), grid.assign(task="perplexity"),
+             grid.assign(base="seed9"), grid.assign(base_hash="0" * 16)]  # fmt: skip
+    found = verify_grid.verify_grid(pd.concat(parts, ignore_index=True), ROOT, 2, progress=False)
+    assert [(one.rows, one.why.split()[-1]) for one in found.unchecked] == [
+        (10, "kept"), (10, "texts"), (10, "weights"), (10, "here"),
+    ]  # fmt: skip
+    found = verify_grid.verify_grid(grid.assign(document="nothing"), ROOT, 1, progress=False)
+    assert list(found.differing["value"]) == ["question"]
 
 
 @pytest.mark.parametrize(("was", "now"), [(100.0, 100.02), (None, 1.0)])
