@@ -131,6 +131,16 @@ def test_within_a_point_fewer_steps_and_then_the_lower_rate_win():
     assert found == {key: Recipe(min(STEPS[key[1]]), 1e-4) for key in RECIPES}
 
 
+def test_steps_cost_more_than_rates():
+    """Of two as good, the one of fewer steps, though its rate is higher."""
+    good = {("min", 1e-3), ("max", 1e-4)}
+    frame = validation(
+        lambda c, s, n, r, k: 0.6 * (("min" if n == min(STEPS[s]) else "max", r) in good)
+    )
+    found, _ = choose(frame)
+    assert found == {key: Recipe(min(STEPS[key[1]]), 1e-3) for key in RECIPES}
+
+
 def test_all_at_zero_is_the_cheapest():
     """Nothing to choose by."""
     found, _ = choose(validation(lambda *_: 0.0))

@@ -94,6 +94,7 @@ def test_processes_write_what_one_bench_measures(known, listed, measured, tmp_pa
         assert rows.keys == {known.key(r) for r in few}
         rows.append({"key": known.key(few[0]), "plan": "another"})
     found = ledger.records(path)
+    assert len(path.read_text().splitlines()) == 2
     assert [each["nll"] for each in found] == [measured[listed.index(r)]["nll"] for r in few]
     assert all(each["card"] == "test" and each["plan"] == "tiny" for each in found)
 
