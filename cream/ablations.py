@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as parquet
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -42,6 +43,9 @@ class NotRun(ValueError):
 
 
 SCALINGS = {"linear": ("o", "#111111"), "ntk": ("s", "#6A6A6A"), "yarn": ("^", "#A0A0A0")}
+READ = ["plan", "condition", "variant", "method", "scaling", "scale", "options", "base", "seed",
+        "steps", "learning_rate", "window", "key", "commit", "task", "token_length", "gold_index",
+        "depth_percent", "num_keys", "sample", "score", "nll", "scored_tokens"]  # fmt: skip
 SCALE = 8
 # Of CREAM at N = 512 and scale 8, and what the axis is called.
 DEFAULTS = {"sigma": (3.0, "sigma, in half windows"), "ends": (4.0, "ends in continuity, tokens")}
@@ -51,10 +55,16 @@ DEFAULTS = {"sigma": (3.0, "sigma, in half windows"), "ends": (4.0, "ends in con
 
 
 def load(path: str | Path) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return a grid's answers and its runs with their endpoints; both empty without the file."""
+    """Return a grid's answers and its runs with their endpoints; both empty without the file.
+
+    Of the answers what is drawn and counted, without their texts; runs of the plan "tiny", which
+    only shows that everything runs, are left out.
+    """
     if not Path(path).is_file():
         return pd.DataFrame(), pd.DataFrame()
-    frame = pd.read_parquet(path)
+    there = parquet.read_schema(path).names
+    frame = pd.read_parquet(path, columns=[name for name in READ if name in there])
+    frame = frame[frame["plan"] != "tiny"]
     return frame, units(frame)
 
 

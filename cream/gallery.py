@@ -188,15 +188,15 @@ def find_grid(*sources: Path) -> Path | None:
 
 
 def from_grid(
-    frame: pd.DataFrame, paper: str | Path, drawn: Mapping[str, str]
+    frame: pd.DataFrame, runs: pd.DataFrame, paper: str | Path, drawn: Mapping[str, str]
 ) -> dict[str, Figure]:
     """Return the figures that a grid's rows give, by name; those of plans that were not run lack.
 
+    `frame` and `runs` are of `ablations.load`.
     `drawn` (rows, commit) goes into their files: see `grid_source`.
     """
     if frame.empty:
         return {}
-    runs = claims.units(frame)
     found = claims.contrasts(runs)
     numbers = published.endpoints(paper)
     plan = {name: found[found["plan"] == name] for name in ("primary", "ablations", "scale64")}

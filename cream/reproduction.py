@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from cream import claims, gallery, layout, notebook, published, results
+from cream import ablations, claims, gallery, layout, notebook, published, results
 from cream.coverage import cumulative_coverage
 from cream.paper_claims import ENTRIES, Entry, Evidence, Line, counted, ends
 from cream.positions import Sampler, sampler
@@ -28,7 +28,6 @@ __all__ = ["check", "details", "evidence_of", "fill", "main", "markdown", "parts
            "slips", "summary"]  # fmt: skip
 
 NOT_RUN, HOLDS, FAILS, OPEN = "not run", claims.HOLDS, claims.FAILS, claims.OPEN
-PLANS = ("recipe", "primary", "sensitivity", "ablations", "scale64")
 ORDER = [(condition, scaling) for condition in ("text", "mixed")
          for scaling in ("linear", "ntk", "yarn")]  # fmt: skip
 
@@ -209,9 +208,7 @@ def evidence_of(*paths: Path) -> tuple[Evidence, str]:
         counts = layout.read(paths[0] / "grid.parquet")
         said = "No grid was run: there is no grid.parquet."
         return Evidence(pd.DataFrame(), empty, rows, counts), said
-    frame = pd.read_parquet(file)
-    frame = frame[frame["plan"].isin(PLANS)]
-    runs = claims.units(frame)
+    frame, runs = ablations.load(file)
     drawn = gallery.grid_source(file, frame)
     said = (f"From {file.name} (SHA-256 {drawn['rows']}...; {len(frame):,} answers of "
             f"{len(runs):,} models; commit {drawn['commit']}).")  # fmt: skip

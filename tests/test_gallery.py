@@ -15,7 +15,7 @@ from made_campaign import campaign
 from made_rows import frame, metrics, write
 from PIL import Image
 
-from cream import gallery, results
+from cream import ablations, gallery, results
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPER = ROOT / "data" / "paper"
@@ -110,9 +110,9 @@ def test_a_grid_beside_rows_is_found_and_not_read_as_rows(rows, grid, tmp_path):
 
 def test_a_grid_gives_its_figures_each_with_the_files_hash(grid, tmp_path):
     """All plans give all; one plan gives its own, and what was not run is left out."""
-    answers = pd.read_parquet(grid)
+    answers, runs = ablations.load(grid)
     drawn = gallery.grid_source(grid, answers)
-    found = gallery.from_grid(answers, PAPER, drawn)
+    found = gallery.from_grid(answers, runs, PAPER, drawn)
     assert set(found) == {
         "summary", "claims", "grid_lines", "grid_pairs", "ablations", "ablation_sigma",
         "ablation_ends", "learning_rates", "scale64", "scale64_lines", "told_distances",
@@ -121,9 +121,10 @@ def test_a_grid_gives_its_figures_each_with_the_files_hash(grid, tmp_path):
     text = Image.open(tmp_path / "summary.png").text
     assert text == {"Rows": gallery.file_hash(grid), "Commit": "0123abc"}
     assert gallery.file_hash(grid).encode() in (tmp_path / "summary.pdf").read_bytes()
-    some = gallery.from_grid(answers[answers["plan"] == "scale64"], PAPER, drawn)
+    of_plan = (part[part["plan"] == "scale64"] for part in (answers, runs))
+    some = gallery.from_grid(*of_plan, PAPER, drawn)
     assert set(some) == {"scale64", "scale64_lines"}
-    assert gallery.from_grid(answers.iloc[:0], PAPER, drawn) == {}
+    assert gallery.from_grid(answers.iloc[:0], runs.iloc[:0], PAPER, drawn) == {}
 
 
 def test_the_papers_figures_name_the_published_file_and_our_rows(rows):
