@@ -171,6 +171,8 @@ def _sharded(
     if config.precision == "float32":  # nothing is recomputed there but by gradient_checkpointing
         config = dataclasses.replace(config, recompute=0)
     for stage, place in _allowed(config, machine):
+        if place != "none" and any(fits and one.zero_offload == "none" for one, _, fits in tried):
+            break  # nothing is as slow as RAM
         each = _least(config, model, window, machine, count, (stage, place))
         tried.append(each)
         said.append(_judged(each, machine, count))
@@ -179,7 +181,8 @@ def _sharded(
     fitting = [one for one, _, fits in tried if fits]
     if not fitting:
         raise MemoryError("\n  ".join([*said, _advice(config, machine, tried)]))
-    chosen = fitting[-1] if tried[-1][2] else fitting[0]
+    quick = tried[-1][2] and training_memory.recomputed_layers(tried[-1][0], layers) <= layers / 4
+    chosen = fitting[-1] if quick else fitting[0]
     said.append(
         f"chosen: ZeRO-{chosen.zero}, offload {chosen.zero_offload}, recompute {chosen.recompute}"
     )
