@@ -3,8 +3,8 @@
     torchrun --nproc-per-node 2 -m cream.training RUN_DIR
     deepspeed --num_gpus 2 --module cream.training RUN_DIR
     accelerate launch --multi_gpu --num_processes 2 -m cream.training RUN_DIR
-    python -m cream.parallel slurm RUN_DIR --nodes 2 --gpus 8 > job.sbatch
-    python -m cream.parallel plan RUN_DIR --processes 2 --card 80   # what would be chosen
+    python -m cream.slurm RUN_DIR --nodes 2 --gpus 8 > job.sbatch
+    python -m cream.parallel RUN_DIR --processes 2 --card 80      # what would be chosen, and why
 
 Every launcher starts the same `python -m cream.training`; the run's own `zero` and `zero_offload`
 say what is sharded, and "auto" takes the least that fits (`choose`). DeepSpeed's own file is made
@@ -12,8 +12,8 @@ here (`deepspeed_config`); there is none to write. Precision "master" computes o
 float32 masters, AdamW's states and the sums of gradients over micro-batches are float32 at every
 stage. The masters begin as the bfloat16 weights, as DeepSpeed makes them.
 
-What belongs here: the choice, the settings, the launchers, the room on disk. What is done to a
-model is in `sharding`, the arithmetic of memory in `training_memory`.
+What belongs here: the choice, the settings. What is done to a model is in `sharding`, the
+arithmetic of memory in `training_memory`, of the disk in `checkpoint_room`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
-import logging
 import os
-import shlex
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,16 +37,12 @@ from cream.training_memory import BUCKET, GIB, LIVE, PLANNED, SHARDED, Needs, ne
 
 __all__ = [
     "Machine",
-    "check_disk",
     "choose",
     "deepspeed_config",
     "loads_on_card",
     "main",
     "own_estimate",
-    "slurm",
 ]
-
-log = logging.getLogger(__name__)
 
 # What is tried under "auto", the least first: (stage, what lies in RAM).
 SHARDINGS = (
@@ -321,111 +314,15 @@ def deepspeed_config(config: TrainConfig) -> dict:
     return found
 
 
-# ------------------------------------------------------------------------------------- the disk
-
-
-def check_disk(config: TrainConfig, count: int, run_dir: Path) -> int:
-    """Return how many checkpoints the disk has room for besides the one that is being written.
-
-    At most 2. 0: the old one is removed before the new one is written. OSError before anything is
-    computed where not even that fits, or the model at the end does not.
-    """
-    size, model = checkpoint_bytes(config, count), model_bytes(config, count)
-    there = run_dir.resolve()
-    while not there.exists():
-        there = there.parent
-    old = run_dir / "checkpoints"
-    free = shutil.disk_usage(there).free + sum(
-        one.stat().st_size for one in old.rglob("*") if one.is_file()
-    )
-    room = f"{there} has {free / GIB:.1f} GiB free"
-    if not config.save_steps:
-        if model > free:
-            raise OSError(f"the model takes {model / GIB:.1f} GiB and {room}; choose another place")
-        return 2
-    for kept in (2, 1):
-        if max((kept + 1) * size, kept * size + model) <= free:
-            return kept
-    said = f"a checkpoint takes {size / GIB:.1f} GiB, the model {model / GIB:.1f}, and {room}"
-    if size + model > free:
-        raise OSError(f"{said}; set save_steps=0 (no checkpoints) or choose another place")
-    log.warning(
-        "%s: each checkpoint is removed before the next is written; a run that dies meanwhile "
-        "starts anew",
-        said,
-    )
-    return 0
-
-
-def checkpoint_bytes(config: TrainConfig, count: int) -> int:
-    """Return the bytes of a checkpoint: weights as computed with, masters, two moments."""
-    if config.precision == "master":
-        return 14 * count
-    return (16 if config.zero in (1, 2, 3) else 12) * count
-
-
-def model_bytes(config: TrainConfig, count: int) -> int:
-    """Return the bytes of the model that a run leaves."""
-    return (2 if config.save_dtype == "bfloat16" else 4) * count
-
-
-# ---------------------------------------------------------------------------------- the launchers
-
-SBATCH = """\
-#!/bin/bash
-#SBATCH --job-name={name}
-#SBATCH --nodes={nodes}
-#SBATCH --ntasks-per-node=1
-#SBATCH --gpus-per-node={gpus}
-#SBATCH --cpus-per-task={cpus}
-#SBATCH --time={time}
-#SBATCH --requeue
-#SBATCH --output=%x-%j.log
-# One torchrun a host, one process a GPU. Sent again after a time limit or a failure, the job goes
-# on from the last sealed checkpoint. The run directory must lie on a disk that every host sees.
-export OMP_NUM_THREADS={threads}
-export HF_HUB_OFFLINE=1  # the base is in the hub's cache, or a folder
-host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-srun --kill-on-bad-exit=1 {python} -m torch.distributed.run \\
-    --nnodes={nodes} --nproc-per-node={gpus} --rdzv-id="$SLURM_JOB_ID" \\
-    --rdzv-backend=c10d --rdzv-endpoint="$host:29500" \\
-    -m cream.training {run} --root {root}
-"""
-
-
-def slurm(
-    run_dir: str, root: str = ".", nodes: int = 1, gpus: int = 8, cpus: int = 32,
-    time: str = "24:00:00", python: str = ".venv/bin/python",
-) -> str:  # fmt: skip
-    """Return a Slurm batch script that trains a run directory on `nodes` hosts of `gpus` GPUs."""
-    return SBATCH.format(
-        name=f"cream-{Path(run_dir).name}", nodes=nodes, gpus=gpus, cpus=cpus, time=time,
-        threads=max(1, cpus // gpus), python=shlex.quote(python), run=shlex.quote(run_dir),
-        root=shlex.quote(root),
-    )  # fmt: skip
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Say what ZeRO a run would take, or print a Slurm script for it."""
+    """Say what ZeRO a run would take on a machine, with the arithmetic."""
     parser = argparse.ArgumentParser(prog="python -m cream.parallel", description=main.__doc__)
-    kinds = parser.add_subparsers(dest="what", required=True)
-    plan = kinds.add_parser("plan", help="what would be chosen on a machine, and why")
-    plan.add_argument("run_dir", help="the run directory; holds config.json")
-    plan.add_argument("--root", default=".", help="where config.json's folders start")
-    plan.add_argument("--processes", type=int, default=2, help="GPUs in all (default: 2)")
-    plan.add_argument("--on-host", type=int, help="of them on a host (default: all)")
-    plan.add_argument("--card", type=float, default=80, help="GiB of a GPU (default: 80)")
-    job = kinds.add_parser("slurm", help="print a batch script")
-    job.add_argument("run_dir", help="the run directory; holds config.json")
-    job.add_argument("--root", default=".", help="where config.json's folders start")
-    for name, default in (("nodes", 1), ("gpus", 8), ("cpus", 32)):
-        job.add_argument(f"--{name}", type=int, default=default, help=f"(default: {default})")
-    job.add_argument("--time", default="24:00:00", help="the job's limit (default: 24:00:00)")
-    job.add_argument("--python", default=".venv/bin/python", help="the interpreter")
+    parser.add_argument("run_dir", help="the run directory; holds config.json")
+    parser.add_argument("--root", default=".", help="where config.json's folders start")
+    parser.add_argument("--processes", type=int, default=2, help="GPUs in all (2)")
+    parser.add_argument("--on-host", type=int, help="of them on a host (all)")
+    parser.add_argument("--card", type=float, default=80, help="GiB of a GPU (80)")
     given = vars(parser.parse_args(arguments))
-    if given.pop("what") == "slurm":
-        print(slurm(**given), end="")
-        return
     try:
         print(_planned(**given))
     except (MemoryError, OSError, ValueError) as error:

@@ -34,7 +34,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from cream import models, parallel, rope, sharding, training_memory
+from cream import checkpoint_room, models, parallel, rope, sharding, training_memory
 from cream.checkpoints import check_files
 from cream.examples import ExampleDataset, collate
 from cream.flops import training_flops
@@ -95,7 +95,7 @@ def train(
     extended, tokenizer, dataset = _material(config, root)
     config = _settled(config, extended, len(dataset[0]["input_ids"]), machine)
     count = training_memory.parameters(extended)
-    room = parallel.check_disk(config, count, run_dir)
+    room = checkpoint_room.check_disk(config, count, run_dir)
     # Before DeepSpeed is set up: later, stage 3 would divide what is being read.
     model = _loaded(
         config,

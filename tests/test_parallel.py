@@ -1,11 +1,9 @@
-"""The choice of ZeRO by hand-made sums, DeepSpeed's settings, the disk, the launchers."""
+"""The choice of ZeRO by hand-made sums, DeepSpeed's settings, who a launcher says one is."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import shutil
-import subprocess
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +11,7 @@ import torch
 import training_runs
 from transformers import LlamaConfig
 
-from cream import parallel, training, training_memory
+from cream import parallel, training_memory
 from cream.parallel import Machine
 from cream.training_config import TrainConfig
 
@@ -151,78 +149,14 @@ def test_weights_are_read_into_ram_where_a_card_has_no_room_for_all():
     assert parallel.loads_on_card(seven(zero=2), 4 * COUNT, card)
 
 
-# GiB free, and how many checkpoints of 14 bytes a parameter stay besides the one being written.
-ROOM = {400: 2, 270: 2, 200: 1, 180: 1, 110: 0, 101: 0}
-
-
-@pytest.mark.parametrize("free", ROOM)
-def test_old_checkpoints_make_room(tmp_path, monkeypatch, free, caplog):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free * GIB))
-    config = seven(save_steps=5)
-    assert parallel.check_disk(config, COUNT, tmp_path / "runs" / "x") == ROOM[free]
-    assert ("is removed before the next" in caplog.text) == (ROOM[free] == 0)
-
-
-def test_a_disk_too_small_is_said_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=90 * GIB))
-    with pytest.raises(OSError, match="a checkpoint takes 87.9 GiB, the model 12.6, .* 90.0 GiB"):
-        parallel.check_disk(seven(save_steps=5), COUNT, tmp_path)
-    assert parallel.check_disk(seven(save_steps=0), COUNT, tmp_path) == 2
-    old = tmp_path / "checkpoints" / "checkpoint-5"
-    old.mkdir(parents=True)
-    with (old / "big").open("wb") as file:
-        file.truncate(20 * GIB)  # sparse: what is there makes room, too
-    assert parallel.check_disk(seven(save_steps=5), COUNT, tmp_path) == 0
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=GIB))
-    with pytest.raises(OSError, match="the model takes 12.6 GiB"):
-        parallel.check_disk(seven(save_steps=0), COUNT, tmp_path / "other")
-
-
-def test_where_the_disk_holds_one_checkpoint_the_last_goes_first(
-    training_place, tmp_path, monkeypatch
-):
-    """Through `train`: never two on the disk, one at the end."""
-    seen = []
-    save = training.CreamTrainer._save_rng_state
-
-    def watched(self, folder):
-        seen.append(len(list((tmp_path / "run" / "checkpoints").glob("checkpoint-*"))))
-        return save(self, folder)
-
-    monkeypatch.setattr(training.CreamTrainer, "_save_rng_state", watched)
-    monkeypatch.setattr(parallel, "check_disk", lambda *_: 0)
-    training_runs.train(training_place, tmp_path / "run", steps=3, save_steps=1)
-    assert seen == [1, 1, 1]
-    left = [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()]
-    assert left == ["checkpoint-3"]
-
-
-def test_a_slurm_script_is_bash_and_starts_the_same_module(tmp_path):
-    script = parallel.slurm("runs/my run", nodes=2, gpus=4, cpus=32)
-    assert "#SBATCH --nodes=2\n" in script and "#SBATCH --gpus-per-node=4\n" in script
-    assert "export OMP_NUM_THREADS=8\n" in script
-    assert "-m cream.training 'runs/my run' --root ." in script
-    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
-    bin_ = tmp_path / "srun"  # what srun would start, argument by argument
-    bin_.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
-    (tmp_path / "scontrol").write_text("#!/bin/bash\necho host1\necho host2\n")
-    for file in tmp_path.iterdir():
-        file.chmod(0o755)
-    path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "h"}
-    done = subprocess.run(["bash"], input=script, text=True, check=True, env=path,
-                          stdout=subprocess.PIPE)  # fmt: skip
-    said = done.stdout.splitlines()
-    assert "--rdzv-endpoint=host1:29500" in said and "runs/my run" in said
-
-
 @needs_deepspeed
 def test_a_plan_is_printed_from_a_run_directory(training_place, tmp_path, capsys):
     training_runs.job(tmp_path / "run", precision="master", recompute="auto")
     where = [str(tmp_path / "run"), "--root", str(training_place)]
-    parallel.main(["plan", *where, "--processes", "2", "--card", "80"])
+    parallel.main([*where, "--processes", "2", "--card", "80"])
     assert "chosen: ZeRO-1, offload none, recompute 0" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        parallel.main(["plan", *where, "--card", "0.5"])
+        parallel.main([*where, "--card", "0.5"])
     assert "Nothing fits" in capsys.readouterr().err
 
 

@@ -1,0 +1,30 @@
+"""The batch script: bash that starts the same module on every host."""
+
+from __future__ import annotations
+
+import subprocess
+
+from cream import slurm
+
+
+def test_a_slurm_script_is_bash_and_starts_the_same_module(tmp_path):
+    script = slurm.script("runs/my run", nodes=2, gpus=4, cpus=32)
+    assert "#SBATCH --nodes=2\n" in script and "#SBATCH --gpus-per-node=4\n" in script
+    assert "export OMP_NUM_THREADS=8\n" in script
+    assert "-m cream.training 'runs/my run' --root ." in script
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    bin_ = tmp_path / "srun"  # what srun would start, argument by argument
+    bin_.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "scontrol").write_text("#!/bin/bash\necho host1\necho host2\n")
+    for file in tmp_path.iterdir():
+        file.chmod(0o755)
+    path = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "h"}
+    done = subprocess.run(["bash"], input=script, text=True, check=True, env=path,
+                          stdout=subprocess.PIPE)  # fmt: skip
+    said = done.stdout.splitlines()
+    assert "--rdzv-endpoint=host1:29500" in said and "runs/my run" in said
+
+
+def test_the_command_prints_it(capsys):
+    slurm.main(["runs/x", "--nodes", "3", "--gpus", "2", "--time", "1:00:00"])
+    assert capsys.readouterr().out == slurm.script("runs/x", nodes=3, gpus=2, time="1:00:00")
