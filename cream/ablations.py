@@ -43,6 +43,7 @@ class NotRun(ValueError):
 
 
 SCALINGS = {"linear": ("o", "#111111"), "ntk": ("s", "#6A6A6A"), "yarn": ("^", "#A0A0A0")}
+UNLIKE = "sensitivity"  # the family of comparisons whose variants were shown unlike data
 READ = ["plan", "condition", "variant", "method", "scaling", "scale", "options", "base", "seed",
         "steps", "learning_rate", "window", "key", "commit", "task", "token_length", "gold_index",
         "depth_percent", "num_keys", "sample", "score", "nll", "scored_tokens"]  # fmt: skip
@@ -76,12 +77,18 @@ def counts(runs: pd.DataFrame) -> pd.DataFrame:
     return runs.groupby(keys, sort=False).size().unstack(fill_value=0)
 
 
-def table(runs: pd.DataFrame, plans: Sequence[str]) -> pd.DataFrame:
-    """Return `claims.contrasts` of some plans as a reader wants them: what was run, rounded."""
-    if runs.empty:
+def table(
+    runs: pd.DataFrame, plans: Sequence[str], flagged: Mapping[str, Sequence[str]] | None = None
+) -> pd.DataFrame:
+    """Return `claims.contrasts` of some plans as a reader wants them: what was run, rounded.
+
+    With `flagged` (see `layout.flagged`) comparisons of unlike data have no verdict.
+    """
+    if not _any(runs, plans):
         return pd.DataFrame({"claim": []})
-    found = contrasts(runs, tuple(plans))
+    found = contrasts(runs, tuple(plans), flagged)
     found = found[found["n"] > 0]
+    found["verdict"] = found["verdict"].where(found["family"] != UNLIKE, "data differ")
     shown = found[["claim", "condition", "scaling", "a", "b"]].copy()
     shown["difference"] = [_cell(*row) for row in found[["value", "low", "high"]].to_numpy()]
     shown["over seeds"] = [
@@ -90,6 +97,10 @@ def table(runs: pd.DataFrame, plans: Sequence[str]) -> pd.DataFrame:
     for name in ("n", "bases", "seeds", "verdict"):
         shown[name] = found[name]
     return shown.fillna({"b": "-"}).reset_index(drop=True)
+
+
+def _any(runs: pd.DataFrame, plans: Sequence[str]) -> bool:
+    return len(runs) > 0 and bool(runs["plan"].isin(list(plans)).any())
 
 
 def _cell(value: float, low: float, high: float) -> str:
@@ -101,7 +112,7 @@ def _cell(value: float, low: float, high: float) -> str:
 def not_run(runs: pd.DataFrame, plans: Sequence[str]) -> list[str]:
     """Return the claims of these plans that no run of `runs` speaks of, each with its plan."""
     wanted = [claim for claim in CLAIMS if claim.plan in plans]
-    if runs.empty:
+    if not _any(runs, plans):
         return [f"{claim.name} (plan {claim.plan})" for claim in wanted]
     found = contrasts(runs, tuple(plans))
     there = set(found.loc[found["n"] > 0, "claim"])
@@ -132,7 +143,8 @@ def forest(
     """Draw contrasts (of `claims.contrasts`) as a forest, a line a claim and a panel a condition.
 
     `published` maps (claim, scaling) to the paper's own number, drawn as a diamond. The band is
-    the equivalence margin. Claims without a run are not drawn. NotRun where none has one.
+    the equivalence margin. Rows of the family "sensitivity" compare variants that were shown unlike
+    data; they are drawn pale. Claims without a run are not drawn. NotRun where none has one.
     """
     found = found[found["n"] > 0]
     if found.empty:
@@ -180,7 +192,13 @@ def _shift(scaling: str) -> float:
 def _mark(panel: Axes, row: tuple, line: int, one: bool) -> None:
     marker, color = SCALINGS.get("linear" if one else row.scaling, ("o", "#111111"))
     y = line + (0.0 if one else _shift(row.scaling))
-    panel.hlines(y, row.low, row.high, color=color, linewidth=1.0, zorder=2)
+    flagged = row.family == UNLIKE
+    pale = {"color": color, "alpha": 0.35 if flagged else 1.0}
+    panel.hlines(y, row.low, row.high, linewidth=1.0, zorder=2, **pale,
+                 linestyle=(0, (1, 1)) if flagged else "solid")  # fmt: skip
+    if flagged:
+        panel.plot(row.value, y, marker, markerfacecolor="white", markersize=4, zorder=3, **pale)
+        return
     panel.hlines(y, row.seeds_low, row.seeds_high, color=color, linewidth=2.6, zorder=2)
     face = color if row.verdict == HOLDS else "white"
     panel.plot(row.value, y, marker, color=color, markerfacecolor=face, markersize=5.5, zorder=3)
@@ -204,6 +222,10 @@ def _forest_legend(figure: Figure, found: pd.DataFrame, published: bool) -> None
         Line2D([], [], color="#111111", linewidth=2.6, label="over seeds, these bases"),
         Patch(color="#EFEFEF", label=f"within {MARGIN:g}"),
     ]  # fmt: skip
+    if (found["family"] == UNLIKE).any():
+        items.append(Line2D([], [], color="#111111", alpha=0.35, linestyle=(0, (1, 1)),
+                            marker="o", markersize=4, markerfacecolor="white",
+                            label="data differ"))  # fmt: skip
     if published:
         items.append(Line2D([], [], color="#B2182B", marker="D", linestyle="none", markersize=4,
                             label="paper"))  # fmt: skip

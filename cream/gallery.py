@@ -188,16 +188,20 @@ def find_grid(*sources: Path) -> Path | None:
 
 
 def from_grid(
-    frame: pd.DataFrame, runs: pd.DataFrame, paper: str | Path, drawn: Mapping[str, str]
+    frame: pd.DataFrame,
+    runs: pd.DataFrame,
+    paper: str | Path,
+    drawn: Mapping[str, str],
+    shown: Mapping | None = None,
 ) -> dict[str, Figure]:
     """Return the figures that a grid's rows give, by name; those of plans that were not run lack.
 
-    `frame` and `runs` are of `ablations.load`.
+    `frame` and `runs` are of `ablations.load`, `shown` is what `layout.read` gives.
     `drawn` (rows, commit) goes into their files: see `grid_source`.
     """
     if frame.empty:
         return {}
-    found = claims.contrasts(runs)
+    found = claims.contrasts(runs, flagged=layout.flagged(shown or {}))
     numbers = published.endpoints(paper)
     plan = {name: found[found["plan"] == name] for name in ("primary", "ablations", "scale64")}
     lead = plan["primary"][plan["primary"]["claim"].isin(claims_shown())]

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 from cream.style import finish, in_order, legend, printed, sheet, style, times_n
 
-__all__ = ["NAME", "is_flagged", "queries", "read", "told_queries"]
+__all__ = ["NAME", "flagged", "queries", "read", "told_queries"]
 
-SCALE, NAME = 8, "grid_data.json"
+SCALE, BINS, NAME = 8, 16, "grid_data.json"
 
 
 def read(grid: str | Path) -> dict:
@@ -28,11 +28,9 @@ def read(grid: str | Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def is_flagged(layout: Mapping, plan: str, condition: str, *variants: object) -> bool:
-    """Whether one of `variants` saw more than 20 % more or fewer answerable queries than CREAM."""
-    flagged = layout.get(condition, {}).get("flagged", [])
-    ending = ", scale 64" if plan == "scale64" else ""
-    return any(f"{variant}{ending}" in flagged for variant in variants)
+def flagged(layout: Mapping) -> dict[str, list[str]]:
+    """Return the flagged variants of each condition, as `claims.contrasts` takes them."""
+    return {name: layout[name]["flagged"] for name in ("text", "mixed") if name in layout}
 
 
 def queries(layout: Mapping) -> pd.DataFrame:
@@ -61,15 +59,16 @@ def told_queries(layout: Mapping, condition: str = "mixed") -> Figure:
     panel = axes[0][0]
     for name in in_order(shown):
         counts = np.array(variants[name]["told_distances_of_queries"], float)
+        counts = counts.reshape(BINS, -1).sum(axis=1)
         share = counts / counts.sum() * variants[name]["queries_a_window"]
         share[share == 0] = np.nan
         x, look = (np.arange(len(counts)) + 0.5) * SCALE / len(counts), style(name)
         panel.plot(x, share, color=look.color, linestyle=look.line, marker=look.marker,
-                   markersize=3, linewidth=1.1, markerfacecolor="white", label=look.label,
-                   markevery=4)  # fmt: skip
+                   markersize=3.5, linewidth=1.1, markerfacecolor="white",
+                   label=look.label)  # fmt: skip
     panel.set_yscale("log")
     panel.set_xticks(range(SCALE + 1), [times_n(k) for k in range(SCALE + 1)])
     finish(panel, f"Queries that a window can answer ({condition})", "told distance",
-           "queries a window and bin")  # fmt: skip
+           "queries a window")  # fmt: skip
     legend(figure)
     return figure

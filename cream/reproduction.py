@@ -13,13 +13,14 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cream import ablations, claims, gallery, layout, notebook, published, results
+from cream.ablations import UNLIKE
 from cream.coverage import cumulative_coverage
 from cream.paper_claims import ENTRIES, Entry, Evidence, Line, counted, ends
 from cream.positions import Sampler, sampler
@@ -70,7 +71,7 @@ def _measured(entry: Entry, evidence: Evidence) -> tuple[list[Line], str]:
         return lines, _tally([line.verdict for line in lines])
     settings = _settings(entry, evidence.contrasts)
     counted_in = [part[part["claim"].isin(entry.claims)] for part in settings.values()]
-    results_in = [part for part in counted_in if not _flagged(part, evidence.layout).any()]
+    results_in = [part for part in counted_in if not (part["family"] == UNLIKE).any()]
     verdict = _tally([_together(list(part["verdict"])) for part in results_in if len(part)])
     left = len(counted_in) - len(results_in)
     if left:
@@ -79,12 +80,6 @@ def _measured(entry: Entry, evidence: Evidence) -> tuple[list[Line], str]:
     order = {name: number for number, name in enumerate((*entry.claims, *entry.beside))}
     rows = sorted(first.itertuples(), key=lambda row: order[row.claim])
     return [_contrast_line(row) for row in rows], verdict
-
-
-def _flagged(part: pd.DataFrame, counts: Mapping) -> np.ndarray:
-    """Which contrasts compare variants of which one saw much more of what is asked."""
-    return np.array([layout.is_flagged(counts, row.plan, row.condition, row.a, row.b)
-                     for row in part.itertuples()], dtype=bool)  # fmt: skip
 
 
 def _contrast_line(row: tuple) -> Line:
@@ -138,15 +133,15 @@ def details(evidence: Evidence, paper: Path) -> pd.DataFrame:
     comparison of variants of which one saw much more of what is asked is no result.
     """
     rows, numbers = [], published.endpoints(paper)
-    found = evidence.contrasts[evidence.contrasts["n"] > 0]
-    for row, flagged in zip(found.itertuples(), _flagged(found, evidence.layout), strict=True):
+    for row in evidence.contrasts[evidence.contrasts["n"] > 0].itertuples():
         line = _contrast_line(row)
         holm = "" if np.isnan(row.holm) else f"{row.holm:.3f}"
         theirs = numbers.get((row.claim, row.scaling)) if row.condition == "text" else None
+        verdict = f"({row.verdict}: the data differ)" if row.family == UNLIKE else row.verdict
         given = "-" if np.isnan(row.seeds_low) else ends(row.seeds_low, row.seeds_high)
         rows.append((row.plan, row.claim, row.condition, row.scaling, line.value, line.interval,
                      given, line.counted, "" if theirs is None else f"{theirs:+.1f}", holm,
-                     f"({row.verdict}: the data differ)" if flagged else row.verdict))  # fmt: skip
+                     verdict))  # fmt: skip
     columns = ["plan", "claim", "data", "scaling", "points", "95 % over bases",
                "over seeds, these bases", "counted", "paper", "Holm's p", "verdict"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
@@ -212,7 +207,9 @@ def evidence_of(*paths: Path) -> tuple[Evidence, str]:
     drawn = gallery.grid_source(file, frame)
     said = (f"From {file.name} (SHA-256 {drawn['rows']}...; {len(frame):,} answers of "
             f"{len(runs):,} models; commit {drawn['commit']}).")  # fmt: skip
-    return Evidence(runs, claims.contrasts(runs), rows, layout.read(file)), said
+    counts = layout.read(file)
+    found = claims.contrasts(runs, flagged=layout.flagged(counts))
+    return Evidence(runs, found, rows, counts), said
 
 
 def parts(paths: Sequence[Path], paper: Path) -> dict[str, str]:

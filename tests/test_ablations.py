@@ -80,6 +80,21 @@ def test_the_papers_number_stands_beside_text_alone(runs):
     assert marks == [1, 0]
 
 
+def test_comparisons_of_unlike_data_are_pale(runs):
+    """And say so in the legend; they have no verdict."""
+    found = claims.contrasts(runs, ("primary",))
+    flags = {"text": [], "mixed": ["plain"]}
+    figure = ablations.forest(claims.contrasts(runs, ("primary",), flags))
+    pale = [sum(line.get_alpha() == 0.35 for line in axes.lines) for axes in figure.axes]
+    assert pale == [0, 6]  # two claims against plain by three scalings
+    verdicts = ablations.table(runs, ["primary"], flags).set_index(["b", "condition"])["verdict"]
+    assert set(verdicts["plain", "mixed"]) == {"data differ"}
+    assert "data differ" not in set(verdicts["plain", "text"])
+    assert "data differ" in [text.get_text() for text in figure.legends[0].get_texts()]
+    plain = ablations.forest(found)
+    assert "data differ" not in [text.get_text() for text in plain.legends[0].get_texts()]
+
+
 def test_sigma_and_ends_are_read_from_the_options(runs):
     """CREAM as it is stands at its default; variants that change something else are left out."""
     for option, expected in (("sigma", [1, 2, 3, 4]), ("ends", [4, 16])):

@@ -31,13 +31,10 @@ def test_it_is_read_beside_the_grid(tmp_path):
     assert layout.read(tmp_path / "grid.parquet") == counted()
 
 
-def test_a_flag_belongs_to_a_condition_and_a_scale():
-    """At scale 64 variants are counted by themselves."""
-    assert layout.is_flagged(counted(), "primary", "mixed", "cream", "plain")
-    assert not layout.is_flagged(counted(), "primary", "text", "cream", "plain")
-    assert not layout.is_flagged(counted(), "primary", "mixed", "cream", "pose")
-    assert layout.is_flagged(counted(), "scale64", "mixed", "cream", "pose")
-    assert not layout.is_flagged({}, "primary", "mixed", "cream", "plain")
+def test_flags_are_given_as_contrasts_take_them():
+    """By condition; at scale 64 variants are counted by themselves."""
+    assert layout.flagged(counted()) == {"text": [], "mixed": ["plain", "pose, scale 64"]}
+    assert layout.flagged({}) == {}
 
 
 def test_the_table_has_a_row_a_condition_and_variant():

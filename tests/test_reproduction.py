@@ -90,7 +90,7 @@ def contrast(claim: str, verdict: str, **other: object) -> dict:
         "claim": claim, "plan": "ablations", "condition": "text", "scaling": "yarn", "a": "cream",
         "b": "x", "endpoint": "lines", "value": 1.0, "low": 0.5, "high": 1.5, "seeds_low": 0.9,
         "seeds_high": 1.1, "n": 6, "seeds": 2, "bases": 3, "level_a": 51.0, "level_b": 50.0,
-        "holm": float("nan"), "verdict": verdict, **other,
+        "holm": float("nan"), "verdict": verdict, "family": "secondary", **other,
     }  # fmt: skip
 
 
@@ -124,18 +124,13 @@ def test_settings_that_disagree_are_counted():
 
 def test_comparisons_of_unlike_data_are_no_results():
     """A flagged variant's setting is left out of the count and in brackets in the long table."""
-    rows = [contrast("skipped positions", "holds", b="plain", condition=condition)
-            for condition in ("text", "mixed")]  # fmt: skip
-    rows += [contrast("lines average", "holds", b="pose", condition=c) for c in ("text", "mixed")]
-    layout = {"mixed": {"flagged": ["pose"]}, "text": {"flagged": []}}
-    found = Evidence(pd.DataFrame(), pd.DataFrame(rows), pd.DataFrame(), layout)
+    rows = [contrast("lines average", "holds", condition=condition, family=family)
+            for condition, family in (("text", "primary"), ("mixed", "sensitivity"))]  # fmt: skip
+    found = Evidence(pd.DataFrame(), pd.DataFrame(rows), pd.DataFrame())
     verdict = reproduction.summary(found, PAPER)["verdict"].iloc[0]
     assert verdict == "**holds**; 1 left out, where the data differ"
     said = reproduction.details(found, PAPER)["verdict"].tolist()
-    assert said == ["holds", "holds", "holds", "(holds: the data differ)"]
-    far = {"mixed": {"flagged": ["pose, scale 64"]}}
-    assert reproduction.layout.is_flagged(far, "scale64", "mixed", "cream", "pose")
-    assert not reproduction.layout.is_flagged(far, "primary", "mixed", "cream", "pose")
+    assert said == ["holds", "(holds: the data differ)"]
 
 
 def test_a_tenth_of_the_steps_is_paired_by_base_and_seed():
