@@ -1,0 +1,104 @@
+"""Comparisons of one process with several: what counts as equal, what is said and written."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from cream import comparing, results, several, several_rows, several_runs, shapes
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+)
+
+
+def rows(**changes: object) -> pd.DataFrame:
+    """Four hundred answers."""
+    count = 400
+    held = {
+        "sample": range(count), "prompt_hash": "x", "target": "1", "num_tokens": 9,
+        "prediction": "1", "nll": 20.0, "scored_tokens": 8.0,
+    }  # fmt: skip
+    return pd.DataFrame({**held, **changes}, index=[f"k{n:03}" for n in range(count)])
+
+
+def test_rows_are_equal_but_for_rounding():
+    assert several_rows._same(rows(), rows()) == (True, 0.0, 0)
+    two = ["2"] * 2 + ["1"] * 398
+    assert several_rows._same(rows(), rows(prediction=two)) == (True, 0.0, 2)
+    three = ["2"] * 3 + ["1"] * 397
+    assert several_rows._same(rows(), rows(prediction=three)) == (False, 0.0, 3)
+    assert several_rows._same(rows(), rows(nll=20.1))[0] is False
+    assert several_rows._same(rows(), rows(nll=20.001))[0] is True
+    assert several_rows._same(rows(), rows(target="2"))[0] is False
+    with pytest.raises(SystemExit, match="400 and 399 rows"):
+        several_rows._same(rows(), rows().iloc[1:])
+
+
+def test_every_bit_of_a_weight_counts():
+    model = torch.nn.Linear(3, 2).bfloat16()
+    before = several_runs._bits(model)
+    assert several_runs._bits(model) == before
+    model.weight.data.view(torch.int16)[1, 1] += 1
+    assert several_runs._bits(model) != before
+
+
+def measured(processes: int, zero: int, speed: float) -> dict:
+    how = {"processes": processes, "zero": zero, "micro_batch": 1, "recompute": 0,
+           "offload": "none", "mfu": 0.5}  # fmt: skip
+    return {"settings": json.dumps(how), "tokens_per_second": speed, "card": "X",
+            "num_tokens": 131_072, "peak_gib": 70.0}  # fmt: skip
+
+
+def test_speeds_are_compared_with_one_gpus(capsys):
+    """Efficiency, and hours of 1,000 and 100 steps, by hand."""
+    several._scaling(pd.DataFrame([measured(1, 0, 10_000.0), measured(2, 2, 18_000.0)]))
+    alone, both = capsys.readouterr().out.splitlines()
+    assert "10,000 tokens/s, 10,000 a GPU, MFU 50.0%" in alone
+    assert "hours of a run: base 3.64, chat 0.36" in alone and "times one GPU" not in alone
+    assert "18,000 tokens/s, 9,000 a GPU" in both and "90.0% of 2 times one GPU" in both
+    several._scaling(pd.DataFrame([measured(2, 2, 18_000.0)]))
+    assert "times one GPU" not in capsys.readouterr().out
+
+
+def test_parts_that_fail_leave_the_others_and_are_named(monkeypatch, capsys):
+    def broken(given: argparse.Namespace) -> bool:
+        raise RuntimeError("no such luck")
+
+    monkeypatch.setitem(several.PARTS, "small", broken)
+    monkeypatch.setitem(several.PARTS, "resume", lambda given: True)
+    with pytest.raises(SystemExit, match="not as it should be: small"):
+        several.main(["--parts", "small,resume"])
+    said = capsys.readouterr()
+    assert "--- resume: 0 s" in said.out and "no such luck" in said.err
+    with pytest.raises(SystemExit):
+        several.main(["--parts", "speed,nothing"])
+    assert "there is no nothing" in capsys.readouterr().err
+
+
+def test_a_row_holds_its_command_and_processes(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    given = argparse.Namespace(rows=str(file), command="c", gpus=2, shape="tiny")
+    comparing.row(given, "speed_resume", "X", shapes.shape("tiny"), score=1.0, settings={"zero": 2})
+    (found,) = results.read(file).itertuples()
+    assert json.loads(found.settings) == {"command": "c", "processes": 2, "zero": 2}
+    comparing.row(argparse.Namespace(rows=None), "x", "X", None)
+
+
+@needs_deepspeed
+@pytest.mark.slow
+def test_a_shape_stops_and_resumes(tmp_path, capsys):
+    """The command's own path: a checkpoint, new processes, the same bits, the model read."""
+    common = ["--gpus", "1", "--shape", "tiny", "--compile", "none", "--folder", str(tmp_path)]
+    rows_file = tmp_path / "rows.jsonl"
+    several.main([*common, "--parts", "resume", "--zero", "3", "--resume-layers", "2",
+                  "--rows", str(rows_file)])  # fmt: skip
+    said = capsys.readouterr().out
+    assert "zero 3: equal after resuming: {'losses': True, 'norms': True, 'weights': True}" in said
+    (found,) = results.read(rows_file).itertuples()
+    assert found.task == "speed_resume" and json.loads(found.settings)["largest_difference"] == 0
