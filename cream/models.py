@@ -50,6 +50,9 @@ __all__ = [
 
 logger = logging.getLogger(__name__)
 
+FLASH = "flash_attention_2"
+SMALL = 10**9  # parameters; below, a card computes in float32 unless told otherwise
+
 
 def _all_ones(
     names: list[str], module: torch.nn.Module, args: tuple, kwargs: dict
@@ -99,7 +102,7 @@ def _attention(attention: str, device: torch.device) -> str | None:
         return attention
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] >= 9:
         return None
-    return "flash_attention_2" if importlib.util.find_spec("flash_attn") else None
+    return FLASH if importlib.util.find_spec("flash_attn") else None
 
 
 def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
@@ -148,8 +151,9 @@ def load(
     """Return the causal language model at a directory or Hub id, in eval mode.
 
     With `scaling` (one of `rope.KINDS`) and `scale`, a base is extended; without, a checkpoint
-    comes as it is. dtype None is bfloat16 on CUDA and float32 elsewhere; device None is this
-    process's CUDA device, else the CPU. Raises ValueError or FileNotFoundError, naming the cause.
+    comes as it is. dtype None is float32, but bfloat16 on CUDA from a thousand million parameters;
+    device None is this process's CUDA device, else the CPU. Raises ValueError or FileNotFoundError,
+    naming the cause.
     """
     kind = None if scaling is None else rope.scaling(scaling, 1 if scale is None else scale)
     if kind is None and scale is not None:
@@ -158,12 +162,17 @@ def load(
     check_files(path)
     config = _read(AutoConfig, path, revision)
     config = config if kind is None else extend(config, kind)
+    asked, attention = attention, _attention(attention, place)
+    if dtype is None:
+        dtype = _usual_dtype(config, place, asked)
+        if dtype == torch.float32 and attention == FLASH:
+            attention = None  # flash-attn would narrow what is to be precise
     model, report = AutoModelForCausalLM.from_pretrained(
         path,
         config=config,
         revision=revision,
-        dtype=dtype or (torch.bfloat16 if place.type == "cuda" else torch.float32),
-        attn_implementation=_attention(attention, place),
+        dtype=dtype,
+        attn_implementation=attention,
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
@@ -176,6 +185,18 @@ def load(
     if not is_deepspeed_zero3_enabled():
         model = model.to(place)
     return _ready(model, place)
+
+
+def _usual_dtype(config: PreTrainedConfig, place: torch.device, attention: str) -> torch.dtype:
+    """A small model's answers must not hang on rounding, which batches and cards change."""
+    if place.type != "cuda":
+        return torch.float32
+    if attention == FLASH:
+        return torch.bfloat16
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    count = sum(one.numel() for one in model.parameters())
+    return torch.float32 if count < SMALL else torch.bfloat16
 
 
 def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:

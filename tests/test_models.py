@@ -202,6 +202,23 @@ def test_attention_is_picked_by_card_and_by_what_is_installed(
     assert models._attention("eager", torch.device("cuda", 0)) == "eager"
 
 
+@pytest.mark.parametrize(
+    ("place", "attention", "small", "usual"),
+    [
+        ("cpu", "auto", 1, torch.float32),
+        ("cuda", "auto", 10**9, torch.float32),
+        ("cuda", "auto", 1, torch.bfloat16),
+        ("cuda", "flash_attention_2", 10**9, torch.bfloat16),
+    ],
+)
+def test_small_models_compute_in_float32_on_a_card(
+    monkeypatch, bases, place, attention, small, usual
+):
+    monkeypatch.setattr(models, "SMALL", small)
+    config = models.load_config(bases["llama"])
+    assert models._usual_dtype(config, torch.device(place), attention) == usual
+
+
 def test_scale_without_scaling_is_refused(bases):
     with pytest.raises(ValueError, match="scale is 8 but scaling is not given"):
         models.load(bases["llama"], scale=8)
