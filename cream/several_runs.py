@@ -124,6 +124,7 @@ def train(root: str, run: str, fields: dict, end: int | None = None, own: bool =
     """
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cuda.enable_cudnn_sdp(False)  # where others only warn, it goes on unordered
     common = {"base": "base", "corpus": "corpus", "precision": "master", "log_steps": 1,
               "warmup_steps": 1}  # fmt: skip
     load = None if own else shapes.random_weights
