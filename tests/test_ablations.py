@@ -48,7 +48,7 @@ def test_without_any_run_everything_is_said_to_be_not_run(tmp_path):
 
 def test_a_forest_draws_value_interval_and_verdict():
     """A run's noise of half a point: 8 holds, 0 does not, and what is wide cannot be told."""
-    clear = made_runs({"cream": 8.0, "pose": 0.0, "plain": 8.0}, of_run=0.5)
+    clear = made_runs({"cream": 8.0, "pose": 3.0, "plain": 8.0, "full": 9.0}, of_run=0.5)
     found = claims.contrasts(clear)
     found = found[found["n"] > 0]
     by = found.set_index("claim")
@@ -58,9 +58,11 @@ def test_a_forest_draws_value_interval_and_verdict():
     axes = figure.axes[0]
     points = {line.get_xdata()[0]: line for line in axes.lines if line.get_marker() in "os^"}
     assert set(np.round(list(points), 6)) == set(np.round(by["value"], 6))
-    lines = points[by.loc["lines average", "value"]]
-    holds = by.loc["lines average", "verdict"] == claims.HOLDS
-    assert (lines.get_markerfacecolor() != "white") == holds
+    face = {claim: points[value].get_markerfacecolor() for claim, value in by["value"].items()}
+    holds = by["verdict"] == claims.HOLDS
+    assert 0 < holds.sum() < len(holds) and all(
+        (face[claim] != "white") == held for claim, held in holds.items()
+    )
     crossed = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "x"]
     assert sorted(crossed) == sorted(by.loc[by["verdict"] == claims.FAILS, "value"])
     assert 15.9 in [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "D"]

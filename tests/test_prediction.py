@@ -85,10 +85,10 @@ def test_distance_is_from_the_question_back_to_the_record():
         {"task": "longchat_lines", "method": "cream", "variant": "cream", "condition": "text",
          "scaling": "yarn", "window": 512, "scale": 8, "token_length": 4096,
          "depth_percent": [0.0] * 20 + [50.0] * 20 + [95.0] * 20,
-         "score": [1.0] * 20 + [0.0] * 10 + [1.0] * 10 + [1.0] * 20}
+         "score": [0.0] * 15 + [1.0] * 5 + [0.0] * 10 + [1.0] * 10 + [1.0] * 20}
     )  # fmt: skip
     table = prediction.by_distance(rows, BINS).set_index("bin")
-    assert table["accuracy"].to_dict() == {15: 1.0, 8: 0.5} and set(table["n"]) == {20}
+    assert table["accuracy"].to_dict() == {15: 0.25, 8: 0.5} and set(table["n"]) == {20}
     few = rows.groupby("depth_percent").head(9)
     assert prediction.by_distance(few, BINS).empty
 

@@ -10,6 +10,7 @@ from scipy import stats
 
 from cream import published
 from cream.plots import read_published
+from cream.statistics import wilson
 
 PAPER = Path(__file__).resolve().parents[1] / "data" / "paper"
 
@@ -62,6 +63,10 @@ def test_figure_1_has_the_legends_averages_and_our_rows_beside_it(rows):
     assert len(alone.axes) == 1 and len(alone.axes[0].collections) == 4
     for said in ("CREAM 69.9", "PoSE 54.0", "RandPos 0.0", "original 9.3", "n = 50"):
         assert said in texts(alone)
+    bands = [band.get_paths()[0].vertices[:, 1] for band in alone.axes[0].collections]
+    last = wilson(20, 50)  # CREAM's 40 % at 32,000 tokens
+    assert any(np.isclose(ends, 100 * last.low).any() and np.isclose(ends, 100 * last.high).any()
+               for ends in bands)  # fmt: skip
     both = published.longchat_lines(PAPER, rows[rows["task"] == "longchat_lines"])
     assert len(both.axes) == 2 and "ours, N = 512, yarn x8" in texts(both)
 
