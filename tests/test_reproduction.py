@@ -137,7 +137,8 @@ def test_a_tenth_of_the_steps_is_paired_by_base_and_seed():
     """Runs of the same base and seed, whose steps are as 1 to 10; others are not compared."""
     runs = pd.DataFrame(
         {"variant": "cream", "scale": 8, "condition": "text", "scaling": "yarn", "steps": steps,
-         "base": base, "seed": seed, "lines": {100: 59.0 - 0.1 * seed, 300: 30.0, 1000: 60.0}[steps] + number}
+         "base": base, "seed": seed,
+         "lines": {100: 59.0 - 0.1 * seed, 300: 30.0, 1000: 60.0}[steps] + number}
         for number, base in enumerate("ab") for seed in (0, 1) for steps in (100, 1000, 300)
     )  # fmt: skip
     table = reproduction.summary(Evidence(runs, NONE, pd.DataFrame()), PAPER).set_index("claim")
