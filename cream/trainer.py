@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from accelerate import DistributedType
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
@@ -57,6 +58,7 @@ class CreamTrainer(Trainer):
 
     def __init__(self, config: TrainConfig, uneven: bool = False, **kwargs: object):
         super().__init__(**kwargs)
+        self._check_launcher(config)
         self.warmup, self.precision = config.warmup_steps, config.precision
         parts = self.args.gradient_accumulation_steps * self.args.world_size
         self.model_accepts_loss_kwargs = uneven and parts > 1  # Trainer then counts the labels
@@ -72,6 +74,16 @@ class CreamTrainer(Trainer):
         if self.compiled == "model":
             mode = "reduce-overhead" if self.args.device.type == "cuda" else "default"
             self.loss = torch.compile(mean_loss, mode=mode, dynamic=False)
+
+    def _check_launcher(self, config: TrainConfig) -> None:
+        """Refuse a launcher's settings under which another than the run's sharding would train."""
+        kind = self.accelerator.distributed_type
+        if config.sharded != (kind == DistributedType.DEEPSPEED):
+            raise ValueError(
+                f"zero is {config.zero!r} and accelerate takes {kind.value}: the launcher set "
+                "ACCELERATE_USE_CPU or ACCELERATE_USE_DEEPSPEED; start it without --cpu and "
+                "--use_deepspeed, zero alone says what is sharded"
+            )
 
     def compute_loss_context_manager(self) -> contextlib.AbstractContextManager:
         """Compute in bfloat16 on float32 weights where the configuration says so."""

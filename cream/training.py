@@ -85,10 +85,7 @@ def train(
     if (run_dir / "model").exists():
         log.info("%s is finished; nothing to train", run_dir)
         return run_dir / "model"
-    if config.precision == "master":  # a card that is nearly full has no room for gaps
-        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    if not torch.cuda.is_available():  # else DeepSpeed, which accelerate looks for, warns of it
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    _environment(config)
     machine = parallel.Machine.here()
     _accumulation(config, machine.processes)
     probe = probe or _named_probe(config.probe)
@@ -97,13 +94,8 @@ def train(
     count = training_memory.parameters(extended)
     room = checkpoint_room.check_disk(config, count, run_dir)
     # Before DeepSpeed is set up: later, stage 3 would divide what is being read.
-    model = _loaded(
-        config,
-        root,
-        tokenizer,
-        load or models.load,
-        None if parallel.loads_on_card(config, count, machine) else "cpu",
-    )
+    place = None if parallel.loads_on_card(config, count, machine) else "cpu"
+    model = _loaded(config, root, tokenizer, load or models.load, place)
     arguments = _arguments(config, run_dir, room)
     trainer = CreamTrainer(
         config,
@@ -117,20 +109,32 @@ def train(
     _prepare(trainer, asked, tokenizer, run_dir)
     if probe and config.probe_steps:
         trainer.add_callback(ProbeCallback(probe, tokenizer, config.probe_steps, run_dir))
-    if progress:
-        trainer.add_callback(ProgressBar())
-    for callback in callbacks:
+    for callback in [*([ProgressBar()] if progress else []), *callbacks]:
         trainer.add_callback(callback)
-    with arguments.main_process_first(local=False):  # which removes what is torn
-        _sweep(run_dir)
-        checkpoint = last_complete_checkpoint(run_dir / "checkpoints")
-    if checkpoint:
-        sharding.check_resumable(checkpoint, config.zero, machine.processes)
+    checkpoint = _left(config, arguments, run_dir)
     cheaply = config.precision == "master" and config.recompute != 0
     with recomputing_cheaply(cheaply), sharding.alone():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _save(trainer, tokenizer, run_dir)
     return run_dir / "model"
+
+
+def _environment(config: TrainConfig) -> None:
+    """Set what must be set before a device is used."""
+    if config.precision == "master":  # a card that is nearly full has no room for gaps
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if not torch.cuda.is_available():  # else DeepSpeed, which accelerate looks for, warns of it
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def _left(config: TrainConfig, arguments: TrainingArguments, run_dir: Path) -> Path | None:
+    """Return the checkpoint to go on from, if a run of the same kind left one."""
+    with arguments.main_process_first(local=False):  # which removes what is torn
+        _sweep(run_dir)
+        checkpoint = last_complete_checkpoint(run_dir / "checkpoints")
+    if checkpoint:
+        sharding.check_resumable(checkpoint, config.zero, arguments.world_size)
+    return checkpoint
 
 
 def _save(trainer: CreamTrainer, tokenizer: PreTrainedTokenizerBase, run_dir: Path) -> None:

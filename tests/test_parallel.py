@@ -171,3 +171,10 @@ def test_nothing_is_loaded_before_the_choice(training_place, tmp_path, monkeypat
     with pytest.raises(MemoryError, match="a small card of 1.0 GiB"):
         training_runs.train(training_place, tmp_path / "run", precision="master", zero=2)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_was_asked_for_by_number_is_told_how_it_would_fit():
+    """One card: DeepSpeed does not take over, which would move to RAM what was to stay."""
+    with pytest.raises(MemoryError, match="Set precision='master', recompute='auto'") as caught:
+        chosen(seven(recompute=0, offload="none"), 1, H100)
+    assert "ZeRO" not in str(caught.value)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
+
 import pytest
 import torch
 import training_runs
@@ -89,3 +93,16 @@ def test_compiled_layers_are_one_graph_recomputed_or_not(tiny_model):
         assert torch.equal(a, b)
     off = [(a - b).norm() / b.norm() for a, b in zip(found["again"], found["plain"], strict=True)]
     assert max(off) < 0.1
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+)
+@pytest.mark.slow
+def test_a_launcher_that_takes_deepspeed_away_is_refused(training_place, tmp_path):
+    """`accelerate launch --cpu`: else bfloat16 weights would be trained without masters."""
+    training_runs.job(tmp_path / "run", precision="master", zero=1)
+    command = [sys.executable, "-m", "cream.training", str(tmp_path / "run"), "--root"]
+    env = {**training_runs.environment(), "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run([*command, str(training_place)], env=env, capture_output=True, text=True)
+    assert done.returncode and "zero is 1 and accelerate takes MULTI_CPU" in done.stderr
