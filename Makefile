@@ -14,13 +14,15 @@ PAPERMILL = $(BIN)/python -m papermill --no-progress-bar --log-level ERROR --std
 ENV = $(if $(filter .venv/bin,$(BIN)),.venv/.installed)
 CODE = $(ENV) $(wildcard cream/*.py cream/tasks/*.py data/miniature/*.safetensors)
 
-.PHONY: help env reproduce figures test lint
+.PHONY: help env reproduce figures claims verify grid-data test lint
 .NOTPARALLEL:
 
 help:
 	@echo "make reproduce   data, PoSE and CREAM runs, evaluations, figures: into $(OUT)"
 	@echo "make test        ruff, every test, the notebooks that are compared with their outputs"
 	@echo "make figures     draw the committed rows (data/results) into figures/ again"
+	@echo "make claims      write REPRODUCTION.md again from the committed rows"
+	@echo "make verify      compute a random sample of the committed rows again"
 	@echo "make lint        ruff alone"
 	@echo "make env         create .venv, which the others do by themselves"
 	@echo
@@ -93,6 +95,17 @@ figures: $(ENV)
 	@mkdir -p runs
 	$(PAPERMILL) notebooks/09_figures.ipynb runs/09_figures.ipynb
 
+claims: $(ENV)
+	$(BIN)/python -m cream.reproduction --out REPRODUCTION.md
+
+verify: $(ENV)
+	HF_HUB_DISABLE_PROGRESS_BARS=1 $(BIN)/python -m cream.verify
+
+# What the grid trains on, and what is known of it (data/results/grid_data.json).
+grid-data: $(ENV)
+	$(BIN)/python -m cream.grid prepare
+	$(BIN)/python -m cream.dossier
+
 lint: $(ENV)
 	$(BIN)/python -m ruff check .
 
@@ -101,4 +114,5 @@ lint: $(ENV)
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p no:python \
-		--nbval --nbval-current-env notebooks/00_method.ipynb notebooks/09_figures.ipynb
+		--nbval --nbval-current-env notebooks/00_method.ipynb notebooks/09_figures.ipynb \
+		notebooks/10_ablations.ipynb notebooks/11_efficiency.ipynb

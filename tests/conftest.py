@@ -19,6 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cream import retrieval
 
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed need not look for others
+
 TEXT = "\n".join(inspect.getsource(module) for module in (argparse, inspect))
 
 
