@@ -105,7 +105,8 @@ def test_what_is_imported_is_a_direct_dependency():
     outside = {name for name in found if name in known and name != "cream"}
     # IPython comes with ipykernel; yaml and packaging with everything, and only tests use them.
     absent = {n for n in outside if not direct & {canonicalize_name(d) for d in known[n]}}
-    assert absent <= {"IPython"}, absent
+    # What only some runs take is looked for first, and asked for by name where it is missing.
+    assert absent <= {"IPython", "deepspeed", "liger_kernel"}, absent
 
 
 def make(*words: str) -> list[list[str]]:
