@@ -1,14 +1,15 @@
 """A bench that tunes and questions one small model after another, in one process.
 
 What belongs here: from a `design.Run` to what is known of it afterwards, a flat record. Models,
-graphs, corpora and questions stay in memory from run to run; only weights are copied.
+graphs, corpora and questions stay in memory from run to run; only weights are copied. One model is
+trained whatever the run, for which its step is compiled once a shape; another is asked.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,8 @@ class Setting:
     questions: Mapping[str, Questions]
     question_hashes: Mapping[str, str]
     device: str = "cpu"
-    graphs: bool = True
+    graphs: bool = True  # on CUDA
+    compiled: bool | None = None  # None: where there are graphs
 
     def key(self, run: Run) -> str:
         """Return the identity of a run on these files."""
@@ -53,7 +55,12 @@ class Bench:
         self.setting = setting
         self._models: dict[tuple[str, int], PreTrainedModel] = {}
         self._weights: dict[str, list[torch.Tensor]] = {}
-        self._steppers: dict[tuple, lean.Stepper] = {}
+        self._trainee: PreTrainedModel | None = None
+        self._steppers: dict[tuple[int, int], lean.Stepper] = {}
+        graphs = setting.graphs and setting.device != "cpu"
+        compiled = graphs if setting.compiled is None else setting.compiled
+        # Ways of computing a step, (compiled, graph): the first that works is kept.
+        self._ways = list(dict.fromkeys([(compiled, graphs), (False, graphs), (False, False)]))
         self._material: tuple[tuple, lean.Material] | None = None
         self._pool = None
         self.step = "eager"
@@ -101,40 +108,50 @@ class Bench:
         self._restore(run, self._models[place])
         return self._models[place]
 
-    @torch.no_grad()
     def _restore(self, run: Run, model: PreTrainedModel) -> None:
         """Copy a base's weights in, where the model's are: a graph knows them by their place."""
         if run.base not in self._weights:
             base = models.load(self.setting.bases[run.base], dtype=torch.float32,
                                device=self.setting.device)  # fmt: skip
             self._weights[run.base] = [each.detach().clone() for each in base.parameters()]
-        for mine, kept in zip(model.parameters(), self._weights[run.base], strict=True):
-            mine.copy_(kept)
+        _copy(self._weights[run.base], model)
 
     def _tune(self, run: Run, model: PreTrainedModel) -> np.ndarray:
         window = self.setting.questions[run.asked].window
         shape = (run.batch, self._length(run, window))
         data = self._data(run, window)
-        place = (run.scaling, run.scale, shape)
-        if place not in self._steppers:
-            self._steppers[place] = self._stepper(model, shape)
-            self._restore(run, model)  # capturing took steps
-        stepper = self._steppers[place]
-        self.step = "eager" if stepper.graph is None else "graph"
-        return stepper.train(data, run.learning_rate)
+        stepper = self._stepper(shape, model)
+        self.step = stepper.kind
+        lean.turn_like(stepper.model, model)
+        self._restore(run, stepper.model)
+        losses = stepper.train(data, run.learning_rate)
+        _copy(stepper.model.parameters(), model)
+        return losses
 
-    def _stepper(self, model: PreTrainedModel, shape: tuple[int, int]) -> lean.Stepper:
-        graphs = self.setting.graphs and self.setting.device != "cpu"
+    def _stepper(self, shape: tuple[int, int], like: PreTrainedModel) -> lean.Stepper:
+        """The step of a shape, in the best of the ways that works."""
+        while shape not in self._steppers:
+            try:
+                self._steppers[shape] = self._new_stepper(shape, like)
+            except Exception as error:
+                if len(self._ways) == 1 or isinstance(error, torch.cuda.OutOfMemoryError):
+                    raise
+                (compiled, _), *self._ways = self._ways
+                # The same numbers, later; the records say which it was ("step").
+                missing = "compiled code" if compiled else "CUDA graph"
+                log.warning("no %s, steps will take longer: %r", missing, error)
+                self._trainee, self._steppers = None, {}
+        return self._steppers[shape]
+
+    def _new_stepper(self, shape: tuple[int, int], like: PreTrainedModel) -> lean.Stepper:
+        compiled, graphs = self._ways[0]
         if graphs and self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        try:
-            return lean.Stepper(model, shape, graphs, self._pool)
-        except Exception as error:
-            if not graphs or isinstance(error, torch.cuda.OutOfMemoryError):
-                raise
-            # The same numbers, later; the records say which it was ("step").
-            log.warning("no CUDA graph (%r); steps are computed one by one", error)
-            return lean.Stepper(model, shape, graphs=False)
+        if self._trainee is None:
+            base = next(iter(self.setting.bases.values()))
+            self._trainee = models.load(base, dtype=torch.float32, device=self.setting.device)
+        lean.turn_like(self._trainee, like)
+        return lean.Stepper(self._trainee, shape, graphs, self._pool, compiled)
 
     def _data(self, run: Run, window: int) -> lean.Material:
         """The run's examples, those of the last run where they are the same."""
@@ -147,3 +164,9 @@ class Bench:
                                   run.seed, run.steps, run.batch)  # fmt: skip
             self._material = (name, drawn)
         return self._material[1].first(run.steps)
+
+
+@torch.no_grad()
+def _copy(weights: Iterable[torch.Tensor], model: PreTrainedModel) -> None:
+    for mine, given in zip(model.parameters(), weights, strict=True):
+        mine.copy_(given)

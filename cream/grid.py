@@ -71,7 +71,12 @@ def prepare(out: Path, base: str, cache: str = "runs/sources") -> dict[str, str]
 
 
 def setting(
-    out: Path, bases: Sequence[str], asked: Sequence[str], cache: str, graphs: bool = True
+    out: Path,
+    bases: Sequence[str],
+    asked: Sequence[str],
+    cache: str,
+    graphs: bool = True,
+    compiled: bool | None = None,
 ) -> Setting:
     """Gather what the workers need; ValueError for bases that are not of one kind."""
     corpora = prepare(out, bases[0], cache)
@@ -83,7 +88,7 @@ def setting(
             raise ValueError(f"{base} has another tokenizer than {bases[0]}: no question fits both")
         if windows[base] != windows[bases[0]]:
             raise ValueError(f"{base} has a window of {windows[base]}, not {windows[bases[0]]}")
-    questions = {name: build(name, tokenizer, windows[bases[0]], corpora["text"]) for name in asked}
+    questions = _questions(out, asked, bases[0])
     return Setting(
         bases={Path(base).name: str(base) for base in bases},
         base_hashes={Path(base).name: models.weights_hash(base) for base in bases},
@@ -92,6 +97,7 @@ def setting(
         questions=questions,
         question_hashes={name: each.hash for name, each in questions.items()},
         graphs=graphs,
+        compiled=compiled,
     )
 
 
@@ -160,6 +166,8 @@ def run(
     are ended: what they were doing is not recorded, and is done by the next call.
     """
     deadline, counted = time.time() + 60 * minutes, Counter()
+    # A step has few kernels and there are many workers: helpers of each would only wait.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     context = multiprocessing.get_context("spawn")
     tasks, results = context.Queue(), context.Queue()
     tasks.cancel_join_thread()  # what nobody took by the deadline is not waited for
@@ -304,7 +312,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shard", default="0/1", type=_shard)
     parser.add_argument("--processes", default=4, type=int, help="workers a card")
     parser.add_argument("--minutes", default=8.0, type=float, help="no run begins after these")
-    parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
+    parser.add_argument("--eager", action="store_true", help="no CUDA graphs, nothing compiled")
+    parser.add_argument("--no-compile", action="store_true", help="CUDA graphs of stock kernels")
     return parser
 
 
@@ -336,7 +345,7 @@ def _plan(given: argparse.Namespace, bases: Sequence[str], began: float) -> None
     if given.rows is None:
         raise ValueError("name a file for the records with --rows")
     known = setting(given.out, bases, sorted({r.asked for r in listed}), given.cache,
-                    not given.eager)  # fmt: skip
+                    not given.eager, False if given.no_compile else None)  # fmt: skip
     card = subjects.card(torch.device(_devices()[0]))
     header = {"card": card, "versions": versions(), "commit": commit(),
               "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}  # fmt: skip

@@ -2,8 +2,10 @@
 
 What a run learns is decided by the same rooms (`examples`, `losses`, `trainer`'s schedule) and the
 same AdamW and clipping; only starting up is left out. A test trains both ways and compares. On CUDA
-the step is captured once as a graph, for each model and shape, and replayed: a model of 6 M
-parameters otherwise waits for Python. What belongs here: the step, and the material of a run.
+the layers and the loss are compiled and the step is captured once as a graph, for each shape, and
+replayed: a model of 6 M parameters otherwise waits for Python. Weights and rotation are read where
+they lie, so that one graph serves every run: overwrite them in place. What belongs here: the step,
+and the material of a run.
 """
 
 from __future__ import annotations
@@ -21,9 +23,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from cream.examples import ExampleDataset, collate
 from cream.losses import mean_loss
 from cream.positions import sampler
-from cream.trainer import learning_rate_factor
+from cream.trainer import decoder_layers, learning_rate_factor
 
-__all__ = ["Material", "Stepper", "material"]
+__all__ = ["Material", "Stepper", "material", "turn_like"]
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +69,40 @@ def material(
     return Material(*(torch.stack(parts[name]) for name in Material._fields))
 
 
+@torch.no_grad()
+def turn_like(model: PreTrainedModel, other: PreTrainedModel) -> None:
+    """Give a model the rotation of another, written where graphs and compiled code read it.
+
+    Call it once before a `Stepper` is made: a factor that is a number would be a constant to it.
+    """
+    found = [
+        [each for each in one.modules() if hasattr(each, "inv_freq")] for one in (model, other)
+    ]
+    for mine, theirs in zip(*found, strict=True):
+        mine.inv_freq.copy_(theirs.inv_freq)
+        factor = getattr(theirs, "attention_scaling", 1.0)
+        if not isinstance(mine.attention_scaling, torch.Tensor):
+            mine.attention_scaling = torch.ones((), device=mine.inv_freq.device)
+        mine.attention_scaling.fill_(factor)
+
+
+def _compile(model: PreTrainedModel) -> None:
+    """Compile each layer and the loss, once: one code serves all layers, so it takes seconds.
+
+    For the shapes that come: made for any, the code of the second would be slower.
+    """
+    layers = decoder_layers(model)
+    if layers[0]._compiled_call_impl is None:
+        for layer in layers:
+            layer.compile(dynamic=False)
+        model.loss_function = torch.compile(model.loss_function, dynamic=False)
+
+
 class Stepper:
     """One optimizer step on one model and one shape; on CUDA a graph, unless `graphs` is False.
 
-    The model's weights are trained in place: copy a base's into it before each run.
+    The model's weights are trained in place: copy a base's into it before each run. A model that
+    was compiled or captured is one for training: its attention knows no mask.
     """
 
     def __init__(
@@ -79,8 +111,9 @@ class Stepper:
         shape: Sequence[int],
         graphs: bool = True,
         pool: object = None,
+        compiled: bool = False,
     ):
-        self.model, self.device = model, model.device
+        self.model, self.device, self.compiled = model, model.device, compiled
         cuda = self.device.type == "cuda"
         whole = torch.zeros(tuple(shape), dtype=torch.int64, device=self.device)
         places = torch.arange(shape[-1], device=self.device).expand(tuple(shape)).contiguous()
@@ -93,8 +126,19 @@ class Stepper:
         )  # fmt: skip
         self.graph: torch.cuda.CUDAGraph | None = None
         self.loss = torch.zeros((), device=self.device)
-        if cuda and graphs:
+        graphs = graphs and cuda
+        if compiled or graphs:
+            self.model.set_attn_implementation(CAUSAL)
+        if compiled:
+            _compile(model)
+        if graphs:
             self._capture(pool)
+
+    @property
+    def kind(self) -> str:
+        """How steps are computed: "compiled graph", "graph", "compiled" or "eager"."""
+        words = ["compiled"] * self.compiled + ["graph"] * (self.graph is not None)
+        return " ".join(words) or "eager"
 
     def _compute(self) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)
@@ -111,23 +155,19 @@ class Stepper:
 
     def _capture(self, pool: object) -> None:
         """Warm up beside the main stream, then record one step; the weights are spoilt."""
-        attention = self.model.config._attn_implementation
-        self.model.set_attn_implementation(CAUSAL)
-        try:
-            side = torch.cuda.Stream(self.device)
-            side.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(side):
-                for _ in range(3):
-                    self._compute()
-            torch.cuda.current_stream(self.device).wait_stream(side)
-            self.optimizer.zero_grad(set_to_none=True)
-            torch.cuda.synchronize(self.device)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=pool):
-                self.loss = self._compute()
-            self.graph = graph
-        finally:
-            self.model.set_attn_implementation(attention)
+        self.model.train()
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._compute()
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.synchronize(self.device)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            self.loss = self._compute()
+        self.graph = graph
 
     def _reset(self) -> None:
         """Forget the moments and the count of steps, where they lie."""

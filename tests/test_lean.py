@@ -8,6 +8,7 @@ import tiny_models
 import torch
 import training_runs
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from cream import lean, models
 
@@ -85,16 +86,100 @@ def test_fewer_steps_begin_alike(root):
     assert all((a == b).all() for a, b in zip(long.first(2), short, strict=True))
 
 
+@pytest.fixture(scope="module")
+def compiled(root):
+    """A model whose layers and loss are compiled, after a run on the first base."""
+    model = models.load(root / "base", dtype=torch.float32)
+    return model, lean_losses(model, root / "base", root, compiled=True, **FIRST)
+
+
+COUNTED = counters["stats"]
+FIRST = {"method": "cream", "scaling": "linear", "seed": 0}
+OTHERS = [
+    {"method": "pose", "scaling": "yarn", "seed": 5},
+    {"method": "full", "scaling": "ntk", "seed": 1},
+    {"method": "cream", "scaling": "linear", "seed": 0},
+]
+
+
+def lean_losses(model, base, root, method, scaling, seed, compiled=False):
+    """Tune a model as a bench does: turned and filled in place. Return 8 losses."""
+    scaled = models.load(base, scaling=scaling, scale=8, dtype=torch.float32)
+    data = lean.material(root / "corpus", method, 64, 8, {}, seed, 8, 4)
+    lean.turn_like(model, scaled)
+    stepper = lean.Stepper(model, data.input_ids.shape[1:], compiled=compiled)
+    assert stepper.kind == ("compiled" if compiled else "eager")
+    with torch.no_grad():
+        for mine, fresh in zip(model.parameters(), scaled.parameters(), strict=True):
+            mine.copy_(fresh)
+    return stepper.train(data, 1e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("other", OTHERS, ids=lambda one: one["scaling"])
+def test_compiled_code_keeps_nothing_of_the_run_it_was_made_in(root, compiled, other, tmp_path):
+    """Another base, scaling, method, shape and seed: the losses of a fresh uncompiled model.
+
+    And layers are compiled once a shape, not once a layer or run.
+    """
+    model, first = compiled
+    base = tmp_path / "other"
+    fresh = models.create(tiny_models.config("llama", vocab_size=605), seed=1)
+    models.save(fresh, tiny_models.tokenizer(600), base)
+    before = COUNTED["unique_graphs"]
+    found = lean_losses(model, base, root, compiled=True, **other)
+    assert COUNTED["unique_graphs"] - before == 2 * (other["method"] == "full")  # layer, loss
+    wanted = lean_losses(models.load(base, scaling=other["scaling"], scale=8), base, root, **other)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    assert abs(found - first).max() > 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compile_it", [True, False])
+@pytest.mark.parametrize("method", ["cream", "randpos"])
+def test_the_tail_learns_from_the_head(root, compile_it, method):
+    """Trap 1: each row's last label alone depends on its first token, compiled or not."""
+    effects = _effects(root, method, compile_it)
+    assert len(effects) == 4 and min(effects) > 1e-5
+
+
+def test_without_mask_and_guard_the_tail_is_blind(root):
+    """The trap itself: what the test above would see."""
+
+    def spoil(stepper):
+        tiny_models.unguarded(stepper.model)
+        del stepper.inputs["attention_mask"]
+
+    assert _effects(root, "cream", False, spoil) == [0.0] * 4
+
+
+def _effects(root, method, compiled, spoil=lambda stepper: None) -> list[float]:
+    """How far a step's loss on the last label of each row moves when that row's token 0 changes."""
+    model = models.load(root / "base", scaling="yarn", scale=8, dtype=torch.float32)
+    one = lean.material(root / "corpus", method, 64, 8, {}, 1, 1, 4)
+    one.labels[..., :-1] = -100
+    assert ((one.position_ids.diff() > 1).any(-1)).all(), "this draw skips nothing"
+    five = lean.Material(*(each.repeat(5, 1, 1) for each in one))
+    for row in range(4):
+        five.input_ids[row + 1, row, 0] = (five.input_ids[row + 1, row, 0] + 7) % 600
+    stepper = lean.Stepper(model, one.input_ids.shape[1:], compiled=compiled)
+    spoil(stepper)
+    losses = stepper.train(five, 0.0)  # weights stay
+    return abs(losses[1:] - losses[0]).tolist()
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
-def test_a_graph_trains_as_steps_do(root):
+@pytest.mark.parametrize("compiled", [True, False])
+def test_a_graph_trains_as_steps_do(root, compiled):
     """Replayed and computed step by step: the same losses."""
     found = []
     for graphs in (True, False):
         model = models.load(root / "base", scaling="yarn", scale=8, dtype=torch.float32)
         data = lean.material(root / "corpus", "cream", 64, 8, {}, 0, 14, 4)
         fresh = [each.detach().clone() for each in model.parameters()]
-        stepper = lean.Stepper(model, data.input_ids.shape[1:], graphs=graphs)
-        assert (stepper.graph is not None) == graphs
+        shape = data.input_ids.shape[1:]
+        stepper = lean.Stepper(model, shape, graphs=graphs, compiled=compiled and graphs)
+        assert ("graph" in stepper.kind) == graphs
         with torch.no_grad():
             for mine, kept in zip(model.parameters(), fresh, strict=True):
                 mine.copy_(kept)
