@@ -24,9 +24,11 @@ def home(tmp_path_factory):
     """Two bases of one tiny layer with the miniature's tokenizer, and two small corpora."""
     home = tmp_path_factory.mktemp("grid")
     tokenizer = models.load_tokenizer(ROOT / "data" / "miniature")
+    # Of so large weights that attention, and with it the losses, depend on the rotation.
     config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
                          num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=512,
-                         tie_word_embeddings=True, bos_token_id=0, eos_token_id=1)  # fmt: skip
+                         tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
+                         initializer_range=0.5)  # fmt: skip
     for seed in (0, 1):
         models.save(models.create(config, seed), tokenizer, home / f"base{seed}")
     patch = pytest.MonkeyPatch()
@@ -71,9 +73,7 @@ def test_every_run_is_measured_and_its_record_is_json(listed, measured):
         assert record["tokens_trained"] == run.steps * 2 * 512
         if run.steps:
             assert len(record["losses"]) == 10 and np.isfinite(record["losses"]).all()
-    # On untrained weights a scaling may change less than is kept of a loss.
-    apart = [json.dumps(each["nll"]) for each in measured if each["variant"] != "scaled"]
-    assert len(set(apart)) == len(apart) == 10
+    assert len({json.dumps(each["nll"]) for each in measured}) == len(measured)
 
 
 def test_a_run_does_not_depend_on_those_before_it(known, listed, measured):
