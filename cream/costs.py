@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 from transformers import PreTrainedConfig
 
-from cream import models, parallel, presets, results, shapes, training_memory
+from cream import checkpoint_room, models, parallel, presets, results, shapes, training_memory
 from cream.flops import training_flops, utilisation
 from cream.training_config import TrainConfig
 
@@ -251,8 +251,8 @@ def _as_measured(config: TrainConfig, how: dict) -> TrainConfig:
 
 def _disk(config: TrainConfig, count: int, run_dir: Path) -> str:
     """What checkpoints and the model take, and what is free where they will lie."""
-    size = parallel.checkpoint_bytes(config, count) / GIB
-    model = parallel.model_bytes(config, count) / GIB
+    size = checkpoint_room.checkpoint_bytes(config, count) / GIB
+    model = checkpoint_room.model_bytes(config, count) / GIB
     saves = math.ceil(config.steps / config.save_steps) if config.save_steps else 0
     most = max(min(saves, 3) * size, min(saves, 2) * size + model)
     there = run_dir.resolve()
