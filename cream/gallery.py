@@ -15,7 +15,18 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cream import ablations, claims, heatmaps, layout, pictures, plots, prediction, published
+from cream import (
+    ablations,
+    claims,
+    cost_figures,
+    costs,
+    heatmaps,
+    layout,
+    pictures,
+    plots,
+    prediction,
+    published,
+)
 from cream.positions import METHODS, sampler
 from cream.results import drawn_from, variant
 
@@ -26,6 +37,7 @@ __all__ = [
     "from_grid",
     "from_layout",
     "from_paper",
+    "from_speed",
     "grid_source",
     "method_pictures",
     "missing",
@@ -145,6 +157,19 @@ def from_paper(rows: pd.DataFrame, paper: str | Path) -> dict[str, Figure]:
         else:
             _mark(figure, **drawn_from(ours), paper=hashed)
     return {name: figure for name, (figure, _, _) in found.items()}
+
+
+def from_speed(rows: pd.DataFrame) -> dict[str, Figure]:
+    """Return what a training step costs by target length, a figure for each card and shape."""
+    measured = rows[rows["task"].isin(["speed_efficiency", "speed_optimizer"])]
+    if measured.empty:
+        return {}
+    parts = dict(tuple(costs.by_target(measured).groupby(["card", "shape"])))
+    found = {}
+    for (card, shape), part in parts.items():
+        suffix = f"-{shape}-{card.replace(' ', '-')}" if len(parts) > 1 else ""
+        found["efficiency" + suffix] = _mark(cost_figures.by_target(part), **drawn_from(measured))
+    return found
 
 
 def file_hash(*paths: Path) -> str:

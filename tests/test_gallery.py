@@ -154,3 +154,11 @@ def test_every_committed_figure_says_what_it_was_drawn_from(path):
     hashes = {results.drawn_from(part)["rows"] for _, part in rows.groupby("task")}
     if path.stem in gallery.TASKS:
         assert text["Rows"] in hashes, "draw it again: make figures"
+
+
+def test_costs_by_target_are_drawn_where_they_were_measured():
+    frame = results.read(ROOT / "data" / "results")
+    drawn = gallery.from_speed(frame)
+    assert list(drawn) == ["efficiency"]
+    assert drawn["efficiency"].drawn["rows"]
+    assert gallery.from_speed(frame[frame["task"] == "longchat_lines"]) == {}

@@ -94,7 +94,8 @@ def test_without_mask_and_guard_the_tail_is_blind(
 @pytest.mark.parametrize("compiled", ["layers", "model"])
 def test_a_compiled_tail_learns_from_the_head(monkeypatch, training_place, tmp_path, compiled):
     """Trap 1 through torch's compiler, and the same numbers as without it."""
-    settings = {"method": "cream", "micro_batch": 2, "seed": 1}
+    # In bfloat16 so small an effect would be rounding's, which compiling changes.
+    settings = {"method": "cream", "micro_batch": 2, "seed": 1, "precision": "float32"}
     plain = _effects(monkeypatch, training_place, tmp_path / "plain", **settings)
     effects = _effects(monkeypatch, training_place, tmp_path, compile=compiled, **settings)
     assert effects == pytest.approx(plain, rel=1e-2) and min(effects) > 1e-5
