@@ -24,7 +24,10 @@ SCALE, BINS, NAME = 8, 16, "grid_data.json"
 
 def read(grid: str | Path) -> dict:
     """Return the counts beside a grid's file (grid_data.json); empty where there are none."""
-    path = Path(grid).with_name(NAME)
+    path = Path(grid)
+    if not path.name:  # no grid
+        return {}
+    path = path.with_name(NAME)
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 

@@ -80,9 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = [part.strip() for part in given.parts.split(",")]
     if unknown := set(parts) - set(PARTS):
         parser.error(f"parts are {', '.join(PARTS)}; there is no {', '.join(sorted(unknown))}")
-    given.command = " ".join(
-        ["python -m cream.several", *(sys.argv[1:] if arguments is None else arguments)]
-    )
+    given.command = shapes.command("cream.several", arguments)
     if failed := [part for part in parts if not _done(part, given)]:
         raise SystemExit(f"not as it should be: {', '.join(failed)}")
 

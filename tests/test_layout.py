@@ -26,7 +26,7 @@ def counted() -> dict:
 
 def test_it_is_read_beside_the_grid(tmp_path):
     """Empty where nothing was counted."""
-    assert layout.read(tmp_path / "grid.parquet") == {}
+    assert layout.read(tmp_path / "grid.parquet") == layout.read("") == {}
     (tmp_path / "grid_data.json").write_text(json.dumps(counted()))
     assert layout.read(tmp_path / "grid.parquet") == counted()
 
