@@ -156,3 +156,16 @@ def test_losses_are_compared_within_rounding(was, now):
     assert [each[0] for each in verify_rows.compare(one, two)] == ["nll"]
     two["nll"] = was and was * (1 + 5e-5)
     assert list(verify_rows.compare(one, two)) == []
+
+
+def test_a_grid_that_cannot_be_checked_fails_no_rows_that_can(monkeypatch):
+    """Times are left out; of tuned models no weights are kept."""
+    none = verify_rows.Checked(pd.DataFrame(), pd.DataFrame(), [])
+    some, asked = none._replace(rows=pd.DataFrame({"row": [1]})), []
+    monkeypatch.setattr(verify, "_said", lambda *_: "")
+    monkeypatch.setattr(verify_rows, "verify", lambda rows, *_: asked.append(rows) or some)
+    monkeypatch.setattr(verify_grid, "verify_grid", lambda *_: none)
+    assert verify.main(["data/results", "--seed", "0"]) == 0
+    assert not asked[0]["task"].str.startswith("speed_").any()
+    monkeypatch.setattr(verify_rows, "verify", lambda *_: none)
+    assert verify.main(["data/results", "--seed", "0"]) == 1
