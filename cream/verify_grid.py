@@ -4,13 +4,13 @@ A grid reads answers off one forward (`questions`); here the same questions are 
 decoding, as every notebook does, so that what is checked is also that the two say the same. What
 belongs here: choosing and comparing a grid's answers; rows of evaluations are `verify`'s. A tuned
 model is not kept by a grid: its cell has to be trained again (`python -m cream.grid PLAN`), which
-takes seconds on a GPU and ten minutes or more on two CPU cores.
+takes a GPU.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import tempfile
 from collections.abc import Hashable
 from pathlib import Path
 
@@ -18,11 +18,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from cream import results, subjects
+from cream import subjects
 from cream.questions import SETS
-from cream.rebuilding import MODULES, Texts, rebuild
-from cream.tasks import evaluate, keyed
-from cream.verify_rows import Checked, Unchecked, table
+from cream.rebuilding import Texts, rebuild
+from cream.verify_rows import Checked, Unchecked, ask, table
 
 __all__ = ["verify_grid"]
 
@@ -99,7 +98,7 @@ def _again(wanted: pd.DataFrame, frame: pd.DataFrame, progress: bool) -> pd.Data
     first = wanted.iloc[0]
     base = subjects.base_of(first["place"])
     subject = _subject(first["place"], first, scaled=first["variant"] == "scaled")
-    loaded = subject.load(torch.float32)
+    loaded = dataclasses.replace(subject.load(torch.float32), allow_beyond=True)
     every = frame[frame["key"] == first["key"]].assign(settings=json.dumps({"style": "miniature"}))
     found = []
     for task, part in wanted.groupby("task"):
@@ -107,7 +106,7 @@ def _again(wanted: pd.DataFrame, frame: pd.DataFrame, progress: bool) -> pd.Data
         built = rebuild(every[every["task"] == task], texts, SETS[first["asked"]].seed)
         examples = {_identity(example): example for example in built.values()}
         asked = {_identity(row): examples.get(_identity(row)) for row in part.itertuples()}
-        scores = _scores(loaded, task, [one for one in asked.values() if one], progress)
+        again = ask(loaded, task, [one for one in asked.values() if one], progress, _identity)
         for row in part.itertuples():
             where = (f"{row.base}, {row.variant} {row.scaling}, {task}, {row.token_length} tokens, "
                      f"sample {row.sample}")  # fmt: skip
@@ -116,21 +115,7 @@ def _again(wanted: pd.DataFrame, frame: pd.DataFrame, progress: bool) -> pd.Data
                 found.append((where, "question", row.document, "no such question is built"))
             elif example.target != row.target:
                 found.append((where, "target", row.target, example.target))
-            elif scores[_identity(row)] != float(row.score):
-                found.append((where, "score", float(row.score), scores[_identity(row)]))
+            elif float(again[_identity(row)]["score"]) != float(row.score):
+                again_score = float(again[_identity(row)]["score"])
+                found.append((where, "score", float(row.score), again_score))
     return table(found)
-
-
-def _scores(
-    loaded: subjects.Loaded, task: str, examples: list, progress: bool
-) -> dict[Hashable, float]:
-    if not examples:
-        return {}
-    with tempfile.TemporaryDirectory() as folder:
-        with results.Rows(Path(folder) / "rows.jsonl", loaded.header) as file:
-            found = evaluate(
-                loaded.model, loaded.tokenizer, MODULES[task], examples, file, loaded.settings,
-                allow_beyond=True, progress=progress, label=loaded.header["run"],
-            ).set_index("key")["score"]  # fmt: skip
-            keys = keyed(examples, file, loaded.settings)
-    return {_identity(one): float(found[key]) for key, (one, _) in keys.items()}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,15 +142,19 @@ def _again(model: _Model, wanted: pd.DataFrame, corpus: Path, progress: bool) ->
     for task, part in wanted.groupby("task"):
         built = rebuild(model.rows[model.rows["task"] == task], texts)
         asked = {identity(row) for _, row in part.iterrows()} & set(built)
-        computed = _ask(loaded, task, [built[one] for one in asked], progress)
+        computed = ask(loaded, task, [built[one] for one in asked], progress)
         differing += [_differences(row, computed.get(identity(row))) for _, row in part.iterrows()]
     return pd.concat(differing, ignore_index=True)
 
 
-def _ask(
-    loaded: subjects.Loaded, task: str, examples: Sequence[Example], progress: bool
+def ask(
+    loaded: subjects.Loaded,
+    task: str,
+    examples: Sequence[Example],
+    progress: bool,
+    named: Callable[[Example], Hashable] = identity_of,
 ) -> dict[Hashable, pd.Series]:
-    """The row that each example gives, by the example's identity."""
+    """Return the row that each example gives, by what `named` makes of the example."""
     if not examples:
         return {}
     with tempfile.TemporaryDirectory() as folder:
@@ -160,7 +164,7 @@ def _ask(
                 allow_beyond=loaded.allow_beyond, progress=progress, label=loaded.header["run"],
             ).set_index("key", drop=False)  # fmt: skip
             keys = keyed(examples, file, loaded.settings)
-    return {identity_of(one): found.loc[key] for key, (one, _) in keys.items()}
+    return {named(one): found.loc[key] for key, (one, _) in keys.items()}
 
 
 def _differences(row: pd.Series, computed: pd.Series | None) -> pd.DataFrame:

@@ -29,10 +29,8 @@ def rows(**changes: object) -> pd.DataFrame:
 
 def test_rows_are_equal_but_for_rounding():
     assert several_rows._same(rows(), rows()) == (True, 0.0, 0)
-    two = ["2"] * 2 + ["1"] * 398
-    assert several_rows._same(rows(), rows(prediction=two)) == (True, 0.0, 2)
-    three = ["2"] * 3 + ["1"] * 397
-    assert several_rows._same(rows(), rows(prediction=three)) == (False, 0.0, 3)
+    one = ["2"] + ["1"] * 399
+    assert several_rows._same(rows(), rows(prediction=one)) == (False, 0.0, 1)
     assert several_rows._same(rows(), rows(nll=20.1))[0] is False
     assert several_rows._same(rows(), rows(nll=20.001))[0] is True
     assert several_rows._same(rows(), rows(target="2"))[0] is False
