@@ -24,6 +24,8 @@ BATCH = 32  # windows of N tokens a step, as in the paper; an example of L = sN 
 SCALE, FAR = 8, 64
 RATES = (1e-4, 3e-4, 1e-3)
 STEPS = {"linear": (300, 1000), "ntk": (100, 300), "yarn": (100, 300)}
+# Steps and rates that were added when all of these left linear at 0 (PREREGISTRATION, changes).
+LONGER = {"linear": ((3000, 1e-3), (3000, 3e-3), (1000, 3e-3)), "ntk": (), "yarn": ()}
 VALIDATION_SEEDS = (100, 101)
 TIE = 1.0  # points: a recipe must be better by more to cost more
 TOGETHER = {"recipe": 3, "primary": 9, "sensitivity": 3, "ablations": 6, "scale64": 3, "tiny": 2}
@@ -136,6 +138,11 @@ def _recipe(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Ite
             tried = {(condition, s): Recipe(STEPS[s][longest], rate) for s in SCALINGS}
             yield from _tuned("recipe", condition, ("pose", "pose", {}), SCALINGS, SCALE,
                               (bases[0], seed), tried, "validation")  # fmt: skip
+    for condition, seed, scaling in itertools.product(CONDITIONS[::-1], VALIDATION_SEEDS, LONGER):
+        for longer in LONGER[scaling]:
+            yield from _tuned("recipe", condition, ("pose", "pose", {}), (scaling,), SCALE,
+                              (bases[0], seed), {(condition, scaling): Recipe(*longer)},
+                              "validation")  # fmt: skip
 
 
 def _primary(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
@@ -241,7 +248,7 @@ def choose(frame: pd.DataFrame) -> tuple[dict[tuple[str, str], Recipe], pd.DataF
     found, table["chosen"] = {}, False
     for key in itertools.product(CONDITIONS, SCALINGS):
         tried = table[(table["condition"] == key[0]) & (table["scaling"] == key[1])]
-        wanted = len(RATES) * len(STEPS[key[1]])
+        wanted = len(RATES) * len(STEPS[key[1]]) + len(LONGER[key[1]])
         if len(tried) < wanted or (tried["runs"] < len(VALIDATION_SEEDS)).any():
             raise ValueError(
                 f"{len(tried)} of {wanted} recipes of {' and '.join(key)} have been run, "

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from cream import design
-from cream.design import RATES, STEPS, Recipe, choose, groups, plan
+from cream.design import LONGER, RATES, STEPS, Recipe, choose, groups, plan
 from cream.positions import sampler
 from cream.questions import SETS
 
@@ -101,7 +101,8 @@ def validation(score, seeds=(100, 101)) -> pd.DataFrame:
     """Answers of the recipe runs, all scores of a run being score(condition, scaling, ...)."""
     rows = []
     for condition, scaling in RECIPES:
-        for steps, rate, seed in itertools.product(STEPS[scaling], RATES, seeds):
+        tried = [*itertools.product(STEPS[scaling], RATES), *LONGER[scaling]]
+        for (steps, rate), seed in itertools.product(tried, seeds):
             value = score(condition, scaling, steps, rate, seed)
             run = {"plan": "recipe", "condition": condition, "variant": "pose", "method": "pose",
                    "scaling": scaling, "scale": 8, "base": "a", "seed": seed, "steps": steps,
@@ -120,7 +121,7 @@ def test_the_highest_mean_wins():
     frame = validation(lambda c, s, n, r, k: 0.5 + 0.3 * (r == 3e-4) + 0.1 * (n == max(STEPS[s])))
     found, table = choose(frame)
     assert found == {key: Recipe(max(STEPS[key[1]]), 3e-4) for key in RECIPES}
-    assert table["chosen"].sum() == 6 and len(table) == 36
+    assert table["chosen"].sum() == 6 and len(table) == 42
     assert table.loc[table["chosen"], "score"].tolist() == pytest.approx([90] * 6)
 
 
@@ -139,6 +140,12 @@ def test_steps_cost_more_than_rates():
     )
     found, _ = choose(frame)
     assert found == {key: Recipe(min(STEPS[key[1]]), 1e-3) for key in RECIPES}
+
+
+def test_what_was_added_later_is_chosen_from_as_well():
+    """Linear at 3,000 steps, if that is what brings it back."""
+    found, _ = choose(validation(lambda c, s, n, r, k: 0.4 * (n == 3000 and r == 1e-3)))
+    assert found["mixed", "linear"] == found["text", "linear"] == Recipe(3000, 1e-3)
 
 
 def test_all_at_zero_is_the_cheapest():
