@@ -36,7 +36,6 @@ SPARE = 2 * GIB  # CUDA's context, kernels' workspaces, what the allocator canno
 STATES = {"float32": 16, "bfloat16": 18, "master": 16}
 OFFLOADED = 8  # of which this many may lie in RAM (precision "master")
 PLANNED = 0.97  # share of a card that "auto" plans with: an estimate must not be a gamble
-PINNED = 1.35  # of what they take: page-locked memory comes in powers of two
 # What ZeRO shards or keeps whole, bytes a parameter: (weights, gradients, masters and moments).
 # Gradients of micro-batches are added in float32; at stage 1 on every process, whole.
 SHARDED = {"master": (2, 4, 12), "float32": (4, 8, 12)}
@@ -111,7 +110,7 @@ def _states(config: TrainConfig, kind: str, count: int, processes: int) -> tuple
     if config.zero not in (1, 2, 3):
         offload = OFFLOADED if config.offload == "moments" else 0
         buckets = 4 if processes > 1 else 0  # gradients once more, as DDP sends them
-        return count * (STATES[kind] - offload + buckets), int(count * offload * PINNED)
+        return count * (STATES[kind] - offload + buckets), count * offload
     stage, place = config.zero, config.zero_offload
     weights, gradients, rest = SHARDED[kind]
     share = {

@@ -177,6 +177,26 @@ def test_the_state_of_another_optimizer_is_refused(tiny_model):
         MasterAdamW(model.parameters(), lr=1e-3)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked moments need a GPU")
+def test_moments_in_ram_change_no_bit_on_a_card(tiny_model):
+    """Locked to their pages while they are held, and no longer."""
+    found = []
+    for offload in (False, True):
+        model = tiny(tiny_model).cuda()
+        optimizer = MasterAdamW(model.parameters(), **SETTINGS, offload=offload)
+        for (tokens,) in batches(3, 1):
+            loss_of(model, tokens.cuda()).backward()
+            optimizer.step()
+        held = [optimizer.state[each]["exp_avg"] for each in model.parameters()]
+        assert all((each.is_pinned() or not offload) for each in held)
+        assert {each.device.type for each in held} == {"cpu" if offload else "cuda"}
+        found.append([optimizer.master(each) for each in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    address = held[0].data_ptr()
+    del held, optimizer, model
+    assert torch.cuda.cudart().cudaHostUnregister(address) != torch.cuda.cudart().cudaError.success
+
+
 @pytest.mark.slow
 def test_compiled_passes_give_the_same_bits(tiny_model):
     """Also called from another thread, as autograd calls its hooks on a card."""
