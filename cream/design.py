@@ -2,7 +2,7 @@
 
 A plan is a list of runs; data/results/PREREGISTRATION.md says why these. Nothing here computes.
 Order is part of the design: seeds follow each other, and all variants and bases of a seed stand
-together, so that a grid that was cut is a smaller, balanced one.
+together, so that a grid that was cut is a smaller, balanced one; what tells least comes last.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ RATES = (1e-4, 3e-4, 1e-3)
 STEPS = {"linear": (300, 1000), "ntk": (100, 300), "yarn": (100, 300)}
 # Steps and rates that were added when all of these left linear at 0 (PREREGISTRATION, changes).
 LONGER = {"linear": ((3000, 1e-3), (3000, 3e-3), (1000, 3e-3)), "ntk": (), "yarn": ()}
+# By linear no recipe answers anything: from the third seed on its runs come last.
+EARLY, LIVELY, LATE = 2, ("ntk", "yarn"), ("linear",)
 VALIDATION_SEEDS = (100, 101)
 TIE = 1.0  # points: a recipe must be better by more to cost more
 TOGETHER = {"recipe": 3, "primary": 9, "sensitivity": 3, "ablations": 6, "scale64": 3, "tiny": 2}
@@ -148,9 +150,12 @@ def _recipe(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Ite
 def _primary(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
     for base in bases:
         yield from _untuned("primary", base, SCALE, "main")
-    for seed, method, condition, base in itertools.product(seeds, TUNED, CONDITIONS, bases):
-        yield from _tuned("primary", condition, (method, method, {}), SCALINGS, SCALE,
-                          (base, seed), recipes, "main")  # fmt: skip
+    for scalings, part in (
+        (SCALINGS, seeds[:EARLY]), (LIVELY, seeds[EARLY:]), (LATE, seeds[EARLY:])
+    ):  # fmt: skip
+        for seed, method, condition, base in itertools.product(part, TUNED, CONDITIONS, bases):
+            yield from _tuned("primary", condition, (method, method, {}), scalings, SCALE,
+                              (base, seed), recipes, "main")  # fmt: skip
 
 
 def _sensitivity(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
@@ -163,11 +168,11 @@ def _sensitivity(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -
 
 
 def _ablations(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
-    """Four seeds of every base, linear and YaRN; what the primary grid has is not run again."""
+    """Four seeds of every base, YaRN and linear; what the primary grid has is not run again."""
     new = {name: made for name, made in ABLATIONS.items() if name not in TUNED}
-    every = itertools.product(seeds[:4], new.items(), CONDITIONS, bases)
-    for seed, (name, made), condition, base in every:
-        yield from _tuned("ablations", condition, (name, *made), ("linear", "yarn"), SCALE,
+    every = itertools.product(("yarn", *LATE), seeds[:4], new.items(), CONDITIONS, bases)
+    for scaling, seed, (name, made), condition, base in every:
+        yield from _tuned("ablations", condition, (name, *made), (scaling,), SCALE,
                           (base, seed), recipes, "main")  # fmt: skip
 
 

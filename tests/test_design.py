@@ -53,10 +53,11 @@ def test_all_methods_read_as_many_tokens_a_step():
 def test_a_cut_grid_is_balanced():
     """After any whole number of seeds every base has every variant of these seeds."""
     listed = [r for r in runs("primary") if r.steps]
-    for seeds in (1, 3):
-        part = listed[: len(listed) * seeds // 8]
-        assert {r.seed for r in part} == set(range(seeds))
-        assert {r.base for r in part} == set(BASES)
+    for seeds in (1, 2, 5, 8):
+        part = listed[: 30 * (3 * min(seeds, 2) + 2 * max(seeds - 2, 0))]
+        table = pd.DataFrame(map(vars, part)).groupby(["method", "condition", "base"])["seed"]
+        assert (table.nunique() == seeds).all() and len(table) == 5 * 2 * 3
+    assert {r.scaling for r in listed[len(part) :]} == {"linear"}
 
 
 @pytest.mark.parametrize("name", design.PLANS)
