@@ -30,7 +30,8 @@ LONGER = {"linear": ((3000, 1e-3), (3000, 3e-3), (1000, 3e-3)), "ntk": (), "yarn
 EARLY, LIVELY, LATE = 2, ("ntk", "yarn"), ("linear",)
 VALIDATION_SEEDS = (100, 101)
 TIE = 1.0  # points: a recipe must be better by more to cost more
-TOGETHER = {"recipe": 3, "primary": 9, "sensitivity": 3, "ablations": 6, "scale64": 3, "tiny": 2}
+TOGETHER = {"recipe": 3, "primary": 9, "sensitivity": 3, "ablations": 6, "scale64": 3,
+            "tenth": 3, "tiny": 2}  # fmt: skip
 TUNED = ("plain", "randpos", "pose", "cream", "full")
 SETTINGS = 1  # raised when what a run does changes, so that old rows are not taken for new ones
 
@@ -188,6 +189,15 @@ def _scale64(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> It
                           (base, seed), long, "far")  # fmt: skip
 
 
+def _tenth(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
+    """CREAM by YaRN after a tenth of its steps: four seeds of every base, both conditions."""
+    for seed, condition, base in itertools.product(seeds[:4], CONDITIONS, bases):
+        whole = recipes[condition, "yarn"]
+        short = {(condition, "yarn"): Recipe(whole.steps // 10, whole.learning_rate)}
+        yield from _tuned("tenth", condition, ("cream", "cream", {}), ("yarn",), SCALE,
+                          (base, seed), short, "main")  # fmt: skip
+
+
 def _tiny(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
     """A few steps and questions: to see that everything runs."""
     few = {key: Recipe(12 if key[1] == "linear" else 11, 3e-4) for key in recipes}
@@ -200,7 +210,7 @@ def _tiny(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Itera
 
 
 PLANS = {"recipe": _recipe, "primary": _primary, "sensitivity": _sensitivity,
-         "ablations": _ablations, "scale64": _scale64, "tiny": _tiny}  # fmt: skip
+         "ablations": _ablations, "scale64": _scale64, "tenth": _tenth, "tiny": _tiny}  # fmt: skip
 WITHOUT_RECIPES = ("recipe", "tiny")
 
 
