@@ -262,13 +262,15 @@ class _Attention(_Taken):
         wanted = how.heads or max(1, how.numbers // (long * module.head_dim))
         counts = [n for n in range(1, key + 1) if key % n == 0]
         groups = next((n for n in counts if query // n <= wanted), key)
-        self.at_once, self.groups, self.most = query // groups, groups, key
+        self.at_once, self.groups = query // groups, groups
+        # Tried in as few parts as show it: each is a forward, for every layer and document.
+        self.trial = groups if groups > 1 else counts[min(1, len(counts) - 1)]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for the module's forward."""
         if not self.tried:
             whole = self.original(*args, **kwargs)
-            self.compare(whole, lambda: self._in_groups(type(self.module).forward, self.most,
+            self.compare(whole, lambda: self._in_groups(type(self.module).forward, self.trial,
                                                         args, kwargs))  # fmt: skip
             return whole
         states = args[0] if args else kwargs.get("hidden_states")

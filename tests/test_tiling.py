@@ -112,6 +112,24 @@ def test_heads_are_as_many_as_their_queries_allow():
     assert tiling._attentions(model, Tiling(heads=3), 100)[0].at_once == 2
 
 
+@pytest.mark.parametrize(("heads", "parts"), [(None, 2), (2, 2), (1, 4)])
+def test_trying_costs_few_forwards(monkeypatch, heads, parts):
+    """A layer's attention whole and in the parts it will run in: that is paid for every document.
+
+    One for every head would be a thousand forwards for a 7B.
+    """
+    config = LlamaConfig(vocab_size=64, hidden_size=48, intermediate_size=64, num_hidden_layers=3,
+                         num_attention_heads=4, num_key_value_heads=4)  # fmt: skip
+    model = models.create(config, 0, "sdpa")
+    kind, called = type(model.base_model.layers[0].self_attn), []
+    own = kind.forward
+    monkeypatch.setattr(
+        kind, "forward", lambda self, *a, **k: (called.append(0), own(self, *a, **k))[1]
+    )
+    with tiled(model, 100, Tiling(tokens=32, heads=heads)):
+        assert len(called) == (1 + parts) * model.config.num_hidden_layers
+
+
 def test_projections_of_more_numbers_than_kernels_index_run_in_parts(monkeypatch):
     """As at a million tokens of 4,096 numbers."""
     seen, real = [], torch.nn.functional.linear
