@@ -14,12 +14,13 @@ PAPERMILL = $(BIN)/python -m papermill --no-progress-bar --log-level ERROR --std
 ENV = $(if $(filter .venv/bin,$(BIN)),.venv/.installed)
 CODE = $(ENV) $(wildcard cream/*.py cream/tasks/*.py data/miniature/*.safetensors)
 
-.PHONY: help env reproduce figures claims verify grid-data test lint
+.PHONY: help env reproduce figures claims verify grid-data test test-fast lint
 .NOTPARALLEL:
 
 help:
 	@echo "make reproduce   data, PoSE and CREAM runs, evaluations, figures: into $(OUT)"
 	@echo "make test        ruff, every test, the notebooks that are compared with their outputs"
+	@echo "make test-fast   what of that takes seconds: no notebooks, no killed and restarted runs"
 	@echo "make figures     draw the committed rows (data/results) into figures/ again"
 	@echo "make claims      write REPRODUCTION.md again from the committed rows"
 	@echo "make verify      compute a random sample of the committed rows again"
@@ -116,3 +117,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p no:python \
 		--nbval --nbval-current-env notebooks/00_method.ipynb notebooks/09_figures.ipynb \
 		notebooks/10_ablations.ipynb notebooks/11_efficiency.ipynb
+
+# Without the tests marked slow (ten seconds and more) and the notebooks.
+test-fast: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow" tests

@@ -24,6 +24,7 @@ def run(here: Path, name: str, **parameters: object) -> str:
     return "".join(o.text for o in streams if o.name == "stdout")
 
 
+@pytest.mark.slow
 @pytest.mark.xdist_group("notebooks")
 def test_05_asks_scores_is_judged_and_asks_nothing_twice(tmp_path, haystack):
     """Two models, each cell of the grid; the judge's ratings beside, as many as answers."""
@@ -49,6 +50,7 @@ def test_05_asks_scores_is_judged_and_asks_nothing_twice(tmp_path, haystack):
     assert judged["judged"].eq(10).all() and len(judged) == answers
 
 
+@pytest.mark.slow
 def test_a_judge_that_cannot_be_asked_stops_it_before_a_model_is(tmp_path, haystack):
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text(haystack)

@@ -73,6 +73,7 @@ def rows(place: Path, corpus: Path, tuned: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @together
 def test_00_method_draws_by_itself(place):
     """No model, no corpus; a window and scale of one's own."""
@@ -80,6 +81,7 @@ def test_00_method_draws_by_itself(place):
     assert "Ten examples show CREAM" in said
 
 
+@pytest.mark.slow
 @together
 def test_01_data_makes_a_corpus(corpus):
     """A manifest and a split for each use."""
@@ -88,6 +90,7 @@ def test_01_data_makes_a_corpus(corpus):
     assert manifest["counts"] and manifest["sources"]
 
 
+@pytest.mark.slow
 @together
 def test_02_train_makes_a_model(tuned):
     """A stock checkpoint with its tokenizer, the run's numbers, and retrieval probed twice."""
@@ -99,6 +102,7 @@ def test_02_train_makes_a_model(tuned):
     assert json.loads((tuned / "config.json").read_text())["steps"] == 4
 
 
+@pytest.mark.slow
 @together
 def test_02_train_says_what_a_run_takes_and_stops(place):
     """The paper's run, without its weights, its data set or a GPU; nothing is written."""
@@ -109,6 +113,7 @@ def test_02_train_says_what_a_run_takes_and_stops(place):
     assert not (place / "dry").exists()
 
 
+@pytest.mark.slow
 @together
 def test_03_04_05_07_leave_rows(rows, tuned):
     """As many as models, lengths and samples say, and each model's own."""
@@ -129,6 +134,7 @@ def test_03_04_05_07_leave_rows(rows, tuned):
     assert frame["model_hash"].nunique() == 3
 
 
+@pytest.mark.slow
 @together
 def test_06_longbench_asks_made_up_samples(place):
     """Three tasks of three kinds, of the base alone."""
@@ -139,6 +145,7 @@ def test_06_longbench_asks_made_up_samples(place):
     assert frame["score"].between(0, 1).all()
 
 
+@pytest.mark.slow
 @together
 def test_08_benchmarks_asks_the_harness(place, corpus):
     """The small task of the harness's own form: two models, two metrics a document."""
@@ -149,6 +156,7 @@ def test_08_benchmarks_asks_the_harness(place, corpus):
     assert frame.groupby("method").size().to_dict() == {"original": 8, "scaled": 8}
 
 
+@pytest.mark.slow
 @together
 def test_09_figures_draws_the_rows_it_is_given(rows, place):
     """Every figure, into the folder that was named; the committed ones stay as they are."""
@@ -162,6 +170,7 @@ def test_09_figures_draws_the_rows_it_is_given(rows, place):
     assert before == {path: path.stat().st_mtime_ns for path in (ROOT / "figures").iterdir()}
 
 
+@pytest.mark.slow
 @together
 def test_a_pretrain_makes_a_base(place):
     """Tokenizer, corpus, random weights, four steps, and what the base knows (nothing yet)."""
@@ -173,6 +182,7 @@ def test_a_pretrain_makes_a_base(place):
     assert "inside the window the weakest skill is" in said
 
 
+@pytest.mark.slow
 @together
 def test_scale_64_is_trained_and_asked_at_64_windows(place, corpus):
     """The line of the README: -p scale 64; its model then reads 32,768 tokens, of a named base."""
@@ -260,6 +270,7 @@ def _tokens(source: str) -> list[tokenize.TokenInfo]:
     return list(tokenize.generate_tokens(io.StringIO(source).readline))
 
 
+@pytest.mark.slow
 @together
 def test_11_efficiency_says_what_was_not_run(place):
     """From committed rows, and from none at all."""
