@@ -22,31 +22,32 @@ __all__ = ["by_target", "generation", "long", "losses", "resumed", "run_costs"]
 def by_target(table: pd.DataFrame) -> Figure:
     """Draw seconds and GiB of an optimizer step over the target, for one card and shape.
 
-    `table` is `costs.by_target`'s. Full markers are measured, hollow ones extrapolated; where a
-    length does not fit the card, its memory lies above the card's.
+    `table` is `costs.by_target`'s, of both methods. Full markers are measured, hollow ones
+    extrapolated; a length that does not fit the card is said to where its memory would stand.
     """
     if table.empty or table["card"].nunique() > 1 or table["shape"].nunique() > 1:
         raise ValueError("the figure needs rows of one card and one shape")
-    figure, ((left, right),) = sheet(9.2, 3.9, 1, 2)
+    figure, ((left, right),) = sheet(7.4, 3.7, 1, 2)
     for method in ("full", "cream"):
         part = table[table["method"] == method].sort_values("target")
         _line(left, part, "step", method)
         _line(right, part, "gib", method)
-        _beside(right, part, "held", method, "of it neither weights nor optimizer")
+        _beside(right, part, "held", method, "less weights and optimizer")
     full = table[table["method"] == "full"].sort_values("target")
-    _beside(left, full, "tokens", "full", "for as many tokens as CREAM's step")
+    _beside(left, full, "tokens", "full", "as many tokens as CREAM's step")
     _marks(right, table)
     left.set_yscale("log")
     left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, 1.14 * max(right.get_ylim()[1], table["card_gib"].max()))
     for panel in (left, right):
         panel.set_xscale("log", base=2)
         panel.xaxis.set_major_locator(FixedLocator(sorted(table["target"].unique())))
         panel.xaxis.set_minor_locator(NullLocator())
         panel.xaxis.set_major_formatter(FuncFormatter(_thousands))
+        panel.set_xlim(0.8 * table["target"].min(), 1.25 * table["target"].max())
     where = f"{table['shape'].iloc[0]}, {table['card'].iloc[0]}"
-    finish(left, f"Time: {where}", "target length (tokens)", "seconds a step of 32 examples")
-    finish(right, "Memory", "target length (tokens)", "GiB at the peak")
+    finish(left, f"Time: {where}", "target length (tokens)", "step of 32 examples (s)")
+    finish(right, "Memory", "target length (tokens)", "peak of the GPU's memory (GiB)")
     legend(figure)
     return figure
 
@@ -76,10 +77,14 @@ def _beside(panel: Axes, part: pd.DataFrame, column: str, method: str, label: st
 
 
 def _marks(panel: Axes, table: pd.DataFrame) -> None:
-    """The card's memory, and which lengths had their moments in RAM."""
+    """The card's memory, which lengths do not fit it, and which had their moments in RAM."""
     if len(card := table["card_gib"].dropna()):
         panel.axhline(card.iloc[0], color="#555555", lw=0.9, ls="--")
         _note(panel, table["target"].min(), card.iloc[0], "the card", 3)
+        refused = table[table["kind"] == "does not fit"]
+        for method, target in refused[["method", "target"]].to_numpy():
+            said = f"{style(method).label}\ndoes not fit"
+            _note(panel, target, card.iloc[0], said, 4, "center")
     away = table[(table["offload"] == "moments") & (table["method"] == "full")]
     if len(table["offload"].unique()) > 1:
         for row in away.dropna(subset=["gib"]).to_dict("records"):

@@ -45,7 +45,22 @@ def test_the_figure_draws_both_methods_and_marks_what_is_extrapolated(rows):
     ticks = [label.get_text() for label in time.get_xticklabels()]
     assert ticks == ["8K", "64K", "256K"]
     assert any(line.get_ydata()[0] == 139.8 for line in memory.lines)
-    assert "seconds a step of 32 examples" in time.get_ylabel() and figure._repr_png_()
+    assert time.get_ylabel() == "step of 32 examples (s)" and figure._repr_png_()
+
+
+def test_what_does_not_fit_is_said_at_its_length(rows):
+    """Where its memory would stand: at the card's own."""
+    table = costs.by_target(rows)
+    largest = (table["method"] == "full") & (table["target"] == 262144)
+    gone = table.assign(kind=table["kind"].where(~largest, "does not fit"))
+    gone.loc[largest, ["step", "gib", "held"]] = None
+    notes = [
+        text for text in cost_figures.by_target(gone).axes[1].texts if "fit" in text.get_text()
+    ]
+    assert [(text.get_text(), text.xy) for text in notes] == [
+        ("full length\ndoes not fit", (262144, 139.8)),
+    ]  # fmt: skip
+    assert not any("fit" in t.get_text() for t in cost_figures.by_target(table).axes[1].texts)
 
 
 def test_a_figure_is_of_one_card(rows):

@@ -162,3 +162,10 @@ def test_costs_by_target_are_drawn_where_they_were_measured():
     assert list(drawn) == ["efficiency"]
     assert drawn["efficiency"].drawn["rows"]
     assert gallery.from_speed(frame[frame["task"] == "longchat_lines"]) == {}
+
+
+def test_costs_by_target_need_every_row_of_both_methods():
+    """What `results.current` keeps of speed rows has no CREAM in it: no figure of half a story."""
+    frame = results.read(ROOT / "data" / "results")
+    with pytest.raises(ValueError, match="lack CREAM or full length; give all rows"):
+        gallery.from_speed(results.current(frame))
