@@ -17,10 +17,8 @@ import argparse
 import dataclasses
 import json
 import logging
-import lzma
 import multiprocessing
 import os
-import pickle
 import queue
 import sys
 import time
@@ -41,7 +39,7 @@ from cream.corpus import open_corpus, tokenizer_hash
 from cream.design import PLANS, Recipe, Recipes, Run, choose, groups, plan
 from cream.ledger import Ledger, read, records
 from cream.provenance import commit, hash_of, versions
-from cream.questions import SETS, Questions, build
+from cream.questions import SETS, Questions, build, store, stored
 
 __all__ = [
     "contrasts",
@@ -108,13 +106,10 @@ def _questions(out: Path, asked: Sequence[str], base: str) -> dict[str, Question
     found = {}
     for name in asked:
         of = (str(SETS[name]), tokenizer_hash(tokenizer), corpus.manifest["recipe_hash"], window)
-        path = out / f"questions-{name}-{hash_of(*of)}.pickle.xz"
+        path = out / f"questions-{name}-{hash_of(*of)}.json.xz"
         if not path.is_file():
-            built = build(name, tokenizer, window, corpus.path)
-            beside = path.with_suffix(f".{os.getpid()}")
-            beside.write_bytes(lzma.compress(pickle.dumps(built), preset=1))
-            os.replace(beside, path)
-        found[name] = pickle.loads(lzma.decompress(path.read_bytes()))
+            store(build(name, tokenizer, window, corpus.path), path)
+        found[name] = stored(path)
     return found
 
 

@@ -8,6 +8,10 @@ and how a model is scored on them.
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import lzma
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +30,17 @@ from cream.provenance import hash_of
 from cream.tasks import Example, kv_retrieval, longchat_lines, needle, perplexity
 from cream.tasks.long_texts import from_corpus
 
-__all__ = ["SETS", "Answers", "Asked", "Questions", "answer", "build", "right_tokens"]
+__all__ = [
+    "SETS",
+    "Answers",
+    "Asked",
+    "Questions",
+    "answer",
+    "build",
+    "right_tokens",
+    "store",
+    "stored",
+]
 
 EACH = 5  # questions about one record of lines: it is read once for all of them
 HIDDEN = 5  # sentences in one stretch of text
@@ -177,6 +191,45 @@ def _item(tokenizer: PreTrainedTokenizerBase, example: Example) -> Item:
             f"{example.target!r} behind it: this tokenizer cannot be asked without generating"
         )
     return Item(example, np.array(prompt), np.array(whole[len(prompt) :]))
+
+
+# ------------------------------------------------------------------------------- files
+
+
+def store(questions: Questions, path: str | Path) -> None:
+    """Write a set as JSON, compressed, with the hash of all that was written."""
+    items = [{"example": dataclasses.asdict(each.example), "prompt": each.prompt.tolist(),
+              "target": each.target.tolist()} for each in questions.items]  # fmt: skip
+    content = {
+        "name": questions.name, "window": questions.window, "items": items,
+        "documents": [[name, ids.tolist()] for name, ids in questions.documents],
+        "lengths": list(questions.lengths),
+    }  # fmt: skip
+    text = json.dumps({"hash": hash_of(content), "questions": content})
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_bytes(lzma.compress(text.encode(), preset=1))
+    os.replace(beside, path)
+
+
+def stored(path: str | Path) -> Questions:
+    """Read a set that `store` wrote; ValueError for a file that holds anything else."""
+    try:
+        held = json.loads(lzma.decompress(Path(path).read_bytes()))
+        content = held["questions"]
+        whole = held["hash"] == hash_of(content)
+    except (lzma.LZMAError, ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise ValueError(f"{path} does not hold the questions that were built: delete it")
+    items = tuple(
+        Item(Example(**each["example"]), np.array(each["prompt"]), np.array(each["target"]))
+        for each in content["items"]
+    )
+    documents = tuple((name, np.array(ids)) for name, ids in content["documents"])
+    return Questions(
+        content["name"], content["window"], items, documents, tuple(content["lengths"])
+    )
 
 
 # ------------------------------------------------------------------------------- answers

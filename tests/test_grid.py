@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import lzma
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from cream import bench, design, grid, lean, ledger, mixture, models
+from cream import bench, design, grid, lean, ledger, mixture, models, questions
 from cream.design import Recipe
 from cream.mixture import RECIPES
 
@@ -84,19 +85,20 @@ def test_a_run_does_not_depend_on_those_before_it(known, listed, measured):
 
 
 @pytest.mark.slow
-def test_compiled_steps_give_the_same_records(known, listed, tmp_path):
-    """In spawned workers, both shapes, both bases: the answers of steps not compiled."""
-    tuned, found = [r for r in listed if r.steps], {}
-    for way, compiled in (("compiled", True), ("eager", False)):
-        with ledger.Ledger(tmp_path / way, {}) as rows:
-            given = dataclasses.replace(known, compiled=compiled)
-            assert grid.run([tuned], given, rows, 1, minutes=5)["done"] == len(tuned) == 8
-        found[way] = ledger.records(tmp_path / way)
-    for one, wanted in zip(*found.values(), strict=True):
+def test_compiled_steps_give_the_same_records(known, listed, tmp_path, monkeypatch):
+    """In a spawned worker, both shapes, both bases: the answers of steps not compiled, here."""
+    tuned = [r for r in listed if r.steps and r.scaling == "yarn"]
+    with ledger.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+        given = dataclasses.replace(known, compiled=True)
+        assert grid.run([tuned], given, rows, 1, minutes=5)["done"] == 4
+    monkeypatch.setattr(design, "BATCH", 32)  # a spawned worker knows of no patches
+    assert len({(r.base, r.batch) for r in tuned}) == len(tuned) == 4
+    here = bench.Bench(dataclasses.replace(known, compiled=False))
+    for run, one in zip(tuned, ledger.records(tmp_path / "rows.jsonl"), strict=True):
+        wanted = here.measure(run)
         assert (one["key"], one["step"], wanted["step"]) == (wanted["key"], "compiled", "eager")
         assert one["losses"] == pytest.approx(wanted["losses"], abs=2e-4)
         np.testing.assert_allclose(one["nll"], wanted["nll"], rtol=1e-6)
-    assert len({json.dumps(each["nll"]) for each in found["eager"]}) == 8
 
 
 def test_a_step_that_cannot_be_compiled_is_computed_as_it_is(
@@ -160,8 +162,8 @@ def test_merged_rows_say_everything(home, known, measured, tmp_path):
     grid.merge(files[::-1], home / "out", two, str(home / "base0"), "runs/sources")
     frame = grid.read(one)
     pd.testing.assert_frame_equal(frame, grid.read(two))
-    questions = known.questions["tiny"]
-    assert len(frame) == len(measured) * (len(questions.items) + 2)
+    asked = known.questions["tiny"]
+    assert len(frame) == len(measured) * (len(asked.items) + 2)
     assert frame["key"].nunique() == len(measured)
     asked = frame[frame["task"] != "perplexity"]
     wrong = asked[asked["score"] == 0]
@@ -170,6 +172,34 @@ def test_merged_rows_say_everything(home, known, measured, tmp_path):
     first = frame[(frame["key"] == measured[0]["key"]) & (frame["task"] == "perplexity")]
     np.testing.assert_allclose(sorted(first["nll"]), sorted(measured[0]["nll"][0]))
     assert frame["score"].dtype == "float32" or str(frame["score"].dtype) == "Float32"
+
+
+def test_questions_come_back_as_they_were_built(home, known):
+    """Every field of every item; a file that holds another token is refused, not repaired."""
+    path, (name,) = next((home / "out").glob("questions-tiny-*.json.xz")), ["tiny"]
+    base = models.load_tokenizer(home / "base0")
+    built = questions.build(name, base, 512, home / "out" / "corpora" / "text")
+    found = known.questions[name]
+    assert found.hash == built.hash and len(found.items) == len(built.items) > 0
+    assert (found.name, found.window, found.lengths) == (name, 512, built.lengths)
+    for one, wanted in zip(found.items, built.items, strict=True):
+        assert one.example == wanted.example
+        np.testing.assert_array_equal(one.prompt, wanted.prompt, strict=True)
+        np.testing.assert_array_equal(one.target, wanted.target, strict=True)
+    for (title, ids), (wanted_title, wanted_ids) in zip(
+        found.documents, built.documents, strict=True
+    ):
+        assert title == wanted_title
+        np.testing.assert_array_equal(ids, wanted_ids, strict=True)
+    held = json.loads(lzma.decompress(path.read_bytes()))
+    held["questions"]["items"][0]["prompt"][5] += 1
+    other = path.with_name("other.json.xz")
+    other.write_bytes(lzma.compress(json.dumps(held).encode()))
+    with pytest.raises(ValueError, match=r"other\.json\.xz does not hold.*delete it"):
+        questions.stored(other)
+    other.write_bytes(b"torn")
+    with pytest.raises(ValueError, match="delete it"):
+        questions.stored(other)
 
 
 def test_records_of_other_questions_are_refused(known, measured):
