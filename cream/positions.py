@@ -36,6 +36,7 @@ __all__ = [
 
 MODES = ("relativity", "continuity")
 MIDDLES = ("clamped", "truncated", "uniform")
+CONTENTS = ("tied", "free")
 EXAMPLE_STREAM, GROUP_STREAM, PERMUTATION_STREAM = 0, 1, 2
 
 
@@ -189,6 +190,11 @@ class Cream(Sampler):
     "uniform"; `mean` (1 + s by default) and `sigma` are in half windows. `mode_group` examples
     share a coin (1; the releases 3,000). `overlap` lets middle tokens repeat tail tokens, as the
     releases do.
+
+    `content` is where the middle's tokens come from: "tied" to their positions as released, so that
+    a document shorter than them gives the tokens before its tail each time it is read, or "free",
+    anywhere between head and tail, as PoSE's. At scale 64 a small corpus read often is soon known
+    by heart when tied (`text_read` of "cream, scale 64" in data/results/grid_data.json).
     """
 
     mode: str = "both"
@@ -198,12 +204,16 @@ class Cream(Sampler):
     sigma: float = 3.0
     mode_group: int = 1
     overlap: bool = False
+    content: str = "tied"
     name: ClassVar[str] = "cream"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_choice("mode", self.mode, ("both", *MODES))
         _check_choice("middle", self.middle, MIDDLES)
+        _check_choice("content", self.content, CONTENTS)
+        if self.overlap and self.content == "free":
+            raise ValueError("overlap is of content tied to positions; leave it out with free")
         _check_whole("mode_group", self.mode_group, 1)
         if not self.sigma > 0:
             raise ValueError(f"sigma is {self.sigma}; it must be larger than 0 (the paper: 3)")
@@ -228,7 +238,11 @@ class Cream(Sampler):
         ends = _end_length(self.window, self.scale, mode, self.ends)
         low, high = end_bounds(self.window, self.scale, ends, alpha_index)
         end = int(rng.integers(low, high, endpoint=True))
-        return _cream_indices(self.window, self.scale, num_tokens, ends, end, self.overlap)
+        token_end = _tied_end(num_tokens, ends, end, self.overlap)
+        if self.content == "free":
+            least, most = self.window - ends - 1, num_tokens - ends - 1
+            token_end = int(rng.integers(least, most, endpoint=True))
+        return _cream_indices(self.window, self.scale, num_tokens, ends, end, token_end)
 
 
 def continuity_ends(window: int, scale: int) -> int:
@@ -271,16 +285,21 @@ def cream_indices(
         raise ValueError(f"end is {end}; alpha_index {alpha_index} draws {low} to {high}")
     if num_tokens < window:
         raise ValueError(f"the document has {num_tokens} tokens; the window takes {window}")
-    return _cream_indices(window, scale, num_tokens, length, end, overlap)
+    token_end = _tied_end(num_tokens, length, end, overlap)
+    return _cream_indices(window, scale, num_tokens, length, end, token_end)
+
+
+def _tied_end(num_tokens: int, ends: int, end: int, overlap: bool) -> int:
+    """The middle's last token: that of its last position, else the one before the tail."""
+    # Past this the middle would repeat tokens of the tail (releases: past the document's end).
+    last_token = num_tokens - 1 if overlap else num_tokens - ends - 1
+    return end if end <= last_token else num_tokens - ends - 1
 
 
 def _cream_indices(
-    window: int, scale: int, num_tokens: int, ends: int, end: int, overlap: bool
+    window: int, scale: int, num_tokens: int, ends: int, end: int, token_end: int
 ) -> Indices:
     length = window - 2 * ends
-    # Past this the middle would repeat tokens of the tail (releases: past the document's end).
-    last_token = num_tokens - 1 if overlap else num_tokens - ends - 1
-    token_end = end if end <= last_token else num_tokens - ends - 1
     tokens, positions = np.arange(window), np.arange(window)
     positions[ends:-ends] += end - length + 1 - ends
     tokens[ends:-ends] += token_end - length + 1 - ends

@@ -218,6 +218,28 @@ def test_q3_middle_tokens_never_repeat_tail_tokens():
     assert repeated > 0, "with overlap=True the release's repeats are back"
 
 
+@pytest.mark.parametrize("mode, ends", [("relativity", 21), ("continuity", 1)])
+def test_free_content_moves_no_position(mode, ends):
+    """The same positions as tied; the middle begins anywhere between head and tail."""
+    tied, free = (sampler("cream", 64, 16, mode=mode, content=each) for each in ("tied", "free"))
+    begun = set()
+    for (_, old), (tokens, told) in zip(
+        draws(tied, 100, 1500), draws(free, 100, 1500), strict=True
+    ):
+        assert told.tolist() == old.tolist()
+        assert tokens[:ends].tolist() == list(range(ends))
+        assert tokens[-ends:].tolist() == list(range(100 - ends, 100))
+        assert (np.diff(tokens[ends:-ends]) == 1).all()
+        begun.add(int(tokens[ends]))
+    assert begun == set(range(ends, ends + 100 - 64 + 1)), "its first and last place included"
+    assert len({tuple(tokens) for tokens, _ in draws(tied, 100)}) < 20, "tied: mostly the same"
+
+
+def test_free_content_is_not_the_releases():
+    with pytest.raises(ValueError, match="leave it out with free"):
+        sampler("cream", 64, 8, content="free", overlap=True)
+
+
 def test_q4_a_document_shorter_than_the_window_is_refused():
     for name in ("cream", "pose", "randpos", "plain"):
         with pytest.raises(ValueError, match="511 tokens and .* needs 512"):
@@ -295,7 +317,7 @@ def test_replaying_an_impossible_draw_is_refused():
 
 
 def test_unknown_options_are_named():
-    with pytest.raises(ValueError, match="cream has no option sigmas; it has: ends"):
+    with pytest.raises(ValueError, match="cream has no option sigmas; it has: content, ends"):
         sampler("cream", 512, 8, sigmas=3)
     with pytest.raises(ValueError, match="sigma is 0"):
         sampler("cream", 512, 8, sigma=0)
