@@ -3,9 +3,11 @@
     python -m cream.dossier --out data/results/grid_data.json
 
 Methods are compared on data that may favour one by its layout alone; so, for each condition and
-variant: how many queries a window can answer, at which told distances, and the histogram of told
-distances between tokens. And for each condition: which 13-grams of the evaluation's text stand in
-its training text, and that no word or value is asked for that training has. No model is needed.
+variant: how many queries a window can answer, at which told distances, how much of the corpus a
+run reads, and the histogram of told distances between tokens. And for each condition: which
+13-grams of the evaluation's text stand in its training text, and that no word or value is asked for
+that training has. No model is needed. All draws are of seed 0: where examples share a coin ("mode
+by batch") that seed's mode is counted, which is continuity.
 """
 
 from __future__ import annotations
@@ -31,12 +33,22 @@ from cream.provenance import commit
 from cream.questions import SETS, Questions, build
 from cream.retrieval import Document
 
-__all__ = ["Spans", "check_words", "describe", "main", "overlap", "queries", "spans_of"]
+__all__ = [
+    "Spans",
+    "check_words",
+    "describe",
+    "main",
+    "overlap",
+    "queries",
+    "spans_of",
+    "text_read",
+]
 
 GRAM = 13
 BINS = 64
 WINDOWS = 1_500  # that are drawn for each variant
 DRAWS = 600  # for a histogram of told distances between tokens
+READ = {SCALE: 9_600, FAR: 32_000}  # windows of a run by YaRN: 300 steps of 32, at scale 64 1,000
 TOLERANCE = 0.2
 
 
@@ -97,6 +109,26 @@ def queries(
         "far_queries_a_window": round(float((distances >= window).sum()) / windows, 4),
         "told_distances_of_queries": counted.tolist(),
     }
+
+
+def text_read(
+    corpus: Corpus, method: str, scale: int, options: dict, window: int, windows: int
+) -> float:
+    """Return the share of the training tokens that a run of so many windows (of N tokens) reads.
+
+    What is read again counts once. A full-length example is as many windows as it holds.
+    """
+    draw = sampler(method, window, scale, **options)
+    examples = windows // scale if method == "full" else windows
+    dataset = ExampleDataset(corpus.path, draw, seed=0, num_examples=examples)
+    sizes = np.asarray(dataset.documents.num_tokens)
+    first = np.cumsum(sizes) - sizes
+    read = np.zeros(sizes.sum(), dtype=bool)
+    for item in range(examples):
+        epoch, document = dataset.document(item)
+        drawn = draw.draw(int(sizes[document]), dataset.seed, epoch, document)
+        read[first[document] + drawn.tokens] = True
+    return round(float(read.mean()), 4)
 
 
 def _pair_histogram(method: str, scale: int, options: dict, window: int) -> list[float]:
@@ -177,10 +209,11 @@ def _of_evaluation(part: str) -> bool:
 
 
 def _variants() -> dict[str, tuple[str, int, dict]]:
-    """Every trained variant: its sampler, scale and options."""
+    """Every trained variant and, at 64, CREAM with free content: sampler, scale and options."""
     found = {name: (name, SCALE, {}) for name in TUNED}
     found |= {name: (made[0], SCALE, made[1]) for name, made in ABLATIONS.items()}
-    return found | {f"{name}, scale 64": (made[0], FAR, made[1]) for name, made in AT_64.items()}
+    far = AT_64 | {"content free": ("cream", {"content": "free"})}
+    return found | {f"{name}, scale 64": (made[0], FAR, made[1]) for name, made in far.items()}
 
 
 def describe(folder: Path, base: str, cache: str) -> dict[str, object]:
@@ -200,6 +233,8 @@ def describe(folder: Path, base: str, cache: str) -> dict[str, object]:
                  for name, each in tqdm(documents.items(), "places of queries")}  # fmt: skip
         table = {name: queries(corpus, spans, m, s, o, window) for name, (m, s, o) in
                  tqdm(_variants().items(), f"queries of {condition}")}  # fmt: skip
+        for name, (m, s, o) in tqdm(_variants().items(), f"what is read of {condition}"):
+            table[name]["text_read"] = text_read(corpus, m, s, o, window, READ[s])
         training = list(_texts(corpus, tokenizer, "train"))
         found[condition] = {
             "corpus": corpus.manifest["recipe_hash"],

@@ -112,6 +112,24 @@ def test_queries_a_window_count_full_windows_as_many(tokenizer, tmp_path, monkey
     assert queries(built, {}, "plain", 4, {}, 128)["queries_a_window"] == 0
 
 
+def test_what_is_read_again_counts_once(tokenizer, tmp_path):
+    """Plain reads the first window of each document for ever; free content all of it in time."""
+    texts = [retrieval.training_document("lines", np.random.default_rng(k), 700).text
+             for k in range(3)]  # fmt: skip
+    documents = [{"split": "train", "source": "generated", "name": f"lines {k}", "kind": "lines",
+                  "text": text} for k, text in enumerate(texts)]  # fmt: skip
+    built = corpus.build(tmp_path / "c", documents, tokenizer, 128, {}, progress=False)
+    total = int(np.sum(built.split("train").num_tokens))
+
+    def read(method: str, windows: int, **options: str) -> float:
+        return dossier.text_read(built, method, 4, options, 128, windows)
+
+    assert read("plain", 2) == pytest.approx(2 * 128 / total, abs=1e-4)
+    assert read("plain", 3) == read("plain", 30) == pytest.approx(3 * 128 / total, abs=1e-4)
+    assert read("full", 4) == pytest.approx(512 / total, abs=1e-4)
+    assert read("cream", 400) < read("cream", 400, content="free") > 0.99
+
+
 def test_variants_a_fifth_off_are_flagged():
     """More or fewer; none where nobody can answer anything."""
     rows = {"cream": 2.0, "pose": 2.3, "plain": 2.5, "full": 1.5, "cream, scale 64": 1.0,
