@@ -1,13 +1,19 @@
-"""What to say when the Hugging Face Hub gives no model: why, what to do, and what is open instead.
+"""What of the Hugging Face Hub is read, and what to say when it gives no model.
 
-What belongs here: reasons and open models, as text. Reading is done by `models`.
+What belongs here: pinned revisions; reasons and open models, as text. `models` does the reading.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["OPEN", "refusal"]
+__all__ = ["OPEN", "REVISIONS", "refusal"]
+
+# The commits that are read of these models wherever none is named.
+REVISIONS = {
+    "meta-llama/Llama-2-7b-hf": "01c7f73d771dfac7d292323805ebc428287df4f9",
+    "meta-llama/Llama-2-7b-chat-hf": "f5db02db724555f92da89c216ac04704f23d4590",
+}
 
 # Models of Llama-2's family whose unscaled RoPE and safetensors this package reads, by their cards;
 # none was downloaded here. The first ones have Llama-2's own weights.
@@ -73,7 +79,7 @@ def _open(path: str | Path) -> str:
         return "."
     listed = "; ".join(f"{name} ({about})" for name, about in known.items())
     return (
-        f". Open models of the same family: {listed}. They were not tried here. Give one as "
-        "`-p base NAME`, and make its corpus with `01_data -p tokenizer NAME -p window N` where "
-        "its tokenizer or N is another"
+        f". Open models of the same family: {listed}. They were not tried here. Give one to "
+        "01_data as `-p tokenizer NAME -p window N` and to the other notebooks as `-p base NAME`: "
+        "a corpus is of one tokenizer and one N"
     )

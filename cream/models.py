@@ -113,6 +113,7 @@ def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
 def _read(auto: Any, path: str | Path, revision: str | None) -> Any:
     """Read a config or tokenizer, and say of a path that is nowhere where it was looked for."""
     check_place(path)
+    revision = revision or hub.REVISIONS.get(str(path))
     try:
         return auto.from_pretrained(path, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -152,13 +153,14 @@ def load(
 
     With `scaling` (one of `rope.KINDS`) and `scale`, a base is extended; without, a checkpoint
     comes as it is. dtype None is float32, but bfloat16 on CUDA from a thousand million parameters;
-    device None is this process's CUDA device, else the CPU. Raises ValueError or FileNotFoundError,
-    naming the cause.
+    device None is this process's CUDA device, else the CPU; revision None is the one that `hub`
+    pins, if it does. Raises ValueError or FileNotFoundError, naming the cause.
     """
     kind = None if scaling is None else rope.scaling(scaling, 1 if scale is None else scale)
     if kind is None and scale is not None:
         raise ValueError(f"scale is {scale} but scaling is not given: choose one of {rope.KINDS}")
     place = _place(device)
+    revision = revision or hub.REVISIONS.get(str(path))
     check_files(path)
     config = _read(AutoConfig, path, revision)
     config = config if kind is None else extend(config, kind)

@@ -29,9 +29,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
-from cream import training_memory
+from cream import models, training_memory
 from cream.training_config import TrainConfig, read_config
 from cream.training_memory import BUCKET, GIB, LIVE, PLANNED, SHARDED, Needs, needs, parameters
 
@@ -325,15 +325,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = vars(parser.parse_args(arguments))
     try:
         print(_planned(**given))
-    except (MemoryError, OSError, ValueError) as error:
+    except (MemoryError, ModuleNotFoundError, OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
 
 
 def _planned(run_dir: str, root: str, processes: int, on_host: int | None, card: float) -> str:
     config = read_config(run_dir)
     place = Path(root) / config.base
-    about = AutoConfig.from_pretrained(place if place.is_dir() else config.base,
-                                       revision=config.revision)  # fmt: skip
+    about = models.load_config(place if place.is_dir() else config.base, config.revision)
     machine = Machine(processes, on_host or processes, int(card * GIB), "a GPU")
     return choose(config, about, about.max_position_embeddings, machine)[1]
 

@@ -1,20 +1,33 @@
 """Every number of a run in one place: training, evaluation, expected result and cost by preset.
 
-presets.get("miniature", method="pose", seed=1)      # a Preset, fields of `train` overridden
+    presets.get("miniature", method="pose", seed=1)     # a Preset, fields of `train` overridden
+    python -m cream.presets llama2-7b RUN_DIR zero=2    # RUN_DIR/config.json, for any launcher
+
+What belongs here: the numbers, and from a preset to a run directory that every launcher trains.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
-from collections.abc import Callable
+import json
+import math
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from transformers import LlamaConfig, PreTrainedTokenizerBase
 
+from cream import hub, models
+from cream.checkpoints import check_place
+from cream.corpus import open_corpus
+from cream.positions import sampler
 from cream.tasks import longchat_lines
-from cream.training import TrainConfig
+from cream.training import TrainConfig, base_place, check_directory, claim
+from cream.training_config import closest
 
-__all__ = ["PRESETS", "Evaluation", "Preset", "base_config", "get", "names"]
+__all__ = ["PRESETS", "Evaluation", "Preset", "base_config", "get", "main", "names"]
 
 
 @dataclass(frozen=True)
@@ -146,12 +159,14 @@ def base_config(tokenizer: PreTrainedTokenizerBase, theta: float = 520.0) -> Lla
 def _llama2_7b() -> Preset:
     """The paper's base run: Llama-2-7B, 32 x 4,096 tokens, 1,000 steps (protocols 4.1).
 
-    Two deliberate departures: the warm-up is linear from the first step, and the seed is fixed.
+    Four deliberate departures: the warm-up is linear from the first step; the seed is fixed, and
+    the mode drawn for each example; no validation loss every 50 steps, and so no best checkpoint is
+    sought (the official evaluations read step 1,000's, which `model/` is).
     Not run here: the weights cannot be downloaded.
     """
     train = TrainConfig(
         base="meta-llama/Llama-2-7b-hf",
-        revision="01c7f73d771dfac7d292323805ebc428287df4f9",
+        revision=hub.REVISIONS["meta-llama/Llama-2-7b-hf"],
         corpus="runs/corpora/pile_4k_train",
         scaling="linear",
         steps=1000,
@@ -180,7 +195,7 @@ def _llama2_7b_chat() -> Preset:
     train = dataclasses.replace(
         base.train,
         base="meta-llama/Llama-2-7b-chat-hf",
-        revision="f5db02db724555f92da89c216ac04704f23d4590",
+        revision=hub.REVISIONS["meta-llama/Llama-2-7b-chat-hf"],
         corpus="runs/corpora/ShareGPT_4k_train",
         steps=100,
         warmup_steps=0,
@@ -206,8 +221,8 @@ def names() -> tuple[str, ...]:
 def get(name: str, **overrides: object) -> Preset:
     """Return a preset, with fields of its `train` replaced by every override that is not None.
 
-    Another base drops the preset's hub revision; where fewer steps leave no room for the preset's
-    warm-up, half of them warm up. ValueError for an unknown preset or field.
+    Another base has its own pinned revision or none; where fewer steps leave no room for the
+    preset's warm-up, half of them warm up. ValueError for an unknown preset or field.
     """
     if name not in PRESETS:
         raise ValueError(f"preset is {name!r}; choose one of {', '.join(PRESETS)}")
@@ -215,10 +230,132 @@ def get(name: str, **overrides: object) -> Preset:
     changed = {key: value for key, value in overrides.items() if value is not None}
     fields = {f.name for f in dataclasses.fields(TrainConfig)}
     if unknown := sorted(set(changed) - fields):
-        raise ValueError(f"a run has no {', '.join(unknown)}; it has: {', '.join(sorted(fields))}")
+        near = ", ".join(closest(name, fields) for name in unknown)
+        raise ValueError(f"a run has no {near}; it has: {', '.join(sorted(fields))}")
     if changed.get("base", preset.train.base) != preset.train.base:
-        changed.setdefault("revision", None)
+        changed.setdefault("revision", hub.REVISIONS.get(str(changed["base"])))
     steps = changed.get("steps", preset.train.steps)
     if isinstance(steps, int) and 0 < steps <= preset.train.warmup_steps:
         changed.setdefault("warmup_steps", steps // 2)
     return dataclasses.replace(preset, train=dataclasses.replace(preset.train, **changed))
+
+
+# --------------------------------------------------------------------- a run directory of a preset
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write a preset's run directory, and say how launchers start it."""
+    parser = argparse.ArgumentParser(prog="python -m cream.presets", description=main.__doc__)
+    parser.add_argument("preset", choices=names())
+    parser.add_argument("run_dir", type=Path, help="the run directory; will hold config.json")
+    parser.add_argument(
+        "fields", nargs="*", metavar="FIELD=VALUE", help="instead of the preset's: steps=500 zero=2"
+    )
+    parser.add_argument("--root", type=Path, default=".", help="where folders in it start (.)")
+    parser.add_argument("--processes", type=int, default=2, help="GPUs to start it on (2)")
+    given = parser.parse_intermixed_args(arguments)
+    try:
+        config = get(given.preset, **_fields(given.fields)).train
+        _check(config, given.root, given.processes)
+        check_directory(config, given.run_dir)
+        claim(config, given.run_dir)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
+    print(_said(given.preset, config, given.run_dir, given.root, given.processes))
+
+
+def _fields(given: Sequence[str]) -> dict[str, object]:
+    """Read FIELD=VALUE: a value as JSON where it is JSON, else as text."""
+    found: dict[str, object] = {}
+    for one in given:
+        name, sign, text = one.partition("=")
+        if not (name and sign):
+            raise ValueError(f"{one!r} is no FIELD=VALUE, such as steps=500 or zero=2")
+        if name in found:
+            raise ValueError(f"{name} is given twice")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if value is None:
+            raise ValueError(f"{one}: leave {name} out to keep the preset's")
+        found[name] = tuple(value) if isinstance(value, list) else value
+    return found
+
+
+def _check(config: TrainConfig, root: Path, processes: int) -> None:
+    """Refuse what can be seen to fail: base or corpus, sampler options, a share of the batch."""
+    place, window = base_place(config.base, root), 4096
+    if Path(place).is_dir():
+        window = models.describe(models.load_config(place))["window"]
+    else:
+        check_place(place)
+    sampler(config.method, window, config.scale, **config.sampler_options)
+    if _made(config, root):
+        open_corpus(root / config.corpus)
+    if processes < 1:
+        raise ValueError(f"processes is {processes}; it must be at least 1")
+    share, rest = divmod(config.batch_size, processes)
+    if rest or share % config.micro_batch:
+        micro = math.gcd(share, config.micro_batch)
+        change = "other --processes" if rest else f"micro_batch={micro}"
+        raise ValueError(
+            f"batch_size {config.batch_size} is not a multiple of micro_batch {config.micro_batch} "
+            f"x {processes} processes; give {change}"
+        )
+
+
+def _said(name: str, config: TrainConfig, run_dir: Path, root: Path, processes: int) -> str:
+    """What the run will do, what it still lacks, and how it is started."""
+    run = shlex.quote(str(run_dir))
+    at = "" if root == Path(".") else f" --root {shlex.quote(str(root))}"
+    usual = get(name).train
+    changed = [
+        f"{f.name} {getattr(usual, f.name)!r} -> {getattr(config, f.name)!r}"
+        for f in dataclasses.fields(config) if getattr(usual, f.name) != getattr(config, f.name)
+    ]  # fmt: skip
+    passes = config.batch_size // (config.micro_batch * processes)
+    times = "in one pass" if passes == 1 else f"in {passes} passes"
+    shared = f"each of {processes} processes" if processes > 1 else "one process"
+    return f"""\
+{run_dir / "config.json"}: preset {name}{"".join(f"; {one}" for one in changed)}
+  {config.base}{_where(config, root)}
+  {config.corpus}{_corpus(name, config, usual, root)}
+  {config.method}, {config.scaling} scaling by {config.scale}, seed {config.seed}: \
+{config.steps:,} steps of {config.batch_size} examples, {config.micro_batch} at a time \
+{times} of {shared}
+What memory decides: python -m cream.parallel {run} --processes {processes} --card 80{at}
+Start it by one of these, and in the same way again after an interruption:
+  torchrun --nproc-per-node {processes} -m cream.training {run}{at}
+  deepspeed --num_gpus {processes} --module cream.training {run}{at}
+  python -m cream.slurm {run} --gpus {processes}{at} > job.sbatch && sbatch job.sbatch"""
+
+
+def _where(config: TrainConfig, root: Path) -> str:
+    """Where a base is read from."""
+    if Path(base_place(config.base, root)).is_dir():
+        return ""
+    revision = f", revision {config.revision}" if config.revision else ""
+    gated = "; needs access to the weights" if config.base in hub.OPEN else ""
+    return f" from the Hugging Face Hub{revision}{gated}"
+
+
+def _made(config: TrainConfig, root: Path) -> bool:
+    return (root / config.corpus / "manifest.json").is_file()
+
+
+def _corpus(name: str, config: TrainConfig, usual: TrainConfig, root: Path) -> str:
+    """What makes a corpus that is not there."""
+    if _made(config, root):
+        return ""
+    if config.corpus != usual.corpus or config.base != usual.base:
+        return " is not there yet: make it with notebooks/01_data.ipynb, for this base"
+    if name == "miniature-base":
+        return " is not there yet: notebooks/A_pretrain_miniature.ipynb makes it"
+    return (
+        f" is not there yet: papermill notebooks/01_data.ipynb runs/01_data.ipynb -p preset {name}"
+    )
+
+
+if __name__ == "__main__":
+    main()

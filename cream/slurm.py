@@ -13,6 +13,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from cream.training_config import read_config
+
 __all__ = ["main", "script"]
 
 SBATCH = """\
@@ -25,8 +27,9 @@ SBATCH = """\
 #SBATCH --time={time}
 #SBATCH --requeue
 #SBATCH --output=%x-%j.log
-# One torchrun a host, one process a GPU. Sent again after a time limit or a failure, the job goes
-# on from the last sealed checkpoint. The run directory must lie on a disk that every host sees.
+# One torchrun a host, one process a GPU. Submitted again (sbatch) after a time limit, and requeued
+# by Slurm after a host's failure, the job goes on from the last sealed checkpoint. The run
+# directory must lie on a disk that every host sees.
 export OMP_NUM_THREADS={threads}
 export HF_HUB_OFFLINE=1  # the base is in the hub's cache, or a folder
 host=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -59,7 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{said} ({default})")
     parser.add_argument("--time", default="24:00:00", help="the job's limit (24:00:00)")
     parser.add_argument("--python", default=".venv/bin/python", help="the interpreter")
-    print(script(**vars(parser.parse_args(arguments))), end="")
+    given = parser.parse_args(arguments)
+    try:
+        read_config(given.run_dir)
+    except (OSError, ValueError) as error:
+        parser.exit(1, f"{error}\n")
+    print(script(**vars(given)), end="")
 
 
 if __name__ == "__main__":

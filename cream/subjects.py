@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pandas as pd
 import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cream import models, processes, results, rope
 from cream.corpus import tokenizer_hash
@@ -82,7 +82,7 @@ class Subject:
 
     def config(self) -> PreTrainedConfig:
         """Read the model's config, scaled as the model will be, without its weights."""
-        config = AutoConfig.from_pretrained(self.path)
+        config = models.load_config(self.path)
         if self.scaling is None:
             return config
         return models.extend(config, rope.scaling(self.scaling, self.scale or 1))
@@ -135,7 +135,7 @@ class Served:
             about = self.checkpoint.header(self.checkpoint.config())
             hashed = first(self.checkpoint.weights_hash)
         else:
-            window = models.describe(AutoConfig.from_pretrained(self.base))["window"]
+            window = models.describe(models.load_config(self.base))["window"]
             model = self.address.model
             about = {"run": model, "method": model, "scaling": "server", "scale": 1,
                      "base": Path(self.base).name, "window": window,

@@ -56,7 +56,16 @@ from cream.training_log import (
     last_complete_checkpoint,
 )
 
-__all__ = ["ExampleDataset", "TrainConfig", "collate", "learning_rate_factor", "train"]
+__all__ = [
+    "ExampleDataset",
+    "TrainConfig",
+    "base_place",
+    "check_directory",
+    "claim",
+    "collate",
+    "learning_rate_factor",
+    "train",
+]
 
 log = logging.getLogger(__name__)
 
@@ -182,8 +191,8 @@ def _sweep(run_dir: Path) -> None:
         shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
 
 
-def _claim(config: TrainConfig, run_dir: Path) -> None:
-    """Write config.json, once everything that can be checked has been: nothing half-written."""
+def claim(config: TrainConfig, run_dir: Path) -> None:
+    """Write config.json, once all that can be checked has been: nothing half-written."""
     run_dir.mkdir(parents=True, exist_ok=True)
     beside = run_dir / f"config.{os.getpid()}.partial"
     beside.write_text(config.to_json(), encoding="utf-8")
@@ -194,7 +203,7 @@ def _material(
     config: TrainConfig, root: Path
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, ExampleDataset]:
     """Check base, corpus and sampler against each other, before the weights are loaded."""
-    base = _base_place(config.base, root)
+    base = base_place(config.base, root)
     check_files(base)
     tokenizer = models.load_tokenizer(base, revision=config.revision)
     about = AutoConfig.from_pretrained(base, revision=config.revision)
@@ -216,7 +225,7 @@ def _loaded(
     # DeepSpeed makes its float32 masters of bfloat16 weights.
     dtype = torch.bfloat16 if config.sharded and config.precision == "master" else torch.float32
     model = load(
-        _base_place(config.base, root),
+        base_place(config.base, root),
         scaling=config.scaling,
         scale=config.scale,
         attention=config.attention,
@@ -240,7 +249,7 @@ def _settled(
     return config
 
 
-def _base_place(base: str, root: Path) -> str:
+def base_place(base: str, root: Path) -> str:
     """Return a base's folder, or the name as it is for the hub.
 
     A name like data/typo beside an existing data/ is a missing folder, not a model of the hub.
@@ -268,7 +277,7 @@ def _prepare(
     if config.zero == 3:
         sharding.gather_layers_whole(decoder_layers(model))
     if trainer.is_world_process_zero():
-        _claim(asked, run_dir)
+        claim(asked, run_dir)
     trainer.remove_callback(PrinterCallback)
     window = len(trainer.train_dataset[0]["input_ids"])
     flops = training_flops(model.config, model.num_parameters(), window)
@@ -356,7 +365,10 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(str(error))
     first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
-    model = train(config, given.run_dir, root=given.root)
+    try:
+        model = train(config, given.run_dir, root=given.root)
+    except (MemoryError, OSError, ValueError, ModuleNotFoundError) as error:
+        parser.exit(1, f"{error}\n")
     if PartialState().is_main_process:
         print(model)
     PartialState().destroy_process_group()

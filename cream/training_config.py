@@ -15,7 +15,7 @@ from pathlib import Path
 from cream import rope
 from cream.positions import METHODS
 
-__all__ = ["TrainConfig", "read_config"]
+__all__ = ["TrainConfig", "closest", "read_config"]
 
 CHOICES = {
     "method": METHODS,
@@ -113,7 +113,7 @@ class TrainConfig:
         if not isinstance(values, dict):
             raise ValueError("config.json does not hold the fields of a run")
         fields = {f.name for f in dataclasses.fields(cls)}
-        if unknown := [_closest(name, fields) for name in sorted(set(values) - fields)]:
+        if unknown := [closest(name, fields) for name in sorted(set(values) - fields)]:
             raise ValueError(f"config.json has unknown fields: {', '.join(unknown)}")
         if missing := [name for name in ("base", "corpus") if name not in values]:
             raise ValueError(f"config.json lacks {' and '.join(missing)}")
@@ -183,7 +183,8 @@ def _check_sharding(config: TrainConfig) -> None:
         )
 
 
-def _closest(name: str, fields: set[str]) -> str:
+def closest(name: str, fields: set[str]) -> str:
+    """Return an unknown field's name, with the one that may have been meant."""
     near = difflib.get_close_matches(name, fields, 1)
     return f"{name} (did you mean {near[0]}?)" if near else name
 
@@ -192,7 +193,10 @@ def read_config(run_dir: str | Path) -> TrainConfig:
     """Read config.json of a run directory; the error names the file and what is wrong in it."""
     path = Path(run_dir) / "config.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; notebooks/02_train.ipynb writes one")
+        raise FileNotFoundError(
+            f"{path} does not exist; `python -m cream.presets NAME {run_dir}` writes one, and "
+            "notebooks/02_train.ipynb does when it trains"
+        )
     try:
         return TrainConfig.from_json(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from transformers import LlamaConfig
 
-from cream import hub, models, presets, rope
+from cream import hub, models, presets, rope, subjects
+from cream.notebook import declared
+
+ROOT = Path(__file__).resolve().parents[1]
 
 ASK = """
 import sys
@@ -67,6 +71,60 @@ def test_a_gated_model_names_the_page_and_open_ones(said):
     assert "They were not tried here" in said[0]
 
 
+def test_it_names_the_parameters_of_the_notebooks(said):
+    """01_data calls a base by its tokenizer."""
+    for notebook, names in (("01_data", {"tokenizer", "window"}), ("02_train", {"base"})):
+        assert names <= set(declared(ROOT / "notebooks" / f"{notebook}.ipynb"))
+    assert "to 01_data as `-p tokenizer NAME -p window N` and to the other notebooks as" in said[0]
+
+
+READERS = {
+    "tokenizer": lambda name: models.load_tokenizer(name),
+    "config": lambda name: models.load_config(name),
+    "weights": lambda name: models.load(name),
+    "base": lambda name: subjects.base_of(name),
+    "original": lambda name: subjects.find("original", name)[0].config(),
+    "scaled": lambda name: subjects.find("scaled:yarn:8", name)[0].load(),
+    "server": lambda name: subjects.find("http://localhost:1/v1#x", name)[0].load(),
+}
+
+
+@pytest.mark.parametrize("name", hub.REVISIONS)
+@pytest.mark.parametrize("reader", READERS)
+def test_every_reader_takes_the_pinned_commit(monkeypatch, name, reader):
+    """Of the models that are pinned; of others the newest, unless one is named."""
+    asked = []
+
+    def gives(path: str, revision: str | None = None, **_: object) -> None:
+        asked.append((path, revision))
+        raise OSError("offline")
+
+    for auto in ("AutoConfig", "AutoTokenizer"):
+        monkeypatch.setattr(getattr(models, auto), "from_pretrained", gives)
+    with pytest.raises(FileNotFoundError, match=f"--revision {hub.REVISIONS[name]}"):
+        READERS[reader](name)
+    assert asked == [(name, hub.REVISIONS[name])]
+    for given in ("v1", None):
+        with pytest.raises(FileNotFoundError):
+            models.load_config("some/model", given)
+        assert asked[-1] == ("some/model", given)
+
+
+def test_weights_are_of_the_pinned_commit(monkeypatch):
+    name, asked = "meta-llama/Llama-2-7b-hf", []
+    monkeypatch.setattr(models.AutoConfig, "from_pretrained", lambda *_, **__: LlamaConfig())
+
+    def weights(path: str, revision: str | None = None, **_: object) -> None:
+        asked.append((path, revision))
+        raise OSError("offline")
+
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", weights)
+    for revision in (None, "v1"):
+        with pytest.raises(OSError, match="offline"):
+            models.load(name, revision=revision, device="cpu")
+    assert asked == [(name, hub.REVISIONS[name]), (name, "v1")]
+
+
 def test_an_unknown_model_is_said_to_be_unknown(said):
     assert len(set(said[3:])) == 1 and "the Hugging Face Hub has no such model" in said[3]
     assert "Open models" not in said[3]
@@ -85,6 +143,10 @@ def test_without_a_network_it_says_how_to_fetch(tmp_path):
 def test_every_gated_preset_has_open_models():
     gated = {presets.get(name).train.base for name in presets.names()}
     assert {base for base in gated if base.startswith("meta-llama/")} == set(hub.OPEN)
+    assert set(hub.REVISIONS) == set(hub.OPEN)
+    for name in ("llama2-7b", "llama2-7b-chat"):
+        train = presets.get(name).train
+        assert train.revision == hub.REVISIONS[train.base]
 
 
 # Of the cards of the open models: window, theta, key-value heads, vocabulary.

@@ -160,6 +160,14 @@ def test_a_plan_is_printed_from_a_run_directory(training_place, tmp_path, capsys
     assert "Nothing fits" in capsys.readouterr().err
 
 
+def test_a_base_that_is_nowhere_is_said_as_everywhere(tmp_path, capsys):
+    training_runs.job(tmp_path / "run", base="meta-llama/Llama-2-7b-hf")
+    with pytest.raises(SystemExit) as ended:
+        parallel.main([str(tmp_path / "run"), "--root", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "Open models of the same family" in said
+
+
 @needs_deepspeed
 def test_nothing_is_loaded_before_the_choice(training_place, tmp_path, monkeypatch):
     """A refusal leaves no run directory and reads no weights."""

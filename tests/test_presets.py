@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import shlex
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -18,7 +22,7 @@ from transformers import (
     TrainerCallback,
 )
 
-from cream import corpus, models, presets, training, training_log
+from cream import corpus, models, presets, training, training_config, training_log
 
 # protocols.md 4.1, but for the seed (its run had none) and the linear warm-up.
 LLAMA = {
@@ -94,7 +98,8 @@ def test_overrides_that_touch_other_fields():
     """Another base has other revisions, and a short run no room for a long warm-up."""
     assert presets.get("llama2-7b", base="some/model").train.revision is None
     assert presets.get("llama2-7b", base="some/model", revision="v1").train.revision == "v1"
-    assert presets.get("llama2-7b", base="meta-llama/Llama-2-7b-hf").train.revision
+    chat = presets.get("llama2-7b", base="meta-llama/Llama-2-7b-chat-hf").train
+    assert chat.revision == PAPER["llama2-7b-chat"]["revision"]
     for steps, warmup in ((1, 0), (5, 2), (10, 5), (11, 10), (500, 10)):
         assert presets.get("llama2-7b", steps=steps).train.warmup_steps == warmup
     with pytest.raises(ValueError, match=r"warmup_steps is 7; it must lie in \[0, steps = 5\)"):
@@ -104,10 +109,110 @@ def test_overrides_that_touch_other_fields():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="preset is 'llama'; choose one of tiny, miniature, "):
         presets.get("llama")
-    with pytest.raises(ValueError, match="a run has no rate, stepz; it has: adam_betas, attention"):
+    with pytest.raises(
+        ValueError, match=r"a run has no rate, stepz \(did you mean steps\?\); it has: adam"
+    ):
         presets.get("tiny", stepz=5, rate=1)
     with pytest.raises(ValueError, match="method is 'CREAM'; choose one of cream"):
         presets.get("tiny", method="CREAM")
+
+
+def _made(place, run, *fields: str) -> None:
+    """Write the run directory of a tiny preset on the base and the corpus of `place`."""
+    here = ["--root", str(place), "base=base", "corpus=corpus", "probe_steps=0"]
+    presets.main(["tiny", str(run), *here, *fields])
+
+
+def test_a_run_directory_is_made_of_a_preset(training_place, tmp_path, capsys):
+    """Values as JSON or text; every number as the preset with these fields has it."""
+    run = tmp_path / "my run"
+    _made(training_place, run, "micro_batch=1", "scaling=ntk", "adam_betas=[0.9, 0.95]",
+          'sampler_options={"sigma": 2}', "learning_rate=1e-3")  # fmt: skip
+    there = training_config.read_config(run)
+    assert there == presets.get(
+        "tiny", base="base", corpus="corpus", probe_steps=0, micro_batch=1, scaling="ntk",
+        adam_betas=(0.9, 0.95), sampler_options={"sigma": 2}, learning_rate=1e-3,
+    ).train  # fmt: skip
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+    said = capsys.readouterr().out
+    assert "micro_batch 2 -> 1" in said and "4 steps of 2 examples, 1 at a time in one pass" in said
+    started = [shlex.split(line.split(" > ")[0]) for line in said.splitlines()[-3:]]
+    end = [str(run), "--root", str(training_place)]
+    assert started == [
+        ["torchrun", "--nproc-per-node", "2", "-m", "cream.training", *end],
+        ["deepspeed", "--num_gpus", "2", "--module", "cream.training", *end],
+        ["python", "-m", "cream.slurm", end[0], "--gpus", "2", *end[1:]],
+    ]
+
+
+def test_a_7bs_run_directory_says_what_is_missing(tmp_path, capsys):
+    """Nothing is asked of the hub; the same again is no error."""
+    for _ in range(2):
+        presets.main(
+            ["llama2-7b", str(tmp_path / "run"), "zero=2", "--processes", "4", "steps=500"]
+        )
+        said = capsys.readouterr().out
+    assert f"revision {PAPER['llama2-7b']['revision']}; needs access to the weights" in said
+    assert "01_data.ipynb runs/01_data.ipynb -p preset llama2-7b\n" in said
+    assert "2 at a time in 4 passes of each of 4 processes" in said
+    assert json.loads((tmp_path / "run" / "config.json").read_text()) == {
+        **PAPER["llama2-7b"], "steps": 500, "zero": 2, "adam_betas": [0.9, 0.999]
+    }  # fmt: skip
+
+
+REFUSED = {
+    "micro_batch=1 stepz=5": r"a run has no stepz (did you mean steps?)",
+    "micro_batch=1 steps=2.5": "steps is 2.5; it must be of type int",
+    "micro_batch=1 method=creme": "method is 'creme'; choose one of cream",
+    "micro_batch=1 steps": "'steps' is no FIELD=VALUE",
+    "micro_batch=1 steps=3 steps=4": "steps is given twice",
+    "micro_batch=1 probe=null": "leave probe out to keep the preset's",
+    "micro_batch=2": "x 2 processes; give micro_batch=1",
+    "micro_batch=1 batch_size=3": "x 2 processes; give other --processes",
+    "micro_batch=1 base=base/typo": "there is no such checkpoint directory",
+    'micro_batch=1 sampler_options={"sigmar":2}': "cream has no option sigmar",
+    "micro_batch=1 --processes 0": "processes is 0; it must be at least 1",
+}
+
+
+@pytest.mark.parametrize("fields", REFUSED)
+def test_what_is_wrong_is_said_before_anything_is_written(training_place, tmp_path, capsys, fields):
+    with pytest.raises(SystemExit) as ended:
+        run = ["tiny", str(tmp_path / "run"), "--root", str(training_place), "base=base"]
+        given = fields.split()
+        presets.main([*(one for one in run if "base=base/" not in fields or one != "base=base"),
+                      "corpus=corpus", *given])  # fmt: skip
+    assert ended.value.code == 1 and REFUSED[fields] in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_runs_directory_and_a_broken_corpus_are_refused(training_place, tmp_path, capsys):
+    _made(training_place, tmp_path / "run", "micro_batch=1")
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    with pytest.raises(SystemExit):
+        _made(training_place, tmp_path / "run", "micro_batch=1", "seed=5")
+    assert "holds another run (seed 0 -> 5)" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+    training_runs.share(training_place, tmp_path / "old")
+    (tmp_path / "old" / "corpus").unlink()
+    (tmp_path / "old" / "corpus").mkdir()
+    (tmp_path / "old" / "corpus" / "manifest.json").write_text('{"format": 1}')
+    with pytest.raises(SystemExit):
+        _made(tmp_path / "old", tmp_path / "other", "micro_batch=1")
+    assert "corpus format 1" in capsys.readouterr().err and not (tmp_path / "other").exists()
+
+
+@pytest.mark.slow
+def test_what_is_printed_starts_two_processes(training_place, tmp_path, capsys):
+    """The torchrun line as it stands, on CPUs (gloo)."""
+    _made(training_place, tmp_path / "run", "micro_batch=1", "compile=none")
+    (line,) = [one for one in capsys.readouterr().out.splitlines() if "torchrun" in one]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run([*torchrun, *shlex.split(line)[1:]], env=training_runs.environment(),
+                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "model" / "model.safetensors").is_file()
+    assert sorted(training_runs.losses(tmp_path / "run")) == [1, 2, 3, 4]
 
 
 class _Stop(TrainerCallback):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 
+import pytest
+import training_runs
+
 from cream import slurm
 
 
@@ -25,6 +28,17 @@ def test_a_slurm_script_is_bash_and_starts_the_same_module(tmp_path):
     assert "--rdzv-endpoint=host1:29500" in said and "runs/my run" in said
 
 
-def test_the_command_prints_it(capsys):
-    slurm.main(["runs/x", "--nodes", "3", "--gpus", "2", "--time", "1:00:00"])
-    assert capsys.readouterr().out == slurm.script("runs/x", nodes=3, gpus=2, time="1:00:00")
+def test_the_command_prints_it(tmp_path, capsys):
+    training_runs.job(tmp_path)
+    run = str(tmp_path)
+    slurm.main([run, "--nodes", "3", "--gpus", "2", "--time", "1:00:00"])
+    assert capsys.readouterr().out == slurm.script(run, nodes=3, gpus=2, time="1:00:00")
+
+
+def test_a_run_that_is_not_there_gets_no_script(tmp_path, capsys):
+    """And the command that makes one is named."""
+    with pytest.raises(SystemExit) as ended:
+        slurm.main([str(tmp_path)])
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and said.out == ""
+    assert f"python -m cream.presets NAME {tmp_path}" in said.err

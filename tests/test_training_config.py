@@ -100,7 +100,9 @@ def test_configurations_survive_json(name):
 
 def test_config_json_names_what_is_wrong_in_it(tmp_path):
     file = tmp_path / "config.json"
-    with pytest.raises(FileNotFoundError, match="config.json does not exist; notebooks/02_train"):
+    with pytest.raises(
+        FileNotFoundError, match="config.json does not exist; `python -m cream.presets "
+    ):
         read_config(tmp_path)
     for text, message in (
         ('{"base": "b", "corpus": "c", "stepz": 5}', r"unknown fields: stepz \(did you mean steps"),
@@ -125,6 +127,16 @@ def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_a_command_that_cannot_train_ends_in_one_line(tmp_path, capsys):
+    """No traceback: what is wrong is the last thing that is read."""
+    training_runs.job(tmp_path / "run", base="gone/base")
+    with pytest.raises(SystemExit) as ended:
+        training.main([str(tmp_path / "run"), "--root", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert ended.value.code == 1 and "Traceback" not in said
+    assert said.splitlines()[-1].startswith("gone/base: no such directory here, and the Hugging")
+
+
 BAD_RUNS = {
     "another's tokenizer": ({"corpus": "foreign"}, "foreign was tokenised by"),
     "no corpus": ({"corpus": "nowhere"}, "nowhere holds no corpus"),
@@ -135,7 +147,7 @@ BAD_RUNS = {
     "batch": ({"batch_size": 6, "micro_batch": 4}, "batch_size 6 is not a multiple of micro_batch"),
     "small batch": ({"batch_size": 2, "micro_batch": 4}, "batch_size 2 is not a multiple of"),
     "no middle": ({"sampler_options": {"ends": 32}}, "leave no middle in a window of 64"),
-    "option": ({"sampler_options": {"sigmar": 2}}, "cream has no option sigmar; it has: ends"),
+    "option": ({"sampler_options": {"sigmar": 2}}, "cream has no option sigmar; it has: .*ends, "),
     "probe": ({"probe": "cream.tasks.probe:nothing"}, "it must be MODULE:FUNCTION"),
     "probe module": ({"probe": "in_window_retrieval"}, "it must be MODULE:FUNCTION"),
 }
