@@ -10,6 +10,8 @@ samples. Accuracies are in points of 100, perplexities in 100 times their logari
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +21,7 @@ from scipy import stats
 
 from cream import statistics
 
-__all__ = ["CLAIMS", "MARGIN", "Claim", "contrasts", "levels", "units", "verdict"]
+__all__ = ["CLAIMS", "ENDPOINTS", "MARGIN", "Claim", "contrasts", "levels", "units", "verdict"]
 
 MARGIN = 5.0  # points (or per cent of perplexity): smaller differences count as none
 ALPHA = 0.05
@@ -29,6 +31,23 @@ RUN = ["plan", "condition", "variant", "method", "scaling", "scale", "base", "se
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
 CONDITIONS = ("text", "mixed")
 SCALINGS = ("linear", "ntk", "yarn")
+# What a reader calls the endpoints of `units`.
+ENDPOINTS = {
+    "lines": "LongChat-Lines at 4 to 7.8 N",
+    "lines_all": "LongChat-Lines at every length beyond N",
+    "far": "LongChat-Lines from half the target on",
+    "kv": "key-value pairs at 2.4 N, all places",
+    "middle_accuracy": "key-value pairs at 2.4 N, middle place",
+    "middle": "key-value pairs at 2.4 N, middle less ends",
+    "in_window": "lines and pairs up to N",
+    "needle": "needle at 4 N",
+    "log_ppl_near": "perplexity at N",
+    "log_ppl_far": "perplexity at the target",
+    "rise": "perplexity, from N to the target",
+}
+PERPLEXITIES = ("log_ppl_near", "log_ppl_far", "rise")
+# The plan that repeats a variant after a tenth of its steps calls it so.
+TENTH = {"tenth": "a tenth"}
 
 
 @dataclass(frozen=True)
@@ -36,7 +55,8 @@ class Claim:
     """A statement about one endpoint of a variant `a`, compared with `b` where there is one.
 
     `kind` is "lead" (a is above b), "most" (a, or a - b, is at most the margin) or "kept" (a - b is
-    at least minus the margin). `family` is "primary" (Holm) or "secondary" (as they are).
+    at least minus the margin). `family` is "primary" (Holm), "secondary" (as they are) or
+    "exploratory" (as they are, and added after the rows had been seen).
     """
 
     name: str
@@ -78,6 +98,20 @@ CLAIMS = (
     Claim("scale 64: cream over pose", "far", "cream", "pose", plan="scale64"),
     Claim("scale 64: release of wutong4012", "far", "cream", "mean 9", plan="scale64"),
     Claim("scale 64: flat perplexity", "rise", "cream", kind="most", plan="scale64"),
+    Claim("a tenth of the steps", "lines", "a tenth", "cream", "kept", plan="tenth"),
+    # Added after the rows had been seen (PREREGISTRATION, changes).
+    Claim("ends 16 times as long are as good", "lines", "ends x16", "cream", "kept",
+          "exploratory", "ablations"),
+    Claim("a renormalised Gaussian is as good", "lines", "truncated", "cream", "kept",
+          "exploratory", "ablations"),
+    Claim("coin a batch of 70 is as good", "lines", "mode by 70", "cream", "kept",
+          "exploratory", "ablations"),
+    Claim("scale 64: cream over plain", "far", "cream", "plain", "lead", "exploratory", "scale64"),
+    Claim("scale 64: pose over plain", "far", "pose", "plain", "lead", "exploratory", "scale64"),
+    *(Claim(f"scale 64: {what} than {name}", endpoint, "cream", b, kind, "exploratory", "scale64")
+      for what, endpoint, kind in (("more lines from 8 N on", "lines_all", "lead"),
+                                   ("perplexity no higher", "log_ppl_far", "most"))
+      for b, name in (("pose", "pose"), ("mean 9", "the release of wutong4012"))),
 )  # fmt: skip
 
 
@@ -172,10 +206,13 @@ def contrasts(
     `runs` is of `units`, or rows of answers. Columns: claim, family, plan, condition, scaling,
     endpoint, a, b, kind, value, low, high (95 %, bases as units), seeds_low, seeds_high (over seeds
     with these bases taken as given), n (runs, or pairs of them), bases, seeds (the fewest of a
-    base), level_a, level_b, p, holm (primary claims, over all of them), verdict. A claim that no
-    run speaks of has n 0 and cannot be told.
+    base), seeds_most (the most of one), level_a, level_b (means of those pairs, bases weighing
+    alike), p, holm (primary claims, over all of them), bound, verdict. `bound` is "near 0" or "near
+    100" where both sides lie within the margin of that end, so that the verdict compares nothing. A
+    claim that no run speaks of has n 0 and cannot be told.
     """
     runs = units(runs) if "task" in runs else runs
+    runs = runs.assign(variant=runs["plan"].map(TENTH).fillna(runs["variant"]))
     wanted = [c for c in CLAIMS if plans is None or c.plan in plans]
     rows = [
         _contrast(runs, claim, condition, scaling)
@@ -206,7 +243,8 @@ def _where(runs: pd.DataFrame, claim: Claim) -> list[tuple[str, str]]:
     if claim.plan == "primary":
         return [(condition, scaling) for condition in CONDITIONS for scaling in SCALINGS]
     of_plan = runs[(runs["plan"] == claim.plan) & (runs["condition"] != "none")]
-    return sorted(set(zip(of_plan["condition"], of_plan["scaling"], strict=True)))
+    there = set(zip(of_plan["condition"], of_plan["scaling"], strict=True))
+    return [where for where in itertools.product(CONDITIONS, SCALINGS) if where in there]
 
 
 def _contrast(runs: pd.DataFrame, claim: Claim, condition: str, scaling: str) -> dict:
@@ -215,26 +253,54 @@ def _contrast(runs: pd.DataFrame, claim: Claim, condition: str, scaling: str) ->
              "condition": condition, "scaling": scaling, "endpoint": claim.endpoint, "a": claim.a,
              "b": claim.b, "kind": claim.kind}  # fmt: skip
     sizes = pairs.groupby("base").size()
-    counted = {"n": len(pairs), "bases": len(sizes), "seeds": int(sizes.min()) if len(sizes) else 0}
+    counted = {"n": len(pairs), "bases": len(sizes), "seeds": int(sizes.min()) if len(sizes) else 0,
+               "seeds_most": int(sizes.max()) if len(sizes) else 0}  # fmt: skip
     if pairs.empty:
         empty = dict.fromkeys(("value", "low", "high", "seeds_low", "seeds_high"), np.nan)
-        return {**named, **empty, **counted, "level_a": np.nan, "level_b": np.nan, "p": np.nan}
+        levels = dict.fromkeys(("level_a", "level_b", "p"), np.nan)
+        return {**named, **empty, **counted, **levels, "bound": ""}
     found = statistics.two_level(pairs, "value")
     low, high = (found.low, found.high) if len(sizes) > 1 else (np.nan, np.nan)
     near, far = _given_bases(found, sizes)
-    levels = {"level_a": pairs["a"].mean(), "level_b": pairs["b"].mean()}
+    value, *levels = pairs.groupby("base")[["value", "a", "b"]].mean().mean()
     p = statistics.p_value(found) if len(sizes) > 1 else np.nan
-    return {**named, "value": pairs.groupby("base")["value"].mean().mean(), "low": low,
-            "high": high, "seeds_low": near, "seeds_high": far, **counted, **levels,
-            "p": p}  # fmt: skip
+    return {**named, "value": value, "low": low, "high": high, "seeds_low": near,
+            "seeds_high": far, **counted, "level_a": levels[0], "level_b": levels[1], "p": p,
+            "bound": _bound(runs, claim, condition, scaling)}  # fmt: skip
+
+
+def _bound(runs: pd.DataFrame, claim: Claim, condition: str, scaling: str) -> str:
+    """Where both sides lie at one end of the scale, or, of a single side, all its neighbours.
+
+    `middle` is a difference of places: it is at an end where their mean is. What the original model
+    can do up to N is near 100, and to keep that says something.
+    """
+    if claim.endpoint in PERPLEXITIES or (claim.a == "original" and claim.b is None):
+        return ""
+    endpoint = {"middle": "kv"}.get(claim.endpoint, claim.endpoint)
+    if claim.b is None:
+        beside = runs[(runs["plan"] == claim.plan) & (runs["condition"] == condition)]
+        sides = beside[beside["scaling"] == scaling].groupby("variant")[endpoint].mean()
+    else:
+        same = dataclasses.replace(claim, endpoint=endpoint)
+        pairs = _pairs(runs, same, condition, scaling)
+        sides = pairs.groupby("base")[["a", "b"]].mean().mean()
+    if sides.max() < MARGIN:
+        return "near 0"
+    return "near 100" if sides.min() > 100 - MARGIN and claim.b != "original" else ""
 
 
 def _pairs(runs: pd.DataFrame, claim: Claim, condition: str, scaling: str) -> pd.DataFrame:
-    """One row a run of `a`: base, seed, a, b (of the same base and seed) and a - b or a."""
+    """One row a run of `a`: base, seed, a, b (of the same base and seed) and value: a - b or a.
+
+    Of a rise a is the loss at the target and b that at N.
+    """
     a = _side(runs, claim, claim.a, condition, scaling)
     if claim.b is None:
-        pairs = a.rename(columns={claim.endpoint: "a"}).assign(b=np.nan)
-        return pairs.assign(value=pairs["a"]).dropna(subset="value")
+        levels = {"a": a[claim.endpoint], "b": np.nan}
+        if claim.endpoint == "rise":
+            levels = {"a": a["log_ppl_far"], "b": a["log_ppl_near"]}
+        return a.assign(value=a[claim.endpoint], **levels).dropna(subset="value")
     b = _side(runs, claim, claim.b, condition, scaling)
     # An untuned model has no seed: every tuned one of its base is compared with it.
     on = ["base"] if claim.b in ("original", "scaled") else ["base", "seed"]
@@ -253,9 +319,10 @@ def _side(
         if variant != "scaled":
             chosen = chosen[chosen["condition"] == condition]
     own = chosen[chosen["plan"] == claim.plan]
-    if own.empty and claim.plan == "ablations":
+    if own.empty and claim.plan in ("ablations", "tenth"):
         own = chosen[chosen["plan"] == "primary"]
-    return own.reindex(columns=["base", "seed", claim.endpoint])
+    levels = ("log_ppl_near", "log_ppl_far") if claim.endpoint == "rise" else ()
+    return own.reindex(columns=["base", "seed", claim.endpoint, *levels])
 
 
 def _given_bases(found: statistics.TwoLevel, sizes: pd.Series) -> tuple[float, float]:

@@ -17,10 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from cream import claims, published, statistics
+from cream import claims, published
 from cream.plots import PAPER_WINDOW, read_published
 
-__all__ = ["ENTRIES", "Entry", "Evidence", "Line", "counted", "ends"]
+__all__ = ["ENTRIES", "SCALING", "Entry", "Evidence", "Line", "counted", "ends", "signed"]
+
+SCALING = {"linear": "linear", "ntk": "NTK", "yarn": "YaRN", "none": ""}
 
 
 class Evidence(NamedTuple):
@@ -36,11 +38,15 @@ class Evidence(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One measured number of a claim: where, how much, from how much, and what follows."""
+    """One measured number of a claim: where, how much, from how much, and what follows.
+
+    `interval` is over bases, `given` over seeds with the bases as given.
+    """
 
     where: str
     value: str
     interval: str
+    given: str
     counted: str
     verdict: str
 
@@ -60,14 +66,14 @@ class Entry:
     scaling: str | None = None
     beside: tuple[str, ...] = ()
     measure: Callable[[Evidence], list[Line]] | None = None
-    command: str = "python -m cream.grid primary"
+    command: str = "python -m cream.grid primary --rows primary.jsonl"
 
 
 # -------------------------------------------------------------- what the paper says, as numbers
 
 
 def _unnumbered(said: str) -> Callable[[Path], str]:
-    return lambda _: f"{said}; its number is not among the published files here"
+    return lambda _: f"{said} (no number of it in data/paper)"
 
 
 def _lines(folder: Path) -> str:
@@ -79,7 +85,12 @@ def _lines(folder: Path) -> str:
 def _middle(folder: Path) -> str:
     table = published.key_value_table(folder).set_index(["scaling", "keys"])
     cells = [f"{table.loc[('linear', keys), 'difference']:+.1f}" for keys in (75, 140)]
-    return f"{cells[0]} and {cells[1]} points over PoSE at 75 and 140 keys (linear, inner places)"
+    numbers = published.endpoints(folder)
+    same = [f"{numbers['middle of key-value pairs', scaling]:+.1f} {SCALING[scaling]}"
+            for scaling in claims.SCALINGS]  # fmt: skip
+    return (f"{cells[0]} and {cells[1]} points over PoSE at 75 and 140 keys (linear, inner "
+            f"places); its own numbers on the endpoint here, middle less ends at 140 keys: "
+            f"{', '.join(same)}")  # fmt: skip
 
 
 def _scaling(scaling: str) -> Callable[[Path], str]:
@@ -120,33 +131,6 @@ def _chat(folder: Path) -> str:
 # ---------------------------------------------------------------------- what no contrast measures
 
 
-def _tenth(evidence: Evidence) -> list[Line]:
-    """CREAM after a tenth of the steps less CREAM after all of them: same base, seed, setting."""
-    runs = evidence.runs
-    if runs.empty:
-        return []
-    cream = runs[(runs["variant"] == "cream") & (runs["scale"] == 8)].dropna(subset=["lines"])
-    on = ["condition", "scaling", "base", "seed"]
-    pairs = cream.merge(cream, on=on, suffixes=("", "_tenth"))
-    pairs = pairs[pairs["steps"] == 10 * pairs["steps_tenth"]]
-    pairs = pairs.drop_duplicates(on).assign(value=pairs["lines_tenth"] - pairs["lines"])
-    found = []
-    for (condition, scaling), part in pairs.groupby(on[:2]):
-        level = statistics.two_level(part, "value")
-        several = part["base"].nunique() > 1
-        verdict = claims.verdict("kept", level.low, level.high) if several else claims.OPEN
-        found.append(_line(f"{condition}, {scaling}: base model", level.value, level.low,
-                           level.high, part, verdict))  # fmt: skip
-    return found
-
-
-def _line(
-    where: str, value: float, low: float, high: float, part: pd.DataFrame, verdict: str
-) -> Line:
-    seeds, bases = int(part.groupby("base").size().min()), part["base"].nunique()
-    return Line(where, f"{value:+.1f}", ends(low, high), counted(len(part), seeds, bases), verdict)
-
-
 def _cost(evidence: Evidence) -> list[Line]:
     """How much longer a step of CREAM takes at the longest target than at the shortest."""
     rows = evidence.rows
@@ -168,21 +152,30 @@ def _cost(evidence: Evidence) -> list[Line]:
         if "full" in times.index and len(full := times["full"].sort_index()) > 1:
             said += (f"; full length {full.iloc[0]:,.0f} ms at {full.index[0]:,} and "
                      f"{full.iloc[-1]:,.0f} at {full.index[-1]:,}")  # fmt: skip
-        found.append(Line(where, said, "one timing a target", f"{len(cream)} targets", verdict))
+        found.append(Line(where, said, "-", "-", f"{len(cream)} targets, one timing each", verdict))
     return found
 
 
 # ------------------------------------------------------------------------- texts of numbers
 
 
-def ends(low: float, high: float) -> str:
-    """Return an interval as text."""
-    return "none (one base)" if np.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
+def signed(value: float, unit: str = "") -> str:
+    """Return a difference as text, with its sign; what rounds to nothing has none."""
+    text = f"{value:+,.{0 if unit and abs(value) >= 100 else 1}f}"
+    return f"0.0{unit}" if float(text.replace(",", "")) == 0 else text + unit
 
 
-def counted(n: int, seeds: int, bases: int) -> str:
-    """Return how many pairs of runs a number stands on, as text."""
-    return f"n = {n}: {seeds} seeds, {bases} bases"
+def ends(low: float, high: float, unit: str = "") -> str:
+    """Return an interval as text, "-" where there is none."""
+    if np.isnan(low):
+        return "-"
+    both = (signed(end, unit).removesuffix(unit) for end in (low, high))
+    return f"[{', '.join(both)}]{unit}"
+
+
+def counted(n: int, seeds: int, most: int, bases: int) -> str:
+    """Return how many pairs of runs a number stands on, as text: 5 = 1 to 2 x 3."""
+    return f"{n} = {seeds if seeds == most else f'{seeds} to {most}'} x {bases}"
 
 
 # ---------------------------------------------------------------------------------------- claims
@@ -196,24 +189,25 @@ ENTRIES = (
     Entry("It leads with YaRN", _scaling("yarn"), ("key-value average",), "yarn"),
     Entry("Gaussian over uniform", _unnumbered("a truncated Gaussian beats a uniform middle"),
           ("gaussian over uniform",), beside=("gaussian over uniform, middle",),
-          command="python -m cream.grid ablations"),
+          command="python -m cream.grid ablations --rows ablations.jsonl"),
     Entry("Both modes are needed", _unnumbered("each of the two modes alone is worse"),
           ("both modes: without relativity", "both modes: without continuity"),
-          command="python -m cream.grid ablations"),
+          command="python -m cream.grid ablations --rows ablations.jsonl"),
     Entry("Sigma 3 is best", _unnumbered("sigma 3 is best"),
           ("sigma 3 over 1", "sigma 3 over 2", "sigma 3 over 4"),
-          command="python -m cream.grid ablations"),
+          command="python -m cream.grid ablations --rows ablations.jsonl"),
     Entry("The original model is 0 beyond N", _zero("original"), ("original is 0 beyond N",)),
     Entry("RandPos is 0", _zero("randpos"), ("randpos is 0",)),
     Entry("Flat perplexity to the target", _unnumbered("flat to the target"),
           ("flat perplexity",)),
     Entry("Flat perplexity at 64 x", _unnumbered("flat to 256K (its windows end at 32K)"),
-          ("scale 64: flat perplexity",), command="python -m cream.grid scale64"),
+          ("scale 64: flat perplexity",), beside=("scale 64: perplexity no higher than pose",),
+          command="python -m cream.grid scale64 --rows scale64.jsonl"),
     Entry("Needle in a haystack", _needle, ("needle",)),
     Entry("Short tasks are kept", _unnumbered("little is lost on six short benchmarks"),
           ("short tasks kept",)),
-    Entry("A tenth of the steps for chat", _chat, measure=_tenth,
-          command="notebooks/06_longbench.ipynb (needs Llama-2-7B)"),
+    Entry("A tenth of the steps for chat", _chat, ("a tenth of the steps",),
+          command="python -m cream.grid tenth --rows tenth.jsonl"),
     Entry("The cost is flat in the target", _unnumbered("trains at N whatever the target"),
           measure=_cost, command="python -m cream.efficiency"),
 )  # fmt: skip
