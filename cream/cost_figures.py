@@ -15,7 +15,17 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from cream import costs
 from cream.style import finish, legend, printed, sheet, style
 
-__all__ = ["by_target", "generation", "long", "losses", "resumed", "run_costs"]
+__all__ = [
+    "by_target",
+    "generation",
+    "long",
+    "losses",
+    "reading",
+    "resumed",
+    "run_costs",
+    "sharded",
+    "split",
+]
 
 
 @printed
@@ -101,27 +111,32 @@ def run_costs(rows: pd.DataFrame, root: object = ".") -> pd.DataFrame:
     tokens = {"base": 1000 * 32 * 4096, "chat": 100 * 32 * 4096}
     table = costs.measured(rows, root)
     table = costs.runs(table[table["model"] == "llama2-7b"], tokens)
-    named = pd.DataFrame({
+    if table.empty:
+        return table
+    return pd.DataFrame({
         "GPUs": table["cards"].astype(str) + " x " + table["card"].str.removeprefix("NVIDIA "),
         "how": table["how"],
         "tokens/s": table["tokens_per_second"].map("{:,.0f}".format),
+        "a GPU": (table["tokens_per_second"] / table["cards"]).map("{:,.0f}".format),
+        "of as many times one": costs.of_one(table).map(lambda share: _number(share, "{:.1%}")),
         "MFU": table["mfu"].map(lambda share: f"{share:.1%}", na_action="ignore"),
         "GiB a GPU": table["gib"].map("{:.1f}".format, na_action="ignore"),
         "base run, hours": table["base, hours"].map("{:.2f}".format),
         "base run, GPU-hours": table["base, GPU-hours"].map("{:.2f}".format),
+        "chat run, hours": table["chat, hours"].map("{:.2f}".format),
         "chat run, GPU-hours": table["chat, GPU-hours"].map("{:.2f}".format),
+        "measured": table["date"].str[:16].str.replace("T", " "),
         "command": table["command"],
-    })  # fmt: skip
-    return named.reset_index(drop=True)
+    }).reset_index(drop=True)  # fmt: skip
 
 
-def _task(rows: pd.DataFrame, task: str) -> list[dict]:
-    """Rows of a task at a large model's shape, each with its settings beside its columns."""
+def _task(rows: pd.DataFrame, task: str, shaped: bool = True) -> list[dict]:
+    """Rows of a task, if so of a large model's shape, with their settings beside their columns."""
     lines = [
         {**json.loads(row["settings"]), **row, "command": costs.command(row)}
         for row in rows[rows["task"] == task].to_dict("records")
     ]
-    return [line for line in lines if "shape" in line]
+    return [line for line in lines if not shaped or "shape" in line]
 
 
 def _number(value: object, form: str) -> str:
@@ -137,6 +152,7 @@ def long(rows: pd.DataFrame) -> pd.DataFrame:
          "GPU": one["card"].removeprefix("NVIDIA "), "tile": one.get("tile"),
          "heads at once": one.get("heads", ""), "seconds": _number(one["score"], "{:.2f}"),
          "TFLOP/s": _number(one.get("tflops"), "{:.0f}"),
+         "mean loss": _number(json.loads(one["settings"]).get("nll"), "{:.6f}"),
          "GiB": _number(one["peak_gib"], "{:.1f}"), "command": one["command"]}
         for one in lines
     ])  # fmt: skip
@@ -183,11 +199,60 @@ def resumed(rows: pd.DataFrame) -> pd.DataFrame:
             "layers": one["layers"],
             "losses equal": one.get("losses_equal", equal.get("losses")),
             "weights equal": one.get("weights_equal", equal.get("weights")),
+            "losses apart, at most": _number(one.get("largest_difference"), "{:.1e}"),
             "checkpoint, written, read": _checkpoint(one, 1),
-            "with all layers (extrapolated)": _checkpoint(one, times),
+            "with all layers (extrapolated)": _checkpoint(one, times) if times > 1 else "these",
             "command": one["command"],
         })  # fmt: skip
     return pd.DataFrame(found)
+
+
+def sharded(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of trainings whose losses must be those of one plain process."""
+    found = []
+    for one in _task(rows, "check_sharding") + _task(rows, "check_processes", shaped=False):
+        cards, place = one["processes"], one.get("zero_offload", "none")
+        how = f"ZeRO-{one['zero']}" if "zero" in one else "data parallel"
+        plain = one.get("plain", one.get("one"))
+        base = json.loads(one["settings"]).get("base", one["base"])
+        found.append({
+            "model": f"{one['shape']}, {one['layers']} layers" if "shape" in one else base,
+            "GPUs": f"{cards} x {one['card'].removeprefix('NVIDIA ')}",
+            "how": how if place == "none" else f"{how}, {place} in RAM",
+            "steps": len(plain),
+            "losses of plain training": f"{plain[0]:.4f} to {plain[-1]:.4f}",
+            "losses apart, at most": f"{one['score']:.1e}",
+            "command": one["command"],
+        })  # fmt: skip
+    found.sort(key=lambda line: (line["model"], line["how"]))
+    return pd.DataFrame(found)
+
+
+def split(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of evaluations by one GPU and by several: the same rows, how much sooner."""
+    found = []
+    for one in _task(rows, "speed_evaluation", shaped=False):
+        asked, wall = one["asked_seconds"], one["wall_seconds"]
+        found.append({
+            "evaluation": one["evaluation"],
+            "model": _evaluated(one),
+            "GPUs": f"{one['processes']} x {one['card'].removeprefix('NVIDIA ')}",
+            "rows": one["rows"],
+            "equal": one["equal"],
+            "answers that differ": one["answers_differ"],
+            "asking, s": f"{asked[0]:.1f} -> {asked[1]:.1f}",
+            "times as fast": f"{asked[0] / asked[1]:.2f}",
+            "with loading, s": f"{wall[0]:.0f} -> {wall[1]:.0f}",
+            "command": one["command"],
+        })  # fmt: skip
+    return pd.DataFrame(found)
+
+
+def _evaluated(one: dict) -> str:
+    """What an evaluation asked: the miniature answers questions, a large shape is read."""
+    if one["evaluation"] == "03_longchat_lines":
+        return "data/miniature"
+    return f"{one['shape']}, {one['layers']} layers"
 
 
 def _checkpoint(one: dict, times: float) -> str:

@@ -23,11 +23,22 @@ from cream import checkpoint_room, models, parallel, presets, results, shapes, t
 from cream.flops import training_flops, utilisation
 from cream.training_config import TrainConfig
 
-__all__ = ["Plan", "by_target", "command", "default_rows", "measured", "plan", "runs"]
+__all__ = [
+    "Plan",
+    "by_target",
+    "command",
+    "default_rows",
+    "latest",
+    "measured",
+    "of_one",
+    "plan",
+    "runs",
+]
 
 GIB = 2**30
 EXAMPLES = 32  # sequences a step of the paper
 STATES = {"none": 16, "moments": 8}  # bytes a parameter on the card, as `optimizer` keeps them
+SAME_MACHINE = pd.Timedelta(minutes=30)
 NEAR = 4  # a model so many times larger or smaller has another share of the card's peak
 SHAPES = {"llama2-7b": "llama2-7b", "llama2-7b-chat": "llama2-7b"}  # of presets on the hub
 
@@ -45,7 +56,7 @@ def command(row: dict) -> str:
         where = f"--shape {shape}{layers} --lengths {row['token_length']}"
         return " ".join(["python -m cream.speed long", where, *parts])
     if row["task"] == "speed_generation":
-        return f"python -m cream.speed generation --shape {shape}{layers}"
+        return f"python -m cream.speed generation {_asked(how, f'{shape}{layers}')}"
     if "trainer" not in how:
         return f"python -m cream.speed training {shape} --corpus {how.get('corpus', 'random')}"
     said = f"python -m cream.throughput --shape {shape}{layers} --steps {how['steps']}"
@@ -55,13 +66,23 @@ def command(row: dict) -> str:
     return f"{said} --micro-batch {how['micro_batch']} --recompute {again and again.group(1)}"
 
 
+def _asked(how: dict, shape: str) -> str:
+    """The arguments that ask the questions of a generation row, and no other's."""
+    samples, repeats = how["samples"], f"--repeats {how['repeats']}"
+    if "of" not in how:
+        return f"--samples {samples} --questions {how['questions']} {repeats}"
+    lines = how["of"] == "longchat_lines"
+    which = f"--lines {samples} --pairs 0" if lines else f"--lines 0 --pairs {samples}"
+    return f"--shape {shape} {which} {repeats}"
+
+
 # ----------------------------------------------------------------------------- measured training
 
 
 def measured(rows: pd.DataFrame, root: str | Path = ".") -> pd.DataFrame:
-    """Return a line for each measured way to train: what of, on which card, how, how fast.
+    """Return a line for each measurement of training: what of, on which card, how, how fast.
 
-    Of one way measured twice the later counts. Fewer layers than a shape has are left out.
+    Fewer layers than a shape has are left out. `latest` takes one line a way to train.
     """
     found = []
     for row in rows[rows["task"] == "speed_training"].to_dict("records"):
@@ -82,10 +103,37 @@ def measured(rows: pd.DataFrame, root: str | Path = ".") -> pd.DataFrame:
     columns = ["model", "card", "cards", "how", "tokens_per_second", "mfu", "gib", "command"]
     if not found:
         return pd.DataFrame(columns=columns)
-    table = pd.DataFrame(found).sort_values("date", kind="stable")
-    table = table.drop_duplicates(["model", "card", "cards", "how"], keep="last")
     order = ["model", "cards", "card", "tokens_per_second"]
-    return table.sort_values(order, ascending=[True, True, True, False], ignore_index=True)
+    rising = [True, True, True, False]
+    return pd.DataFrame(found).sort_values(order, ascending=rising, ignore_index=True)
+
+
+def latest(table: pd.DataFrame) -> pd.DataFrame:
+    """Return `measured` with the last of each way to train alone."""
+    if table.empty:
+        return table
+    kept = table.sort_values("date", kind="stable")
+    kept = kept.drop_duplicates(["model", "card", "cards", "how"], keep="last")
+    return table.loc[sorted(kept.index)].reset_index(drop=True)
+
+
+def of_one(table: pd.DataFrame) -> pd.Series:
+    """Return a measurement's speed as a share of as many times one GPU's, where there are several.
+
+    One GPU's is the fastest of our own settings on that card within half an hour, when the machine
+    was the same one, or else of all. None where nothing is known of one.
+    """
+    alone = table[(table["cards"] == 1) & ~table["how"].str.startswith("stock Trainer")]
+    found = []
+    for row in table.to_dict("records"):
+        like = alone[(alone["card"] == row["card"]) & (alone["model"] == row["model"])]
+        when = pd.to_datetime(like["date"], utc=True)
+        apart = (when - pd.to_datetime(row["date"], utc=True)).abs()
+        near = like[apart <= SAME_MACHINE]
+        speed = (near if len(near) else like)["tokens_per_second"].max()
+        several = row["cards"] > 1 and len(like)
+        found.append(row["tokens_per_second"] / row["cards"] / speed if several else None)
+    return pd.Series(found, index=table.index, dtype=object)
 
 
 def _about(row: dict, how: dict, root: Path) -> PreTrainedConfig | None:
@@ -158,7 +206,7 @@ def plan(
         f"{config.steps * size:,} in all; {count:,} parameters. Hours are of the steps alone"
     ]
     machine = parallel.Machine.here()
-    table = _nearest(config, about, window, count, measured(rows, root))
+    table = _nearest(config, about, window, count, latest(measured(rows, root)))
     said += _times(table, config.steps * size, machine)
     said.append(_memory(config, about, window, machine, table))
     said.append(_disk(config, count, run_dir))

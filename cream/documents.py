@@ -60,7 +60,7 @@ def open_source(
         split: where the documents go, unless a saved DatasetDict or hub set has splits itself.
         held_out: the share of documents, by a hash of their names, that goes to validation and
             again to test.
-        revision: the commit of a hub data set.
+        revision: the commit of a hub data set; None is its newest. What was read is recorded.
 
     Raises:
         FileNotFoundError, ValueError, ConnectionError: naming the source and what is accepted.
@@ -189,7 +189,9 @@ def _hub(
     source: str, revision: str | None, field: str, split: str
 ) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
     try:
-        saved = datasets.load_dataset(source, revision=revision)
+        builder = datasets.load_dataset_builder(source, revision=revision)
+        builder.download_and_prepare()
+        saved = builder.as_dataset()
     except (OSError, ValueError, RuntimeError) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ConnectionError(
@@ -197,7 +199,8 @@ def _hub(
             f"the hub: {first}. Download it elsewhere and give its path; accepted are {ACCEPTED}"
         ) from error
     rows = {name: len(part) for name, part in saved.items()}
-    facts = {"name": source, "revision": revision, "rows": rows,
+    # The builder's hash is the commit that was read, also where none was asked for.
+    facts = {"name": source, "revision": revision, "commit": builder.hash, "rows": rows,
              "fingerprints": {name: part._fingerprint for name, part in saved.items()}}  # fmt: skip
     return _from_saved(source, saved, field, split), facts
 

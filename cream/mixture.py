@@ -105,6 +105,8 @@ RECIPES: dict[str, Recipe] = {
         most_queries=5,
         wording="other",
     ),
+    # The paper's sets, at their newest: no commit of them was seen here. The manifest records which
+    # was read; `revision` asks for it again.
     "llama2-7b": Recipe(
         source="victor-wu/pile_4k_train", window=4096, piece_tokens=None, share=0.0
     ),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from test_costs import _pass, _speed, write  # noqa: F401
 
 from cream import cost_figures, costs, results
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -76,6 +80,8 @@ def test_tables_say_what_was_measured_and_by_which_command(rows):
     assert (paid["GPUs"], paid["base run, GPU-hours"], paid["tokens/s"]) == (
         "1 x H200", "2.78", "13,107",
     )  # fmt: skip
+    assert (paid["chat run, hours"], paid["a GPU"]) == ("0.28", "13,107")
+    assert paid["of as many times one"] == "" and paid["measured"] == "2026-01-01 00:00"
     assert cost_figures.losses(rows).iloc[0]["ms"] == "12.3"
     resumed = cost_figures.resumed(rows).iloc[0]
     assert resumed["checkpoint, written, read"] == "14 GiB, 9 s, 6 s"
@@ -101,6 +107,72 @@ def test_several_gpus_rows_stand_in_the_same_table(write):  # noqa: F811
     assert (line["losses equal"], line["weights equal"]) == (True, False)
 
 
+def test_a_checkpoint_of_all_layers_is_not_extrapolated(write):  # noqa: F811
+    rows = write("speed_resume", 80_000.0, settings={
+        "shape": "llama2-7b", "command": "python -m cream.several", "processes": 2, "zero": 2,
+        "layers": 32, "equal": {"losses": False, "norms": False, "weights": False},
+        "largest_difference": 3e-4, "checkpoint_gib": 87.9, "write_seconds": 79.6,
+        "read_seconds": 50.9, "parameters": 6000, "full_parameters": 6000})  # fmt: skip
+    line = cost_figures.resumed(rows).iloc[0]
+    assert line["checkpoint, written, read"] == "88 GiB, 80 s, 51 s"
+    assert line["with all layers (extrapolated)"] == "these"
+    assert line["losses apart, at most"] == "3.0e-04"
+
+
+def test_two_gpus_speed_is_a_share_of_twice_one(write):  # noqa: F811
+    _speed(write, 13_000.0)
+    paid = cost_figures.run_costs(_speed(write, 24_700.0, processes=2, zero=1))
+    assert paid["GPUs"].tolist() == ["1 x H200", "2 x H200"]
+    assert paid["a GPU"].tolist() == ["13,000", "12,350"]
+    assert paid["of as many times one"].tolist() == ["", "95.0%"]
+
+
+def test_trainings_that_must_be_equal_stand_beside_each_other(write):  # noqa: F811
+    """ZeRO's stages of a shape, and the miniature by two processes, as `cream.several` writes."""
+    how = {"command": "python -m cream.several", "losses": [11.2, 11.1, 11.0]}
+    for stage, place in ((2, "optimizer"), (1, "none")):
+        write("check_sharding", 8e-4, settings={
+            **how, "shape": "llama2-7b", "layers": 2, "processes": 1, "zero": stage,
+            "zero_offload": place, "plain": [11.2, 11.1, 11.05]})  # fmt: skip
+    rows = write("check_processes", 2.4e-7, settings={
+        **how, "base": "data/miniature", "processes": 2, "one": [2.0, 1.5]})  # fmt: skip
+    table = cost_figures.sharded(rows)
+    assert table["model"].tolist() == ["data/miniature", *["llama2-7b, 2 layers"] * 2]
+    assert table["how"].tolist() == ["data parallel", "ZeRO-1", "ZeRO-2, optimizer in RAM"]
+    assert table["losses apart, at most"].tolist() == ["2.4e-07", "8.0e-04", "8.0e-04"]
+    assert table["steps"].tolist() == [2, 3, 3]
+    assert table["losses of plain training"][1] == "11.2000 to 11.0500"
+    assert table["GPUs"].tolist() == ["2 x H200", "1 x H200", "1 x H200"]
+
+
+def test_evaluations_by_two_gpus_have_their_rows_and_times(write):  # noqa: F811
+    how = {"command": "python -m cream.several", "processes": 2, "rows": 400, "equal": True,
+           "answers_differ": 0, "shape": "llama2-7b", "layers": 8, "largest_difference": 0.0,
+           "wall_seconds": [29.0, 34.0]}  # fmt: skip
+    write("speed_evaluation", 3000.0, settings={
+        **how, "evaluation": "03_longchat_lines", "asked_seconds": [4.5, 3.0]})  # fmt: skip
+    rows = write("speed_evaluation", 2000.0, settings={
+        **how, "evaluation": "07_perplexity", "asked_seconds": [3.8, 2.0]})  # fmt: skip
+    lines, text = cost_figures.split(rows).to_dict("records")
+    assert (lines["model"], text["model"]) == ("data/miniature", "llama2-7b, 8 layers")
+    assert (lines["times as fast"], text["times as fast"]) == ("1.50", "1.90")
+    assert (lines["asking, s"], lines["with loading, s"]) == ("4.5 -> 3.0", "29 -> 34")
+    assert (lines["rows"], lines["equal"], lines["answers that differ"]) == (400, True, 0)
+
+
+def test_11_reads_every_committed_speed_row():
+    """None is left out of the tables: of each task as many lines as rows."""
+    rows = costs.default_rows(ROOT)
+    count = rows.groupby("task").size()
+    tables = {"speed_long": "long", "speed_loss": "losses", "speed_resume": "resumed",
+              "speed_evaluation": "split"}  # fmt: skip
+    for task, name in tables.items():
+        assert len(getattr(cost_figures, name)(rows)) == count[task] > 0
+    assert len(cost_figures.sharded(rows)) == count["check_sharding"] + count["check_processes"]
+    paid, shaped = cost_figures.run_costs(rows), rows["preset"] == "llama2-7b"
+    assert len(paid) == ((rows["task"] == "speed_training") & shaped).sum()
+
+
 def test_the_sentences_name_the_ratio_and_what_is_extrapolated(rows):
     said = cost_figures.reading(costs.by_target(rows), rows)
     assert "at a target of 65,536 tokens" in said  # at 256K there is no CREAM to compare with
@@ -112,5 +184,5 @@ def test_the_sentences_name_the_ratio_and_what_is_extrapolated(rows):
 def test_nothing_measured_is_said(tmp_path):
     empty = results.read()
     assert cost_figures.reading(costs.by_target(empty), empty) == "Nothing was run yet."
-    for table in ("run_costs", "losses", "resumed", "long", "generation"):
+    for table in ("run_costs", "losses", "resumed", "long", "generation", "sharded", "split"):
         assert getattr(cost_figures, table)(empty).empty

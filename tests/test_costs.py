@@ -58,12 +58,31 @@ def test_hours_are_tokens_over_speed_and_gpu_hours_times_cards(write):
     assert table["mfu"].tolist() == pytest.approx([13_107.2 * flops / 989e12] * 2)
 
 
-def test_of_one_way_the_later_counts_and_other_depths_not_at_all(write):
+def test_every_measurement_is_kept_the_later_plans_and_other_depths_do_nothing(write):
     _speed(write, 10_000.0, date="2026-01-02T00:00:00Z", steps=4)
     _speed(write, 11_000.0, date="2026-01-01T00:00:00Z")
     rows = _speed(write, 90_000.0, layers=4)
-    assert costs.measured(rows)["tokens_per_second"].tolist() == [10_000.0]
-    assert costs.measured(results.read()).empty
+    table = costs.measured(rows)
+    assert table["tokens_per_second"].tolist() == [11_000.0, 10_000.0]
+    assert costs.latest(table)["tokens_per_second"].tolist() == [10_000.0]
+    assert costs.measured(results.read()).empty and costs.latest(table[:0]).empty
+
+
+def test_several_gpus_are_compared_with_one_of_the_same_machine(write):
+    """The fastest of ours within half an hour; without one, of the same card at any time."""
+    _speed(write, 13_000.0, date="2026-01-01T10:00:00Z")
+    _speed(write, 12_500.0, date="2026-01-01T12:00:00Z")
+    _speed(write, 12_000.0, date="2026-01-01T12:05:00Z", micro_batch=1)
+    _speed(write, 99_000.0, date="2026-01-01T12:05:00Z", trainer="stock Trainer")
+    _speed(write, 77_000.0, date="2026-01-01T12:05:00Z", card="other")
+    two = {"processes": 2, "zero": 1, "zero_offload": "none"}
+    _speed(write, 24_000.0, date="2026-01-01T12:10:00Z", **two)
+    _speed(write, 26_000.0, date="2026-01-02T12:10:00Z", **two, steps=4)
+    rows = _speed(write, 50_000.0, card="new", **two)
+    table = costs.measured(rows)
+    shares = dict(zip(table["tokens_per_second"], costs.of_one(table), strict=True))
+    assert shares[24_000.0] == pytest.approx(24 / 25) and shares[26_000.0] == 1.0
+    assert {shares[speed] for speed in (13_000.0, 99_000.0, 77_000.0, 50_000.0)} == {None}
 
 
 def test_commands_are_kept_or_said_again():
@@ -76,6 +95,16 @@ def test_commands_are_kept_or_said_again():
     assert costs.command(stock) == f"{said} --stock --stock-micro-batch 4"
     ours = {**stock, "settings": {**how, "trainer": "micro-batch 4, recompute auto"}}
     assert costs.command(ours) == f"{said} --micro-batch 4 --recompute auto"
+    at_length = {"task": "speed_generation", "preset": "llama2-7b"}
+    how = {"shape": "llama2-7b", "layers": 4, "samples": 6, "repeats": 1}
+    begins = "python -m cream.speed generation "
+    for of, asked in (("longchat_lines", "--lines 6 --pairs 0"),
+                      ("kv_retrieval", "--lines 0 --pairs 6")):  # fmt: skip
+        said = costs.command({**at_length, "settings": {**how, "of": of}})
+        assert said == f"{begins}--shape llama2-7b --layers 4 {asked} --repeats 1"
+    how = {"samples": 50, "questions": 1, "repeats": 3}
+    said = costs.command({"task": "speed_generation", "preset": None, "settings": how})
+    assert said == f"{begins}--samples 50 --questions 1 --repeats 3"
     long = {"task": "speed_long", "preset": "llama2-7b", "token_length": 32768,
             "settings": {"shape": "llama2-7b", "layers": 4, "tile": "auto"}}  # fmt: skip
     assert costs.command(long) == (

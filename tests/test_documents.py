@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -11,6 +12,7 @@ from cream.chat import PLAIN, ChatTemplate
 from cream.documents import open_source, standard_library
 from cream.mixture import RECIPES, Recipe, get, prepare
 
+COMMIT = "0123456789abcdef" * 2 + "01234567"
 TURNS = [
     {"from": "gpt", "value": "Too early."},
     {"from": "human", "value": "Hello"},
@@ -76,17 +78,20 @@ def test_a_hub_set_of_the_papers_schema(tmp_path, tiny_tokenizer, monkeypatch) -
     )
     asked = []
 
-    def load(name: str, revision: str | None) -> datasets.DatasetDict:
+    def load(name: str, revision: str | None) -> SimpleNamespace:
         asked.append((name, revision))
-        return local
+        done = {"download_and_prepare": lambda: None, "as_dataset": lambda: local}
+        return SimpleNamespace(hash=COMMIT, **done)
 
-    monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset_builder", load)
     recipe = Recipe(source="victor-wu/pile_4k_train", window=64, piece_tokens=None, share=0,
                     revision="abc")  # fmt: skip
     corpus = prepare(recipe, tiny_tokenizer, tmp_path / "c", progress=False)
     assert asked == [("victor-wu/pile_4k_train", "abc")]
     assert corpus.split("train").tokens(0).tolist() == ids[0] and corpus.manifest["dropped"] == 1
     assert corpus.manifest["sources"][0]["revision"] == "abc"
+    newest = open_source("victor-wu/pile_4k_train").facts
+    assert (newest["revision"], newest["commit"]) == (None, COMMIT) and asked[-1][1] is None
 
 
 def test_an_unreachable_hub_names_the_set_and_what_else_is_accepted(monkeypatch) -> None:
