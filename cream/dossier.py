@@ -7,7 +7,7 @@ variant: how many queries a window can answer, at which told distances, how much
 run reads, and the histogram of told distances between tokens. And for each condition: which
 13-grams of the evaluation's text stand in its training text, and that no word or value is asked for
 that training has. No model is needed. All draws are of seed 0: where examples share a coin ("mode
-by batch") that seed's mode is counted, which is continuity.
+by batch") queries are of its first epoch, which is all continuity.
 """
 
 from __future__ import annotations

@@ -1,32 +1,36 @@
 """Does what a sampler tells predict what its model finds? Accuracy by distance against histograms.
 
-A question about a record d tokens back is answered over the relative distance d. For each variant
+A question about a line d tokens back is answered over the relative distance d. For each variant
 this counts how often training told that distance, and asks whether the count says more about the
-accuracy at d than the distance itself does. The test is on methods left out of the fit, because
-a fit over methods that it has seen would always find something.
+accuracy at d than the distance itself does. The test is on variants left out of the fit, because a
+fit over those it has seen would always find something. What belongs here is that one question.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy import stats
 
 from cream.coverage import distance_counts
 from cream.plots import needs
 from cream.positions import METHODS, Sampler, sampler
 from cream.style import finish, in_order, legend, printed, sheet, style, times_n
 
-__all__ = ["by_distance", "left_out", "law", "picture", "samplers_of", "told"]
+__all__ = ["by_distance", "law", "left_out", "picture", "samplers_of", "told", "told_queries"]
 
-EXAMPLES = 200
-SEEN_SO_RARELY = 1e-3  # pairs per distance and 1,000 tokens: what is never told counts as this
+EXAMPLES = 2_000
+SEEN_SO_RARELY = 1e-3  # what is never told counts as this; of tokens and of queries told is >= 7e-4
 CELL = 10  # answers below which a cell's accuracy is not used
+ANSWERED = 0.01  # a setting of which less is right has no accuracies to predict
+SETTING = ["condition", "scaling"]
+
+
+# -------------------------------------------------------------------------------- what was told
 
 
 def samplers_of(frame: pd.DataFrame) -> dict[str, Sampler]:
@@ -52,13 +56,13 @@ def told(
     """Return how often each variant tells the distances of `bins` equal parts of [0, L).
 
     Columns: variant, bin, told: pairs of tokens per distance and 1,000 tokens read, so that
-    examples of other lengths compare.
+    examples of other lengths compare. What never changes (plain, full) is drawn once.
     """
     found = []
     for variant, draw in samplers.items():
         length = draw.target_length
         total, tokens = np.zeros(length), 0
-        for index in range(examples):
+        for index in range(1 if draw.name in ("plain", "full") else examples):
             positions = draw.draw(length + draw.window, seed, 0, index).positions
             total += distance_counts(positions, length)
             tokens += len(positions)
@@ -69,144 +73,146 @@ def told(
     return pd.DataFrame(found, columns=["variant", "bin", "told"])
 
 
-def by_distance(frame: pd.DataFrame, bins: int = 16, beyond: float = 1.0) -> pd.DataFrame:
-    """Return accuracy by distance from rows of lines and pairs: a row a variant, setting and bin.
+def told_queries(counts: Mapping, condition: str, bins: int = 16) -> pd.DataFrame:
+    """Return the same of the queries that windows can answer, from what `layout.read` gives.
+
+    `told` is queries a window in each of the `bins` parts. Empty where the condition has none.
+    """
+    found = []
+    for variant, row in counts.get(condition, {}).get("variants", {}).items():
+        each = np.array(row["told_distances_of_queries"], float).reshape(bins, -1).sum(axis=1)
+        if each.sum():
+            each *= row["queries_a_window"] / each.sum()
+            found += [(variant, k, value) for k, value in enumerate(each)]
+    return pd.DataFrame(found, columns=["variant", "bin", "told"])
+
+
+# -------------------------------------------------------------------------------- what was found
+
+
+def by_distance(frame: pd.DataFrame, bins: int = 16) -> pd.DataFrame:
+    """Return accuracy by distance from rows of LongChat-Lines beyond N: a row a variant and bin.
 
     The distance of a question is (1 - depth) times its length, in `bins` equal parts of [0, L);
-    only those from `beyond` windows on, and cells of at least ten answers. Columns: condition,
-    scaling, variant, bin, accuracy (share), n.
+    cells of at least ten answers. Columns: condition, scaling, base, variant, bin, accuracy
+    (share), n.
     """
-    rows = frame[frame["task"].isin(["longchat_lines", "kv_retrieval"])]
+    rows = frame[(frame["task"] == "longchat_lines") & frame["method"].isin(METHODS)]
     rows = needs(rows[rows["depth_percent"].notna()], "window", "scale", "token_length")
+    rows = rows[rows["token_length"] > 1.05 * rows["window"]]
     numbers = rows[["depth_percent", "token_length", "window", "scale", "score"]].astype(float)
     distance = (1 - numbers["depth_percent"] / 100) * numbers["token_length"]
     place = np.floor(bins * distance / (numbers["window"] * numbers["scale"]))
     rows = rows.assign(bin=place.clip(0, bins - 1).astype(int), score=numbers["score"])
-    rows = rows[(distance >= beyond * rows["window"]) & rows["method"].isin(METHODS)]
-    grouped = rows.groupby(["condition", "scaling", "variant", "bin"])["score"]
+    grouped = rows.groupby([*SETTING, "base", "variant", "bin"])["score"]
     table = grouped.agg(accuracy="mean", n="size").reset_index()
-    return table[table["n"] >= CELL]
+    return table[table["n"] >= CELL].reset_index(drop=True)
 
 
-def _logit(share: pd.Series, n: pd.Series) -> pd.Series:
-    """Log odds, with half an answer added each way so that 0 and 1 have some."""
+# -------------------------------------------------------------------------------- the law
+
+
+def left_out(accuracy: pd.DataFrame, histogram: pd.DataFrame) -> pd.DataFrame:
+    """Predict each variant's accuracies from the others', without and with the histogram.
+
+    By distance: the mean log odds of the others in the same bin. By the histogram: that, plus the
+    others' slope of log odds on log10 told, both as departures from their bin's mean. For each
+    condition, scaling and base by itself; settings of fewer than three variants are left out, and
+    those where less than one answer of a hundred is right. Columns: condition, scaling, base,
+    variant, bin, accuracy, by_distance, by_histogram (shares), slope.
+    """
+    table = accuracy.merge(histogram[["variant", "bin", "told"]], on=["variant", "bin"])
+    table["x"] = np.log10(table["told"].clip(lower=SEEN_SO_RARELY))
+    table["y"] = _log_odds(table["accuracy"], table["n"])
+    found = [
+        _predicted(part[part["variant"] == variant], part[part["variant"] != variant])
+        for _, part in table.groupby([*SETTING, "base"])
+        if part["variant"].nunique() > 2 and part["accuracy"].mean() >= ANSWERED
+        for variant in part["variant"].unique()
+    ]
+    columns = [*SETTING, "base", "variant", "bin", "accuracy", "by_distance", "by_histogram",
+               "slope"]  # fmt: skip
+    return pd.concat(found)[columns] if found else pd.DataFrame(columns=columns)
+
+
+def _log_odds(share: pd.Series, n: pd.Series) -> pd.Series:
+    """Half an answer is added each way, so that 0 and 1 have some."""
     return np.log((share * n + 0.5) / ((1 - share) * n + 0.5))
 
 
-def _prepared(accuracy: pd.DataFrame, histogram: pd.DataFrame) -> pd.DataFrame:
-    table = accuracy.merge(histogram, on=["variant", "bin"])
-    table["x"] = np.log10(table["told"].clip(lower=SEEN_SO_RARELY))
-    table["y"] = _logit(table["accuracy"], table["n"])
-    return table
+def _predicted(mine: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    means = others.groupby("bin")[["x", "y"]].mean()
+    mine = mine[mine["bin"].isin(means.index)]
+    around = others[["x", "y"]] - means.loc[others["bin"]].to_numpy()
+    spread = (around["x"] ** 2).sum()
+    slope = (around["x"] * around["y"]).sum() / spread if spread else 0.0
+    x, y = means.loc[mine["bin"]].to_numpy().T
+    more = y + slope * (mine["x"].to_numpy() - x)
+    shares = {"by_distance": 1 / (1 + np.exp(-y)), "by_histogram": 1 / (1 + np.exp(-more))}
+    return mine.assign(**shares, slope=slope)
 
 
-def left_out(
-    accuracy: pd.DataFrame, histogram: pd.DataFrame, without: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Predict each variant's accuracies from the other variants, with and without the histogram.
+def law(accuracy: pd.DataFrame, histogram: pd.DataFrame) -> pd.DataFrame:
+    """Return what the histogram adds to predictions of left-out variants, a row a setting.
 
-    By distance alone: the mean log odds of the others in the same bin. With the histogram: that,
-    plus the others' slope of log odds on log told pairs, both as departures from their bin. One
-    setting (condition and scaling) at a time. Columns: condition, scaling, variant, bin, accuracy,
-    by_distance, by_histogram (shares).
+    `error_distance` and `error_histogram` are root mean square errors in points (every variant
+    weighs alike), means over the bases; `gain` is their difference, `gain_low` and `gain_high` that
+    of the worst and the best base. `slope` is the median of the fits: log odds for ten times as
+    many told. A law would have gains clearly above 0 in every base.
     """
-    table = _prepared(accuracy, histogram)
-    table = table[~table["variant"].isin(without)]
+    predicted = left_out(accuracy, histogram)
     found = []
-    for setting, part in table.groupby(["condition", "scaling"]):
-        if part["variant"].nunique() < 3:
-            continue
-        for variant in part["variant"].unique():
-            mine, others = part[part["variant"] == variant], part[part["variant"] != variant]
-            means = others.groupby("bin")[["x", "y"]].mean()
-            mine = mine[mine["bin"].isin(means.index)]
-            around = others[["x", "y"]] - means.loc[others["bin"]].to_numpy()
-            spread = (around["x"] ** 2).sum()
-            slope = (around["x"] * around["y"]).sum() / spread if spread else 0.0
-            base = means.loc[mine["bin"]].to_numpy()
-            more = base[:, 1] + slope * (mine["x"].to_numpy() - base[:, 0])
-            shares = 1 / (1 + np.exp(-base[:, 1])), 1 / (1 + np.exp(-more))
-            found += [
-                (*setting, variant, *row)
-                for row in zip(mine["bin"], mine["accuracy"], *shares, strict=True)
-            ]
-    columns = ["condition", "scaling", "variant", "bin", "accuracy", "by_distance", "by_histogram"]
+    for setting, part in predicted.groupby(SETTING):
+        errors = pd.DataFrame(
+            {name: _error(part, name) for name in ("by_distance", "by_histogram")}
+        )
+        gains = errors["by_distance"] - errors["by_histogram"]
+        found.append((*setting, *errors.mean(), gains.mean(), gains.min(), gains.max(),
+                      part["slope"].median(), part["variant"].nunique(), len(errors),
+                      len(part)))  # fmt: skip
+    columns = [*SETTING, "error_distance", "error_histogram", "gain", "gain_low", "gain_high",
+               "slope", "variants", "bases", "cells"]  # fmt: skip
     return pd.DataFrame(found, columns=columns)
 
 
-def law(
-    accuracy: pd.DataFrame, histogram: pd.DataFrame, without: Sequence[str] = ()
-) -> pd.DataFrame:
-    """Return what the histogram adds, a row a condition and scaling.
-
-    `rank` is Spearman's correlation of told pairs and accuracy over all cells, `rank_in_bin` that
-    of their departures from the bin's mean: between methods at one distance. `error_distance` and
-    `error_histogram` are root mean square errors, in points, on methods left out of the fit;
-    `methods` and `cells` are how many. A law would have `error_histogram` well below
-    `error_distance`.
-    """
-    table = _prepared(accuracy, histogram)
-    table = table[~table["variant"].isin(without)]
-    predicted = left_out(accuracy, histogram, without)
-    found = []
-    for setting, part in predicted.groupby(["condition", "scaling"]):
-        cells = table[(table["condition"] == setting[0]) & (table["scaling"] == setting[1])]
-        inside = cells[["x", "y"]] - cells.groupby("bin")[["x", "y"]].transform("mean")
-        errors = [
-            100 * np.sqrt(((part[name] - part["accuracy"]) ** 2).mean())
-            for name in ("by_distance", "by_histogram")
-        ]
-        found.append((*setting, _rank(cells["x"], cells["y"]), _rank(inside["x"], inside["y"]),
-                      *errors, part["variant"].nunique(), len(part)))  # fmt: skip
-    return pd.DataFrame(
-        found,
-        columns=[
-            "condition",
-            "scaling",
-            "rank",
-            "rank_in_bin",
-            "error_distance",
-            "error_histogram",
-            "methods",
-            "cells",
-        ],
-    )
+def _error(part: pd.DataFrame, name: str) -> pd.Series:
+    """Root mean square error of each base, in points."""
+    squares = (part[name] - part["accuracy"]).pow(2)
+    each = squares.groupby([part["base"], part["variant"]]).mean()
+    return 100 * each.groupby("base").mean().pow(0.5)
 
 
-def _rank(x: pd.Series, y: pd.Series) -> float:
-    if x.nunique() < 2 or y.nunique() < 2:
-        return float("nan")
-    return float(stats.spearmanr(x, y).statistic)
+# -------------------------------------------------------------------------------- drawn
 
 
 @printed
 def picture(accuracy: pd.DataFrame, histogram: pd.DataFrame, scale: int, bins: int = 16) -> Figure:
-    """Draw accuracy over distance, a panel a setting, beside what was told of each distance."""
-    settings = sorted(set(zip(accuracy["condition"], accuracy["scaling"], strict=True)))
+    """Draw what was told of each distance beside the accuracy at it, a panel a setting.
+
+    Points are means over the bases. Settings where less than one answer of a hundred is right are
+    left out; ValueError where that is all of them.
+    """
+    means = accuracy.groupby(SETTING)["accuracy"].mean()
+    settings = sorted(means.index[means >= ANSWERED], reverse=True)
     if not settings:
         raise ValueError("there are no accuracies by distance to draw; run a grid first")
-    conditions = sorted({condition for condition, _ in settings}, reverse=True)
-    scalings = sorted({scaling for _, scaling in settings})
-    shape = (len(conditions), 1 + len(scalings))
-    figure, axes = sheet(max(6.6, 1.9 * shape[1]), 0.9 + 2.2 * shape[0], *shape, sharex=True)
-    ticks = np.linspace(0, scale, 5)
-    for line, condition in zip(axes, conditions, strict=True):
-        here = accuracy[accuracy["condition"] == condition]
-        for variant in in_order(here["variant"]):
-            one = histogram[histogram["variant"] == variant]
-            pairs = one["told"].clip(lower=SEEN_SO_RARELY)
-            _curve(line[0], variant, (one["bin"] + 0.5) * scale / bins, pairs)
-        line[0].set_yscale("log")
-        finish(line[0], condition, "", "told: pairs a distance\nand 1,000 tokens")
-        for panel, scaling in zip(line[1:], scalings, strict=True):
-            part = here[here["scaling"] == scaling]
-            for variant in in_order(part["variant"]):
-                mine = part[part["variant"] == variant]
-                x = (mine["bin"] + 0.5) * scale / bins
-                _curve(panel, variant, x, 100 * mine["accuracy"])
-            panel.set_ylim(-4, 104)
-            finish(panel, f"{condition}, {scaling}", "", "correct (%)" if panel is line[1] else "")
-    for panel in axes[-1]:
+    figure, axes = sheet(max(6.6, 2.2 * (1 + len(settings))), 3.3, 1, 1 + len(settings))
+    for variant in in_order(accuracy["variant"]):
+        one = histogram[histogram["variant"] == variant]
+        pairs = one["told"].where(one["told"] > 0)  # what is never told has no point
+        _curve(axes[0][0], variant, (one["bin"] + 0.5) * scale / bins, pairs)
+    axes[0][0].set_yscale("log")
+    finish(axes[0][0], "what was told", "", "pairs of tokens a distance\nand 1,000 tokens read")
+    for panel, (condition, scaling) in zip(axes[0][1:], settings, strict=True):
+        here = (accuracy["condition"] == condition) & (accuracy["scaling"] == scaling)
+        part = accuracy[here].groupby(["variant", "bin"])["accuracy"].mean()
+        for variant in in_order(part.index.get_level_values("variant")):
+            mine = part[variant]
+            _curve(panel, variant, (mine.index + 0.5) * scale / bins, 100 * mine)
+        panel.set_ylim(-4, 104)
+        finish(panel, f"{condition}, {scaling}", "", "correct (%)" if panel is axes[0][1] else "")
+    for panel in axes[0]:
+        ticks = np.linspace(0, scale, 5)
         panel.set_xticks(ticks, [times_n(tick) for tick in ticks])
         panel.set_xlabel("relative distance")
     legend(figure)

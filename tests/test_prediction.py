@@ -11,50 +11,80 @@ from cream.positions import sampler
 BINS = 16
 
 
-def made(follows: bool, seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Six methods with random histograms, their accuracy a function of them or of nothing."""
+def made(follows: bool = True, seed: int = 0, level: float = 1.0):
+    """Six variants with random histograms on three bases, accuracy a function of them or not."""
     rng = np.random.default_rng(seed)
     cells = [(f"m{m}", k, 10 ** rng.uniform(-1, 3)) for m in range(6) for k in range(BINS)]
     histogram = pd.DataFrame(cells, columns=["variant", "bin", "told"])
-    x = np.log10(histogram["told"]) if follows else rng.uniform(-1, 3, len(histogram))
-    odds = 1.5 * (x - 1) - 0.1 * histogram["bin"] + 0.3 * rng.standard_normal(len(histogram))
-    accuracy = histogram[["variant", "bin"]].assign(
-        condition="text", scaling="yarn", accuracy=1 / (1 + np.exp(-odds)), n=200
-    )
-    return accuracy, histogram
+    planted = histogram if follows else histogram.assign(told=10 ** rng.uniform(-1, 3, 6 * BINS))
+    found = []
+    for base in range(3):
+        odds = 1.5 * (np.log10(planted["told"]) - 1) - 0.1 * planted["bin"] + 0.5 * base
+        odds += 0.3 * rng.standard_normal(len(odds))
+        found.append(planted[["variant", "bin"]].assign(
+            condition="text", scaling="yarn", base=f"b{base}", n=200,
+            accuracy=level / (1 + np.exp(-odds))))  # fmt: skip
+    return pd.concat(found, ignore_index=True), histogram
 
 
-def test_a_law_is_found_where_accuracy_follows_the_histogram():
-    """The error on methods left out falls by half or more."""
-    (row,) = prediction.law(*made(follows=True)).itertuples()
-    assert row.methods == 6 and row.cells == 6 * BINS
-    assert row.rank_in_bin > 0.85 and row.error_histogram < 0.5 * row.error_distance
+def test_a_planted_law_is_recovered():
+    """Its slope, and an error on variants left out that falls by half in every base."""
+    (row,) = prediction.law(*made()).itertuples()
+    assert row.variants == 6 and row.bases == 3 and row.cells == 3 * 6 * BINS
+    assert row.slope == pytest.approx(1.5, abs=0.1)
+    assert row.error_histogram < 0.5 * row.error_distance
+    assert row.gain_low > 10 and row.gain_low <= row.gain <= row.gain_high
+    assert row.gain == pytest.approx(row.error_distance - row.error_histogram)
 
 
 def test_no_law_is_found_where_there_is_none():
-    """The histogram does not help on methods left out, however the coins fall."""
+    """Accuracies of other histograms: the gain vanishes, however the coins fall."""
     for seed in range(5):
         (row,) = prediction.law(*made(follows=False, seed=seed)).itertuples()
-        assert row.error_histogram > 0.93 * row.error_distance and abs(row.rank_in_bin) < 0.35
+        assert row.gain < 1 and row.gain_low < 0.5 and abs(row.slope) < 0.5
 
 
-def test_a_method_is_predicted_without_itself():
-    """Changing a method's own accuracies changes nothing in its predictions."""
-    accuracy, histogram = made(follows=True)
+def test_shuffled_within_its_bins_the_histogram_says_nothing():
+    """The same accuracies with other variants' counts."""
+    accuracy, histogram = made()
+    rng = np.random.default_rng(1)
+    mixed = histogram.groupby("bin")["told"].transform(lambda part: rng.permutation(part))
+    (row,) = prediction.law(accuracy, histogram.assign(told=mixed)).itertuples()
+    assert row.gain < 1
+
+
+def test_what_the_distance_alone_explains_is_no_gain():
+    """Counts and accuracies that fall with distance alike in every variant."""
+    accuracy, histogram = made(follows=False)
+    rng = np.random.default_rng(2)
+    told = 10 ** (3 - 0.2 * histogram["bin"] + 0.2 * rng.standard_normal(len(histogram)))
+    odds = 2 - 0.4 * accuracy["bin"] + 0.3 * rng.standard_normal(len(accuracy))
+    (row,) = prediction.law(
+        accuracy.assign(accuracy=1 / (1 + np.exp(-odds))), histogram.assign(told=told)
+    ).itertuples()
+    assert row.gain < 0.5 and row.error_distance < 12
+
+
+def test_a_variant_is_predicted_without_itself():
+    """Changing a variant's own accuracies changes nothing in its predictions."""
+    accuracy, histogram = made()
     mine = accuracy["variant"] == "m3"
     other = accuracy.assign(accuracy=accuracy["accuracy"].where(~mine, 0.01))
     columns = ["by_distance", "by_histogram"]
-    first, second = (
-        frame[frame["variant"] == "m3"][columns].reset_index(drop=True)
-        for frame in (
-            prediction.left_out(accuracy, histogram),
-            prediction.left_out(other, histogram),
-        )
-    )
-    pd.testing.assert_frame_equal(first, second)
-    less = prediction.left_out(accuracy, histogram, without=["m0", "m1"])
-    assert set(less["variant"]) == {"m2", "m3", "m4", "m5"}
-    assert prediction.left_out(accuracy, histogram, ["m0", "m1", "m2", "m3"]).empty
+    first, second = (prediction.left_out(each, histogram) for each in (accuracy, other))
+    first, second = (each.loc[each["variant"] == "m3", columns] for each in (first, second))
+    assert len(first) == 3 * BINS
+    np.testing.assert_allclose(first, second)
+
+
+def test_a_setting_without_answers_or_with_two_variants_predicts_nothing():
+    """There is nothing to predict, or nothing to fit."""
+    accuracy, histogram = made(level=0.005)
+    assert prediction.left_out(accuracy, histogram).empty
+    assert prediction.law(accuracy, histogram).empty
+    accuracy, histogram = made()
+    two = accuracy[accuracy["variant"].isin(["m0", "m1"])]
+    assert prediction.law(two, histogram).empty
 
 
 def test_told_pairs_are_those_of_the_draws():
@@ -65,9 +95,21 @@ def test_told_pairs_are_those_of_the_draws():
     expected = np.histogram(pairs, bins=BINS, range=(0, 512))[0]
     found = prediction.told({"pose": draw}, BINS, examples=1)
     assert (found["told"] * 64 / 1000 * 32).to_numpy() == pytest.approx(expected)
-    full = prediction.told({"full": sampler("full", 64, 8)}, 4, examples=2)["told"]
+    full = prediction.told({"full": sampler("full", 64, 8)}, 4)["told"]
     counts = coverage.distance_counts(np.arange(512), 512)[1:128].sum() / 128 * 1000 / 512
     assert full[0] == pytest.approx(counts)
+
+
+def test_told_queries_are_a_windows():
+    """Their sum is the queries a window, their shape the counted one."""
+    row = {"queries_a_window": 2.0, "told_distances_of_queries": [3, 1] + [0] * 61 + [4]}
+    none = {"queries_a_window": 0.0, "told_distances_of_queries": [0] * 64}
+    counts = {"mixed": {"variants": {"pose": row, "plain": none}}, "text": {"variants": {}}}
+    found = prediction.told_queries(counts, "mixed", BINS)
+    assert set(found["variant"]) == {"pose"}
+    assert found["told"].tolist() == [1.0] + [0.0] * 14 + [1.0]
+    assert prediction.told_queries(counts, "text").empty
+    assert prediction.told_queries({}, "text").empty
 
 
 def test_samplers_come_from_the_rows_options():
@@ -80,24 +122,30 @@ def test_samplers_come_from_the_rows_options():
 
 
 def test_distance_is_from_the_question_back_to_the_record():
-    """A record at the end is near, one at the start far; what lies within N is left out."""
-    rows = pd.DataFrame(
+    """A line at the end is near, one at the start far; bases apart, lengths up to N left out."""
+    one = pd.DataFrame(
         {"task": "longchat_lines", "method": "cream", "variant": "cream", "condition": "text",
-         "scaling": "yarn", "window": 512, "scale": 8, "token_length": 4096,
+         "scaling": "yarn", "window": 512, "scale": 8, "token_length": 4096, "base": "a",
          "depth_percent": [0.0] * 20 + [50.0] * 20 + [95.0] * 20,
          "score": [0.0] * 15 + [1.0] * 5 + [0.0] * 10 + [1.0] * 10 + [1.0] * 20}
     )  # fmt: skip
-    table = prediction.by_distance(rows, BINS).set_index("bin")
-    assert table["accuracy"].to_dict() == {15: 0.25, 8: 0.5} and set(table["n"]) == {20}
-    few = rows.groupby("depth_percent").head(9)
+    near = one.assign(token_length=512, score=0.0)
+    rows = pd.concat([one, near, one.assign(task="kv_retrieval"), one.assign(base="b", score=1.0)])
+    table = prediction.by_distance(rows, BINS).set_index(["base", "bin"])
+    assert table.loc["a", "accuracy"].to_dict() == {15: 0.25, 8: 0.5, 0: 1.0}
+    assert set(table.loc["b", "accuracy"]) == {1.0} and set(table["n"]) == {20}
+    few = rows.groupby(["task", "base", "token_length", "depth_percent"]).head(9)
     assert prediction.by_distance(few, BINS).empty
 
 
-def test_the_picture_has_a_line_a_condition():
-    """What was told at the left, accuracies of each scaling beside it."""
-    accuracy, histogram = made(follows=True)
-    both = pd.concat([accuracy, accuracy.assign(condition="mixed")])
+def test_the_picture_has_a_panel_a_setting():
+    """What was told at the left once; a setting in which nothing is answered has no panel."""
+    accuracy, histogram = made()
+    nothing = accuracy.assign(scaling="linear", accuracy=0.0)
+    both = pd.concat([accuracy, accuracy.assign(condition="mixed"), nothing])
     figure = prediction.picture(both, histogram, 8)
-    assert len(figure.axes) == 4 and len(figure.axes[1].lines) == 6
-    with pytest.raises(ValueError, match="run a grid first"):
-        prediction.picture(accuracy.iloc[:0], histogram, 8)
+    assert len(figure.axes) == 3 and len(figure.axes[1].lines) == 6
+    assert [axes.get_title("left") for axes in figure.axes[1:]] == ["text, yarn", "mixed, yarn"]
+    for empty in (accuracy.iloc[:0], nothing):
+        with pytest.raises(ValueError, match="run a grid first"):
+            prediction.picture(empty, histogram, 8)
