@@ -18,7 +18,8 @@ def rows(seeds: dict[str, int] | None = None, bases: int = 3) -> pd.DataFrame:
             for seed in range((seeds or {}).get(variant, 2)):
                 shift = 0.1 * base + 0.05 * seed  # cancels in pairs
                 run = {"plan": "scale64", "condition": "text", "method": "cream",
-                       "base": f"b{base}", "variant": variant, "seed": seed, "window": 512}  # fmt: skip
+                       "base": f"b{base}", "variant": variant, "seed": seed,
+                       "window": 512}  # fmt: skip
                 for length in (512, 4096, 32768):
                     loss = 5 - 2 * READ[variant] + shift
                     found += [{**run, "task": "perplexity", "token_length": length,
