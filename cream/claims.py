@@ -266,10 +266,12 @@ def _contrast(runs: pd.DataFrame, claim: Claim, condition: str, scaling: str) ->
     p = statistics.p_value(found) if len(sizes) > 1 else np.nan
     return {**named, "value": value, "low": low, "high": high, "seeds_low": near,
             "seeds_high": far, **counted, "level_a": levels[0], "level_b": levels[1], "p": p,
-            "bound": _bound(runs, claim, condition, scaling)}  # fmt: skip
+            "bound": _bound(runs, claim, condition, scaling, pairs)}  # fmt: skip
 
 
-def _bound(runs: pd.DataFrame, claim: Claim, condition: str, scaling: str) -> str:
+def _bound(
+    runs: pd.DataFrame, claim: Claim, condition: str, scaling: str, pairs: pd.DataFrame
+) -> str:
     """Where both sides lie at one end of the scale, or, of a single side, all its neighbours.
 
     `middle` is a difference of places: it is at an end where their mean is. What the original model
@@ -282,8 +284,9 @@ def _bound(runs: pd.DataFrame, claim: Claim, condition: str, scaling: str) -> st
         beside = runs[(runs["plan"] == claim.plan) & (runs["condition"] == condition)]
         sides = beside[beside["scaling"] == scaling].groupby("variant")[endpoint].mean()
     else:
-        same = dataclasses.replace(claim, endpoint=endpoint)
-        pairs = _pairs(runs, same, condition, scaling)
+        if endpoint != claim.endpoint:
+            other = dataclasses.replace(claim, endpoint=endpoint)
+            pairs = _pairs(runs, other, condition, scaling)
         sides = pairs.groupby("base")[["a", "b"]].mean().mean()
     if sides.max() < MARGIN:
         return "near 0"

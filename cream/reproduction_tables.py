@@ -7,6 +7,7 @@ come into the file, belongs in `reproduction`; claims and their verdicts belong 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -266,6 +267,7 @@ def slips(paper: Path) -> str:
     return "\n".join(lines) or "None."
 
 
+@cache
 def releases(window: int = 512, examples: int = 300) -> pd.DataFrame:
     """Return which share of distances `examples` draws tell with each release's mean, as texts.
 

@@ -180,8 +180,9 @@ def test_flagged_variants_are_sensitivity_rows(frame):
     assert len(uneven) == 6
     far = runs({"cream": 1.0, "pose": 0.0}, endpoint="far", plan="scale64")
     said = contrasts(far, ("scale64",), {"text": ["pose, scale 64"]}).set_index("claim")["family"]
-    assert (said == "sensitivity").sum() == 1
-    assert said["scale 64: cream over pose"] == "sensitivity"
+    with_pose = {c.name for c in CLAIMS if c.plan == "scale64" and "pose" in (c.a, c.b)}
+    assert set(said[said == "sensitivity"].index) == with_pose
+    assert "scale 64: cream over pose" in with_pose
 
 
 def test_levels_say_every_variant(frame):
@@ -197,3 +198,78 @@ def test_claims_have_names_of_their_own():
     """A table's rows can be told apart."""
     assert len({c.name for c in CLAIMS}) == len(CLAIMS)
     assert all(isinstance(c, Claim) and c.kind in ("lead", "most", "kept") for c in CLAIMS)
+
+
+def test_levels_weigh_bases_as_their_difference_does():
+    """With unequal seeds, too: the two levels differ by the value."""
+    made = runs({"cream": 0.0, "pose": 0.0}, of_run=0.0, seeds=4)
+    made.loc[(made["variant"] == "cream") & (made["base"] == "base0"), "lines"] = 9.0
+    cut = made[(made["base"] != "base0") | (made["seed"] == 0)]
+    found = row(contrasts(cut), "lines average")
+    assert (found["level_a"], found["level_b"]) == pytest.approx((3.0, 0.0))
+    assert (found["n"], found["seeds"], found["seeds_most"]) == (9, 1, 4)
+
+
+@pytest.mark.parametrize(
+    ("levels", "bound"),
+    [((0.0, 0.0), "near 0"), ((4.0, 1.0), "near 0"), ((6.0, 0.0), ""), ((98.0, 99.0), "near 100"),
+     ((98.0, 60.0), "")],
+)  # fmt: skip
+def test_a_comparison_at_an_end_of_the_scale_says_so(levels, bound):
+    """Where a difference as large as the margin could not show."""
+    cream, pose = levels
+    found = row(contrasts(runs({"cream": cream, "pose": pose}, of_run=0.1)), "lines average")
+    assert found["bound"] == bound
+
+
+def test_the_middle_is_at_an_end_where_its_places_are():
+    """Not where middle and ends are alike: that difference is 0 of a model that answers all."""
+    made = runs({"cream": 0.1, "pose": 0.0}, endpoint="middle", of_run=0.1)
+    for kv, bound in ((50.0, ""), (1.0, "near 0")):
+        found = row(contrasts(made.assign(kv=kv)), "middle of key-value pairs")
+        assert found["bound"] == bound
+
+
+def test_being_0_says_something_where_another_is_not(frame):
+    """RandPos at 0 beside others that are not; where all are, it compares nothing."""
+    table = contrasts(frame)
+    assert row(table, "randpos is 0")["bound"] == ""
+    assert row(table, "original is 0 beyond N", "none", "none")["bound"] == ""
+    low = frame.assign(score=frame["score"].where(frame["scaling"] != "linear", 0.0))
+    assert row(contrasts(low), "randpos is 0", scaling="linear")["bound"] == "near 0"
+
+
+def test_to_keep_what_the_original_can_do_says_something(frame):
+    """At the top of the scale, too: a loss would have shown."""
+    found = row(contrasts(frame), "short tasks kept")
+    assert found["level_a"] > 95 and found["level_b"] > 95 and found["bound"] == ""
+
+
+def test_a_rise_has_the_losses_it_stands_between(frame):
+    """Of one run of made rows: 2 nats a token at both lengths."""
+    found = row(contrasts(frame), "flat perplexity")
+    assert (found["level_a"], found["level_b"]) == pytest.approx((200.0, 200.0))
+
+
+def test_a_tenth_of_the_steps_is_paired_with_the_whole_run_of_its_base_and_seed():
+    """Of the primary grid, not of other learning rates."""
+    made = pd.concat([
+        runs({"cream": 50.0}, of_run=0.0),
+        runs({"cream": 10.0}, of_run=0.0, plan="sensitivity"),
+        runs({"cream": 48.0}, of_run=0.0, plan="tenth", seeds=2),
+    ])  # fmt: skip
+    found = row(contrasts(made), "a tenth of the steps")
+    assert (found["value"], found["n"], found["verdict"]) == (pytest.approx(-2.0), 6, claims.HOLDS)
+    assert (found["a"], found["b"], found["level_b"]) == ("a tenth", "cream", pytest.approx(50.0))
+
+
+def test_what_was_added_later_is_in_no_correction(table):
+    """Exploratory claims have no Holm's p and do not change that of the twelve."""
+    later = [c for c in CLAIMS if c.family == "exploratory"]
+    assert later and not any(c.plan == "primary" for c in later)
+    assert sum(c.family == "primary" for c in CLAIMS) * 6 == 12
+
+
+def test_every_endpoint_of_a_claim_has_words():
+    """Readers do not see column names."""
+    assert {c.endpoint for c in CLAIMS} <= set(claims.ENDPOINTS)

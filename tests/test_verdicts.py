@@ -1,0 +1,103 @@
+"""Verdicts over settings: conjunctions, what compares nothing, and the sentences that say it."""
+
+import pandas as pd
+import pytest
+from made_contrasts import contrast, evidence
+
+from cream import verdicts
+from cream.paper_claims import ENTRIES
+
+BY_TITLE = {entry.title: entry for entry in ENTRIES}
+LINES, MODES = BY_TITLE["LongChat-Lines average"], BY_TITLE["Both modes are needed"]
+
+
+def said(entry, *rows: dict) -> str:
+    return verdicts.tally(verdicts.settings_of(entry, evidence(*rows).contrasts))
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "says"),
+    [("holds", "holds", "**holds**"), ("holds", "cannot tell", "**cannot tell**"),
+     ("holds", "does not hold", "**does not hold**"),
+     ("cannot tell", "does not hold", "**does not hold**")],
+)  # fmt: skip
+def test_both_modes_must_both_be_needed(one, two, says):
+    """A claim of several comparisons holds where all of them do."""
+    rows = [contrast("both modes: without relativity", one, b="continuity"),
+            contrast("both modes: without continuity", two, b="relativity", low=-4.0,
+                     seeds_low=-1.0)]  # fmt: skip
+    assert said(MODES, *rows).split(": ")[0] == says
+
+
+def test_settings_that_disagree_are_named():
+    """Not averaged into one word."""
+    rows = [contrast("lines average", verdict, condition=condition, scaling=scaling)
+            for verdict, condition, scaling in (("holds", "text", "linear"),
+                                                ("cannot tell", "text", "ntk"),
+                                                ("holds", "mixed", "linear"),
+                                                ("holds", "mixed", "ntk"))]  # fmt: skip
+    assert said(LINES, *rows) == (
+        "**holds**: linear (both data); NTK (with retrieval)<br>**cannot tell**: NTK (text)"
+    )
+    assert said(LINES) == "not run"
+
+
+def test_two_models_at_0_are_no_evidence():
+    """Neither for nor against: such a setting is in no count, nor is one of unlike data."""
+    rows = [contrast("lines average", "does not hold", scaling="linear", bound="near 0"),
+            contrast("lines average", "holds", condition="mixed", family="sensitivity"),
+            contrast("lines average", "holds")]  # fmt: skip
+    assert said(LINES, *rows) == (
+        "**holds**: YaRN (text)<br>compares nothing: linear (text)<br>"
+        "left out, the data differ: YaRN (with retrieval)"
+    )
+
+
+def test_a_verdict_by_chance_of_few_bases_is_marked():
+    """One that the interval over seeds does not share; not where there is none, or none is told."""
+    wide = {"seeds_low": -3.0, "seeds_high": 6.0}
+    none = {"seeds_low": float("nan"), "seeds_high": float("nan")}
+    assert said(LINES, contrast("lines average", "holds", **wide)) == "**holds**: YaRN† (text)"
+    assert said(LINES, contrast("lines average", "holds", **none)) == "**holds**: YaRN (text)"
+    assert "†" not in said(LINES, contrast("lines average", "cannot tell", **wide))
+
+
+def test_the_sentences_say_what_came_out():
+    """What holds, what fails, what cannot be told; the bases and their t."""
+    primary = {"family": "primary", "plan": "primary", "holm": 1.0}
+    found = evidence(
+        contrast("lines average", "cannot tell", value=-4.0, low=-10.0, high=2.0, seeds_low=-5.0,
+                 seeds_high=-3.0, **primary),
+        contrast("lines average", "does not hold", scaling="linear", value=0.0, bound="near 0",
+                 **primary),
+        contrast("key-value average", "cannot tell", value=-2.0),
+        contrast("randpos is 0", "holds", a="randpos", b=None, kind="most", low=0.0),
+        contrast("short tasks kept", "does not hold", b="original", kind="kept", low=-20.0,
+                 high=-9.0, seeds_low=-16.0, seeds_high=-13.0),
+        contrast("full length is no better", "does not hold", b="full", kind="kept", value=-19.0,
+                 low=-30.0, high=-8.0, seeds_low=-21.0, seeds_high=-17.0),
+    )  # fmt: skip
+    lead, held, failed, open_, why = verdicts.told(found).splitlines()
+    assert "of 2 preregistered comparisons none holds, none fails, 1 cannot be told, 1 (by " in lead
+    assert "both sides being near 0" in lead and "-4.0 to -4.0 points" in lead
+    assert "behind in lines in 1 of 1 settings and ahead in 0" in lead
+    assert held == "- **Holds**: RandPos is 0."
+    assert failed.startswith("- **Does not hold**: Short tasks are kept. Beside the paper's list: ")
+    assert "gains 19 to 19 points of lines over CREAM by YaRN (text)" in failed
+    assert open_.startswith("- **Cannot be told**: LongChat-Lines average; It leads with YaRN.")
+    assert "stands on 3; Student's t with 2 degrees of freedom reaches 4.3 standard errors" in why
+    assert "to within 6 to 6 points" in why and "as given to within 1 to 1" in why
+
+
+def test_without_runs_nothing_is_told():
+    """No sentence about numbers that are not there."""
+    assert verdicts.told(evidence()) == "No grid was run: nothing can be told."
+    one = contrast("lines average", "cannot tell", n=0)
+    assert verdicts.told(evidence(one)) == "No grid was run: nothing can be told."
+
+
+def test_a_variant_is_called_by_what_was_changed():
+    """As in the figures, but for the CREAM before each of CREAM's own."""
+    row = next(pd.DataFrame([contrast("x", "holds", a="a tenth", b="mean 9")]).itertuples())
+    assert verdicts.compared(row) == "a tenth of the steps - mean 9"
+    assert verdicts.named("cream") == "CREAM" and verdicts.named("pose-v1") == "PoSE v1"
