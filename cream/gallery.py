@@ -9,28 +9,31 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from cream import (
-    ablations,
     claims,
     cost_figures,
     costs,
+    forests,
+    grid_plots,
     heatmaps,
     layout,
     pictures,
     plots,
     prediction,
     published,
+    summary,
 )
 from cream.positions import METHODS, sampler
 from cream.results import drawn_from, variant
 
 __all__ = [
+    "GRID",
     "draw",
     "find_grid",
     "find_metrics",
@@ -54,6 +57,10 @@ TASKS = {
 }
 PICTURED = ("plain", "randpos", "pose", "full", "cream")
 GRID_SCHEMA = b"cream-grid-1"
+# Figures of a grid; the last are of what 10_ablations asks, and drawn there alone.
+GRID = ("summary", "claims", "grid_lines", "grid_pairs", "grid_needle", "grid_perplexity",
+        "ablations", "ablation_sigma", "scale64", "scale64_lines", "scale64_perplexity",
+        "ablation_ends", "learning_rates", "told_distances")  # fmt: skip
 
 
 def _mark(figure: Figure, **drawn: str) -> Figure:
@@ -135,10 +142,23 @@ def find_metrics(rows: pd.DataFrame, root: Path, *folders: Path) -> dict[str, pd
 # ------------------------------------------------------------------------- from published numbers
 
 
-def from_paper(rows: pd.DataFrame, paper: str | Path) -> dict[str, Figure]:
-    """Return the paper's own figures and tables, drawn again, with what `rows` say beside them."""
-    paper = Path(paper)
-    lines, pairs = (rows[rows["task"] == task] for task in ("longchat_lines", "kv_retrieval"))
+def from_paper(
+    rows: pd.DataFrame,
+    paper: str | Path,
+    grid: pd.DataFrame | None = None,
+    drawn: Mapping[str, str] | None = None,
+) -> dict[str, Figure]:
+    """Return the paper's own figures and tables, drawn again, with what we have beside them.
+
+    Beside its lines and pairs stand those of a `grid` (of `ablations.load`; the primary plan, text
+    alone as the paper's), `drawn` going into their files, or without one those of `rows`.
+    """
+    paper, of_grid = Path(paper), {}
+    ours = rows
+    if grid is not None and len(grid):
+        alike = (grid["plan"] == "primary") & grid["condition"].isin(["text", "none"])
+        ours, of_grid = grid[alike], dict(drawn or {})
+    lines, pairs = (ours[ours["task"] == task] for task in ("longchat_lines", "kv_retrieval"))
     long = rows[rows["task"].str.startswith("longbench-")]
     found = {
         "paper_longchat_lines": (published.longchat_lines(paper, lines), lines, ["longchat_lines"]),
@@ -150,12 +170,13 @@ def from_paper(rows: pd.DataFrame, paper: str | Path) -> dict[str, Figure]:
         ),
         "paper_perplexity": (published.perplexity(paper), None, ["perplexity_clex"]),
     }  # fmt: skip
-    for figure, ours, names in found.values():
+    for figure, beside, names in found.values():
         hashed = file_hash(*(paper / f"{name}.csv" for name in names))
-        if ours is None or ours.empty:
+        if beside is None or beside.empty:
             _mark(figure, rows=hashed, commit=_commit_of(paper, *(f"{n}.csv" for n in names)))
         else:
-            _mark(figure, **drawn_from(ours), paper=hashed)
+            source = of_grid if "plan" in beside else drawn_from(beside)
+            _mark(figure, **source, paper=hashed)
     return {name: figure for name, (figure, _, _) in found.items()}
 
 
@@ -227,32 +248,49 @@ def from_grid(
     paper: str | Path,
     drawn: Mapping[str, str],
     shown: Mapping | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, Figure]:
     """Return the figures that a grid's rows give, by name; those of plans that were not run lack.
 
-    `frame` and `runs` are of `ablations.load`, `shown` is what `layout.read` gives.
-    `drawn` (rows, commit) goes into their files: see `grid_source`.
+    `frame` and `runs` are of `ablations.load`, `shown` is what `layout.read` gives. `drawn` (rows,
+    commit) goes into their files: see `grid_source`. `names` draws these alone (`GRID` has all);
+    ValueError for one that there is not.
     """
+    if unknown := set(names or ()) - set(GRID):
+        raise ValueError(f"there is no figure {', '.join(sorted(unknown))}; there are {GRID}")
     if frame.empty:
         return {}
-    found = claims.contrasts(runs, flagged=layout.flagged(shown or {}))
-    numbers = published.endpoints(paper)
-    plan = {name: found[found["plan"] == name] for name in ("primary", "ablations", "scale64")}
-    lead = plan["primary"][plan["primary"]["claim"].isin(claims_shown())]
-    makers: dict[str, Callable[[], Figure]] = {
-        "summary": lambda: ablations.forest(lead, "", numbers),
-        "claims": lambda: ablations.forest(plan["primary"], "", numbers),
-        "grid_lines": lambda: ablations.by_length(frame, "primary"),
-        "grid_pairs": lambda: ablations.by_place(frame, "primary"),
-        "ablations": lambda: ablations.forest(plan["ablations"]),
-        "ablation_sigma": lambda: ablations.by_option(runs, "sigma"),
-        "ablation_ends": lambda: ablations.by_option(runs, "ends"),
-        "learning_rates": lambda: ablations.by_learning_rate(runs),
-        "scale64": lambda: ablations.forest(plan["scale64"]),
-        "scale64_lines": lambda: ablations.by_length(frame, "scale64"),
+    makers = _makers(frame, runs, published.endpoints(paper), layout.flagged(shown or {}))
+    chosen = {name: makers[name] for name in (GRID if names is None else names)}
+    return {name: _mark(figure, **drawn) for name, figure in _drawable(chosen)}
+
+
+def _makers(
+    frame: pd.DataFrame, runs: pd.DataFrame, paper: Mapping, flagged: Mapping
+) -> dict[str, Callable[[], Figure]]:
+    """What draws each of `GRID`."""
+
+    def forest(plan: str, numbers: Mapping | None = None) -> Figure:
+        if not (runs["plan"] == plan).any():
+            raise forests.NotRun(f"the plan {plan} has no runs")
+        return forests.forest(claims.contrasts(runs, (plan,), flagged), "", numbers)
+
+    return {
+        "summary": lambda: summary.summary(frame, runs, flagged=flagged),
+        "claims": lambda: forest("primary", paper),
+        "grid_lines": lambda: grid_plots.by_length(frame, "primary"),
+        "grid_pairs": lambda: grid_plots.by_place(frame, "primary"),
+        "grid_needle": lambda: grid_plots.by_depth(frame, "primary"),
+        "grid_perplexity": lambda: grid_plots.by_perplexity(frame, "primary"),
+        "ablations": lambda: forest("ablations"),
+        "ablation_sigma": lambda: grid_plots.by_option(runs, "sigma"),
+        "ablation_ends": lambda: grid_plots.by_option(runs, "ends"),
+        "learning_rates": lambda: grid_plots.by_learning_rate(runs),
+        "scale64": lambda: forest("scale64"),
+        "scale64_lines": lambda: grid_plots.by_length(frame, "scale64"),
+        "scale64_perplexity": lambda: grid_plots.by_perplexity(frame, "scale64"),
         "told_distances": lambda: _prediction(frame),
     }
-    return {name: _mark(figure, **drawn) for name, figure in _drawable(makers)}
 
 
 def from_layout(*sources: Path) -> dict[str, Figure]:
@@ -277,18 +315,11 @@ def show(figures: Mapping[str, Figure], *names: str) -> None:
             print(f"{name}: not run")
 
 
-def claims_shown() -> list[str]:
-    """Return the claims of the summary figure: the primary ones, and what they are held against."""
-    primary = [claim.name for claim in claims.CLAIMS if claim.family == "primary"]
-    return [*primary, "key-value average", "needle", "skipped positions help: cream",
-            "skipped positions help: pose", "full length is no better"]  # fmt: skip
-
-
 def _drawable(makers: Mapping[str, Callable[[], Figure]]) -> Iterator[tuple[str, Figure]]:
     for name, make in makers.items():
         try:
             yield name, make()
-        except ablations.NotRun:
+        except forests.NotRun:
             continue
 
 
@@ -296,7 +327,7 @@ def _prediction(frame: pd.DataFrame) -> Figure:
     rows = frame[frame["plan"].isin(["primary", "ablations"])]
     accuracy = prediction.by_distance(rows) if len(rows) else rows
     if accuracy.empty:
-        raise ablations.NotRun("no answers by distance: run the plan primary")
+        raise forests.NotRun("no answers by distance: run the plan primary")
     histogram = prediction.told(prediction.samplers_of(rows))
     drawn = accuracy[accuracy["variant"].isin(METHODS)]  # of variants there are too many to tell
     return prediction.picture(drawn, histogram, int(rows["scale"].max()))

@@ -71,7 +71,8 @@ def told_queries(layout: Mapping, condition: str = "mixed") -> Figure:
                    label=look.label)  # fmt: skip
     panel.set_yscale("log")
     panel.set_xticks(range(SCALE + 1), [times_n(k) for k in range(SCALE + 1)])
-    finish(panel, f"Queries that a window can answer ({condition})", "told distance",
-           "queries a window")  # fmt: skip
+    name = {"text": "text only", "mixed": "text with retrieval"}.get(condition, condition)
+    finish(panel, f"Queries that a window can answer ({name})", "told distance (N = window)",
+           f"queries a window (bins of {SCALE / BINS:g} N)")  # fmt: skip
     legend(figure)
     return figure

@@ -111,8 +111,8 @@ def distance_coverage(
     right.yaxis.set_major_formatter("{x:g}")
     widest = max(each.scale for each in samplers.values())
     right.set_xticks(range(bins + 1), [times_n(widest * k / bins) for k in range(bins + 1)])
-    finish(left, f"Distances seen{said}", "examples", "of 1 … L − 1 (%)")
-    finish(right, f"Where the token pairs lie{said}", "relative distance", "of all pairs (%)")
+    finish(left, f"Distances seen{said}", "examples read", "of the distances 1 … L − 1 (%)")
+    finish(right, f"Where the token pairs lie{said}", "relative distance", "of all token pairs (%)")
     legend(figure)
     return figure
 

@@ -7,6 +7,7 @@ number stands on (50 a length, 500 a position): the paper prints none.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, PercentFormatter
 
+from cream.levels import floored, of_answers
 from cream.plots import PAPER_WINDOW, extensions, lengths_panel, of_extension, read_published
 from cream.statistics import Interval, by_method, wilson
 from cream.style import (
@@ -25,6 +27,8 @@ from cream.style import (
     in_windows,
     interval_band,
     legend,
+    level_curve,
+    note,
     printed,
     sheet,
     style,
@@ -73,14 +77,31 @@ def two_shares(first: float, second: float, n: int) -> Interval:
 def longchat_lines(folder: str | Path, rows: pd.DataFrame | None = None) -> Figure:
     """Draw the paper's Figure 1, and in panels beside it what our rows say, by scaling.
 
-    `folder` is data/paper; `rows` of LongChat-Lines, as for `plots.accuracy_by_length`. Bands and
+    `folder` is data/paper; `rows` of LongChat-Lines, as for `plots.accuracy_by_length`, or of a
+    grid, of which scalings that leave every tuned model at 0 are named and not drawn. Bands and
     bars are 95 % intervals.
     """
     published = read_published(folder, "longchat_lines")
     found = [] if rows is None or rows.empty else extensions(rows)
-    figure, axes = sheet(4.3 + 3.2 * len(found), 3.7, 1, 1 + len(found), sharey=True)
+    said = ["Bands: 95 % of n answers."]
+    if rows is not None and "plan" in rows:
+        rows = rows[rows["variant"].isin(published["method"])]
+        rows = rows.assign(x=(rows["token_length"] / rows["window"]).round(2))
+        levels = of_answers(rows)
+        empty = [scaling for _, scaling in floored(levels)]
+        found = [each for each in found if each[0] not in empty]
+        said += [_grid_said(levels, empty)]
+    width = 4.3 + 3.2 * len(found) if len(found) < 2 else 8.6
+    figure, axes = sheet(width, 4.0, 1, 1 + len(found), sharey=True)
     _figure_1(axes[0][0], published)
-    if found:
+    if found and "plan" in rows:
+        for panel, (scaling, scale) in zip(axes[0][1:], found, strict=True):
+            part = levels[levels["scaling"].isin([scaling, "none"])]
+            _our_levels(panel, part, lambda x, place: x * 2 ** (0.04 * place))
+            in_windows(panel, part["x"])
+            finish(panel, f"ours, N = {_windows(rows)}, {scaling} x{scale}", "length of the record")
+    elif found:
+        said += ["Bars: 95 % intervals."]
         rows = rows.assign(multiple=rows["token_length"] / rows["window"])
         table = by_method(rows, ["multiple"])
         for panel, extension in zip(axes[0][1:], found, strict=True):
@@ -88,9 +109,36 @@ def longchat_lines(folder: str | Path, rows: pd.DataFrame | None = None) -> Figu
             lengths_panel(panel, of_extension(table, extension))
             finish(panel, f"ours, N = {_windows(rows)}, {scaled}", "length of the record", "")
     axes[0][0].set_ylim(-4, 104)
-    axes[0][0].set_ylabel("correct (%)")
+    axes[0][0].set_ylabel("LongChat-Lines, correct (%)")
     legend(figure)
+    note(figure, *said)
     return figure
+
+
+def _our_levels(
+    panel: Axes, table: pd.DataFrame, beside: Callable[[pd.Series, float], pd.Series]
+) -> None:
+    methods = in_order(table["variant"])
+    for number, method in enumerate(methods):
+        part = table[table["variant"] == method].sort_values("x")
+        level_curve(panel, method, beside(part["x"], number - (len(methods) - 1) / 2), part)
+
+
+def _grid_said(levels: pd.DataFrame, empty: Sequence[str]) -> str:
+    tuned = levels[(levels["condition"] != "none") & ~levels["scaling"].isin(empty)]
+    if tuned.empty:
+        return "Ours: every tuned model is at 0."
+    few, many = tuned["runs"].min(), tuned["runs"].max()
+    counted = f"{few}" if few == many else f"{few} to {many}"
+    said = (
+        f"Ours: means of {counted} models a point, trained on "
+        f"text alone; bars 95 %, thin over {tuned['bases'].max()} bases, thick over seeds with "
+        "these bases given, cut at 0 and 100 %."
+    )
+    gone = (
+        f" By {', '.join(sorted(set(empty)))} every tuned model of ours is at 0." if empty else ""
+    )
+    return said + gone
 
 
 def _figure_1(panel: Axes, published: pd.DataFrame) -> None:
@@ -131,10 +179,17 @@ def lost_in_the_middle(folder: str | Path, rows: pd.DataFrame | None = None) -> 
     """
     published = read_published(folder, "lost_in_the_middle")
     rows = None if rows is None or rows.empty else rows
+    said, of_grid = "Bands: 95 % of 500 answers.", rows is not None and "plan" in rows
+    if of_grid:
+        rows = rows[rows["variant"].isin(published["method"])]
+        rows = rows[rows["token_length"] > 1.8 * rows["window"]]  # as in the claims
+        rows = rows.assign(x=100 * rows["gold_index"].astype(float) / (rows["num_keys"] - 1))
+        levels = of_answers(rows.assign(x=rows["x"].astype(float).round(0)))
+        said = f"{said} {_grid_said(levels, [scaling for _, scaling in floored(levels)])}"
     ours = [] if rows is None else sorted(rows["num_keys"].unique())
     theirs, scalings = sorted(published["num_keys"].unique()), ("linear", "ntk", "yarn")
     lines = len(theirs) + len(ours)
-    figure, axes = sheet(7.4, 0.7 + 1.75 * lines, lines, 3, sharex=True, sharey=True)
+    figure, axes = sheet(7.4, 1.0 + 1.75 * lines, lines, 3, sharex=True, sharey=True)
     for column, scaling in zip(axes.T, scalings, strict=True):
         for panel, keys in zip(column, theirs, strict=False):
             part = published[(published["scaling"] == scaling) & (published["num_keys"] == keys)]
@@ -144,11 +199,25 @@ def lost_in_the_middle(folder: str | Path, rows: pd.DataFrame | None = None) -> 
                                  POSITION_SAMPLES)  # fmt: skip
             finish(panel, f"paper: {scaling} x8, {keys} keys")
         for panel, keys in zip(column[len(theirs) :], ours, strict=True):
+            if of_grid:
+                part = levels[levels["scaling"] == scaling]
+                _our_places_of_grid(panel, part, f"ours: {scaling} x8, {keys} keys")
+                continue
             _our_places(panel, rows[(rows["num_keys"] == keys) & (rows["scaling"] == scaling)],
                         f"ours: {scaling} x8, {keys} keys")  # fmt: skip
     _share_axes(axes, len(theirs))
     legend(figure)
+    note(figure, said)
     return figure
+
+
+def _our_places_of_grid(panel: Axes, levels: pd.DataFrame, title: str) -> None:
+    finish(panel, title)
+    said = "not run" if levels.empty else "every tuned model\nat 0" if floored(levels) else ""
+    if said:
+        panel.text(0.5, 0.5, said, ha="center", va="center", transform=panel.transAxes, color=GREY)
+        return
+    _our_levels(panel, levels, lambda x, place: x + 1.2 * place)
 
 
 def _our_places(panel: Axes, rows: pd.DataFrame, title: str) -> None:
@@ -174,7 +243,7 @@ def _share_axes(axes: np.ndarray, published: int) -> None:
     for panel in axes[-1]:
         panel.set_xlabel("place of the gold record")
     for number, line in enumerate(axes):
-        line[0].set_ylabel("contained (%)" if number < published else "exact (%)")
+        line[0].set_ylabel("answer contained (%)" if number < published else "exactly right (%)")
 
 
 def key_value_table(folder: str | Path) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -34,6 +35,8 @@ __all__ = [
     "in_windows",
     "interval_band",
     "legend",
+    "level_curve",
+    "note",
     "printed",
     "published_curve",
     "save",
@@ -162,6 +165,24 @@ def curve(axes: Axes, method: str, x: pd.Series, table: pd.DataFrame, factor: fl
     )  # fmt: skip
 
 
+def level_curve(
+    axes: Axes, method: str, x: Iterable[float], table: pd.DataFrame, ends: tuple = (0.0, 100.0)
+) -> None:
+    """Draw `table` of `levels.level_table` over `x`: its two intervals as bars, cut at `ends`.
+
+    Thin: over bases (low, high). Thick: over seeds with these bases given (seeds_low, seeds_high).
+    """
+    look, x = style(method), np.asarray(x, float)
+    axes.plot(x, table["value"], color=look.color, marker=look.marker, linestyle=look.line,
+              label=look.label, markeredgecolor=look.color, zorder=3,
+              markerfacecolor=look.color if method == "cream" else "white")  # fmt: skip
+    for low, high, width, alpha in (("low", "high", 0.8, 0.55),
+                                    ("seeds_low", "seeds_high", 3.2, 0.4)):  # fmt: skip
+        bar = table[[low, high]].astype(float).clip(*ends).to_numpy()
+        axes.vlines(x, bar[:, 0], bar[:, 1], color=look.color, linewidth=width, alpha=alpha,
+                    zorder=2)  # fmt: skip
+
+
 def interval_band(axes: Axes, method: str, x: pd.Series, low: np.ndarray, high: np.ndarray) -> None:
     """Shade an interval around a curve, paler than any line."""
     axes.fill_between(x, low, high, color=style(method).color, alpha=0.16, linewidth=0, zorder=1)
@@ -197,11 +218,20 @@ def legend(figure: Figure, published: str | None = None) -> None:
         )  # fmt: skip
 
 
+def note(figure: Figure, *said: str) -> None:
+    """Write sentences below all axes, wrapped to the figure's width; empty ones are left out."""
+    lines = textwrap.wrap(" ".join(filter(None, said)), int(16.5 * figure.get_figwidth()))
+    figure.supxlabel("\n".join(lines), fontsize=7.5, color=GREY, x=0.01, ha="left")
+
+
 def _columns(labels: list[str], inches: float) -> int:
     """As many columns as fit: a handle and its gaps take half an inch, a letter 0.07."""
     fits = 1
     for columns in range(1, len(labels) + 1):
-        letters = sum(max(map(len, labels[k::columns])) for k in range(columns))
+        # matplotlib fills columns from the top, longer ones first
+        sizes = [len(labels) // columns + (k < len(labels) % columns) for k in range(columns)]
+        ends = np.cumsum([0, *sizes])
+        letters = sum(max(map(len, labels[a:b])) for a, b in zip(ends, ends[1:], strict=False))
         if 0.5 * columns + 0.07 * letters < inches:
             fits = columns
     return fits
@@ -210,7 +240,8 @@ def _columns(labels: list[str], inches: float) -> int:
 def in_windows(axes: Axes, multiples: Iterable[float]) -> None:
     """Make x the length in multiples of N on a log2 scale, and mark the window itself.
 
-    Few lengths are named as they were measured, many by powers of two.
+    Few lengths are named as they were measured, many by powers of two; of two names that would
+    touch in a narrow panel the later stays.
     """
     found = sorted({float(m) for m in multiples})
     ticks = found
@@ -220,7 +251,11 @@ def in_windows(axes: Axes, multiples: Iterable[float]) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda m, _: times_n(m)))
+    room = (
+        0.8 * axes.figure.get_figwidth() / axes.get_gridspec().ncols / np.log2(ticks[-1] / ticks[0])
+    )
+    close = {a for a, b in zip(ticks, ticks[1:], strict=False) if room * np.log2(b / a) < 0.26}
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda m, _: "" if m in close else times_n(m)))
     axes.axvline(1, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
     axes.set_xlim(found[0] * 0.88, found[-1] * 1.14)
 

@@ -113,17 +113,17 @@ def test_a_grid_gives_its_figures_each_with_the_files_hash(grid, tmp_path):
     answers, runs = ablations.load(grid)
     drawn = gallery.grid_source(grid, answers)
     found = gallery.from_grid(answers, runs, PAPER, drawn)
-    assert set(found) == {
-        "summary", "claims", "grid_lines", "grid_pairs", "ablations", "ablation_sigma",
-        "ablation_ends", "learning_rates", "scale64", "scale64_lines", "told_distances",
-    }  # fmt: skip
+    assert list(found) == list(gallery.GRID)
     gallery.write({"summary": found["summary"]}, tmp_path)
     text = Image.open(tmp_path / "summary.png").text
     assert text == {"Rows": gallery.file_hash(grid), "Commit": "0123abc"}
     assert gallery.file_hash(grid).encode() in (tmp_path / "summary.pdf").read_bytes()
     of_plan = (part[part["plan"] == "scale64"] for part in (answers, runs))
     some = gallery.from_grid(*of_plan, PAPER, drawn)
-    assert set(some) == {"scale64", "scale64_lines"}
+    assert set(some) == {"scale64", "scale64_lines", "scale64_perplexity"}
+    assert list(gallery.from_grid(answers, runs, PAPER, drawn, names=["claims"])) == ["claims"]
+    with pytest.raises(ValueError, match="there is no figure sumary"):
+        gallery.from_grid(answers, runs, PAPER, drawn, names=["sumary"])
     assert gallery.from_grid(answers.iloc[:0], runs.iloc[:0], PAPER, drawn) == {}
 
 
@@ -136,6 +136,26 @@ def test_the_papers_figures_name_the_published_file_and_our_rows(rows):
     ours = rows[rows["task"] == "longchat_lines"]
     assert lines["rows"] == results.drawn_from(ours)["rows"]
     assert f"| {found['paper_perplexity'].drawn['rows']}" in listed
+
+
+def test_the_grids_text_stands_beside_the_papers_figures(rows, grid):
+    """Where there is a grid: every scaling of its primary plan, marked with its file's hash."""
+    answers, _ = ablations.load(grid)
+    drawn = gallery.grid_source(grid, answers)
+    found = gallery.from_paper(rows, PAPER, answers, drawn)
+    lines, pairs = (found[f"paper_{name}"] for name in ("longchat_lines", "lost_in_the_middle"))
+    assert lines.drawn["rows"] == pairs.drawn["rows"] == gallery.file_hash(grid)
+    titles = [axes.get_title(loc="left") for axes in (*lines.axes, *pairs.axes)]
+    for scaling in ("linear", "ntk", "yarn"):
+        assert f"ours, N = 512, {scaling} x8" in titles
+        assert f"ours: {scaling} x8, 81 keys" in titles
+    floor = answers.assign(score=answers["score"].where(answers["scaling"] != "linear", 0.0))
+    found = gallery.from_paper(rows, PAPER, floor, drawn)
+    titles = [axes.get_title(loc="left") for axes in found["paper_longchat_lines"].axes]
+    assert "ours, N = 512, linear x8" not in titles and "ours, N = 512, ntk x8" in titles
+    (panel,) = [axes for axes in found["paper_lost_in_the_middle"].axes
+                if "ours: linear" in axes.get_title(loc="left")]  # fmt: skip
+    assert panel.texts[0].get_text() == "every tuned model\nat 0" and not panel.lines
 
 
 def test_a_figure_that_is_not_there_is_said_to_be_not_run(capsys):

@@ -1,0 +1,93 @@
+"""Means over a grid's runs with both of their intervals, for figures and tables.
+
+What belongs here: levels and differences by base and seed, as tables whose columns `style` draws.
+Verdicts on claims are in `claims`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from cream import statistics
+
+__all__ = ["differences", "floored", "level_table", "of_answers", "perplexities"]
+
+RUN = ["condition", "scaling", "variant"]
+UNTUNED = ("original", "scaled")
+FLOOR = 1.0  # points: where every tuned model stays below, nothing is compared
+
+
+def level_table(runs: pd.DataFrame, by: Sequence[str], endpoint: str = "lines") -> pd.DataFrame:
+    """Return the mean of an endpoint over bases and seeds: a row a group of `by`.
+
+    Columns: those of `by`, value, low, high (in the endpoint's unit; 95 % over bases where there
+    are several), seeds_low, seeds_high (over seeds, with these bases taken as given; NaN where a
+    base has one), unit, bases, runs. Runs that were not asked are left out.
+    """
+    found = []
+    for key, part in runs.dropna(subset=[endpoint]).groupby(list(by), sort=False):
+        level = statistics.two_level(part, endpoint)
+        value = part.groupby("base")[endpoint].mean().mean()
+        found.append((*key, value, level.low, level.high, *_given_bases(level, part, value),
+                      level.unit, part["base"].nunique(), len(part)))  # fmt: skip
+    names = ["value", "low", "high", "seeds_low", "seeds_high", "unit", "bases", "runs"]
+    return pd.DataFrame(found, columns=[*by, *names])
+
+
+def _given_bases(
+    level: statistics.TwoLevel, part: pd.DataFrame, value: float
+) -> tuple[float, float]:
+    sizes = part.groupby("base").size()
+    freedom = int((sizes - 1).sum())
+    if not freedom:
+        return np.nan, np.nan
+    error = level.sd_inner * np.sqrt((1 / sizes).mean() / len(sizes))
+    half = stats.t.ppf(0.5 + statistics.CONFIDENCE / 2, freedom) * error
+    return value - half, value + half
+
+
+def of_answers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the level of correct answers (%) by condition, scaling, variant and the column x."""
+    rows = rows.assign(percent=100 * rows["score"].astype(float))
+    keys = [*RUN, "x"]
+    runs = rows.groupby([*keys, "base", "seed"])["percent"].mean().reset_index()
+    return level_table(runs, keys, "percent")
+
+
+def perplexities(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the level of perplexity, as `of_answers`: means and intervals are of logarithms."""
+    keys = [*RUN, "x"]
+    sums = rows.groupby([*keys, "base", "seed"])[["nll", "scored_tokens"]].sum().astype(float)
+    runs = (sums["nll"] / sums["scored_tokens"]).rename("log").reset_index()
+    found = level_table(runs, keys, "log")
+    numbers = ["value", "low", "high", "seeds_low", "seeds_high"]
+    return found.assign(**np.exp(found[numbers]))
+
+
+def differences(runs: pd.DataFrame, a: str, b: str, endpoint: str) -> pd.DataFrame:
+    """Return the level of `a` less `b` in the same base and seed, by condition and scaling.
+
+    Columns: as of `level_table`, with level_a and level_b, the means of both sides.
+    """
+    keys = ["condition", "scaling"]
+    sides = [
+        runs.loc[runs["variant"] == name, [*keys, "base", "seed", endpoint]] for name in (a, b)
+    ]
+    pairs = sides[0].merge(sides[1], on=[*keys, "base", "seed"], suffixes=("_a", "_b"))
+    pairs["value"] = pairs[f"{endpoint}_a"] - pairs[f"{endpoint}_b"]
+    pairs = pairs.dropna(subset="value")
+    found = level_table(pairs, keys, "value").set_index(keys)
+    means = pairs.groupby([*keys, "base"])[[f"{endpoint}_a", f"{endpoint}_b"]].mean()
+    means = means.groupby(level=keys).mean().set_axis(["level_a", "level_b"], axis=1)
+    return found.join(means).reset_index()
+
+
+def floored(found: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the settings (condition, scaling) in which no tuned variant leaves 0 points."""
+    tuned = found[~found["variant"].isin(UNTUNED)]
+    most = tuned.groupby(["condition", "scaling"])["value"].max()
+    return [setting for setting, value in most.items() if value < FLOOR]
