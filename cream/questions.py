@@ -36,6 +36,7 @@ __all__ = [
     "Asked",
     "Questions",
     "answer",
+    "as_item",
     "build",
     "right_tokens",
     "store",
@@ -152,7 +153,7 @@ def build(
         examples += sorted(found, key=lambda one: (str(one.document), one.depth_percent))
     lengths = tuple(round(multiple * window) for multiple in asked.perplexity)
     texts = _texts(opened, tokenizer, max(lengths), asked.documents) if lengths else ()
-    items = tuple(_item(tokenizer, one) for one in examples)
+    items = tuple(as_item(tokenizer, one) for one in examples)
     return Questions(name, window, items, tuple(texts), lengths)
 
 
@@ -174,7 +175,7 @@ def _texts(
         yield name, np.concatenate([bos, ids[: length - 1]]).astype(np.int64)
 
 
-def _item(tokenizer: PreTrainedTokenizerBase, example: Example) -> Item:
+def as_item(tokenizer: PreTrainedTokenizerBase, example: Example) -> Item:
     """Cut prompt and answer; pairs are closed by the empty line that ends them in `score`.
 
     What a model has read goes on behind that line, and how its tokens are cut depends on it.

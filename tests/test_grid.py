@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from cream import bench, design, grid, lean, ledger, mixture, models, questions
+from cream import bench, design, grid, lean, ledger, mixture, models, questions, verify_grid
 from cream.design import Recipe
 from cream.mixture import RECIPES
 
@@ -200,6 +200,26 @@ def test_questions_come_back_as_they_were_built(home, known):
     other.write_bytes(b"torn")
     with pytest.raises(ValueError, match="delete it"):
         questions.stored(other)
+
+
+def test_a_run_is_trained_again_from_its_row(home, known, listed, measured):
+    """Its losses and endpoints come back; those of another seed are found, and another key."""
+    (home / "runs").mkdir(exist_ok=True)
+    if not (home / "runs" / "bases").exists():
+        (home / "runs" / "bases").symlink_to(home)
+    tokenizer = models.load_tokenizer(home / "base0")
+    frame = ledger.unfold(measured, known.questions, tokenizer)
+    one = frame[frame["key"] == measured[listed.index(listed[-1])]["key"]]
+    found = verify_grid.train_again(one, home, out="out")
+    assert len(found.rows) == 1 and found.differing.empty and not found.unchecked
+    losses = json.dumps([each + 0.1 for each in json.loads(one["losses"].iloc[0])])
+    odd = one.assign(losses=losses, nll=one["nll"] * 1.2)
+    found = verify_grid.train_again(odd, home, out="out")
+    assert list(found.differing["value"]) == ["losses", "log_ppl_near", "log_ppl_far"]
+    found = verify_grid.train_again(one.assign(seed=99), home, out="out")
+    assert list(found.differing["value"]) == ["key"]
+    found = verify_grid.train_again(one.assign(base="base9"), home, out="out")
+    assert found.rows.empty and found.unchecked[0].rows == 1
 
 
 def test_records_of_other_questions_are_refused(known, measured):

@@ -3,16 +3,17 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from cream import models, questions, results, verify, verify_grid, verify_rows
+from cream import rebuilding, results, verify, verify_grid, verify_rows
 from cream.provenance import hash_of
-from cream.tasks import kv_retrieval, longchat_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 ROWS = ROOT / "data" / "results" / "reproduce.parquet"
+GRID = ROOT / "data" / "results" / "grid.parquet"
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,9 @@ def frame() -> pd.DataFrame:
     """The base's short questions: all rows of two tasks at their cheapest lengths."""
     rows = results.read(ROWS)
     rows = rows[rows["method"] == "original"]
-    lines = rows[(rows["task"] == "longchat_lines") & (rows["token_length"] <= 512)]
+    short = rows[(rows["task"] == "longchat_lines") & (rows["token_length"] <= 512)]
     pairs = rows[(rows["task"] == "kv_retrieval") & (rows["token_length"] == 614)]
-    return pd.concat([lines, pairs], ignore_index=True)
+    return pd.concat([short, pairs], ignore_index=True)
 
 
 def changed(frame: pd.DataFrame, **values: object) -> pd.DataFrame:
@@ -50,8 +51,8 @@ def test_committed_rows_are_what_is_computed(frame):
 )
 def test_a_changed_value_is_named(frame, column, value, also):
     """In a table of one row a value: what was committed and what is computed."""
-    lines = frame[(frame["task"] == "longchat_lines") & (frame["token_length"] == 307)]
-    found = verify_rows.verify(changed(lines, **{column: value}), ROOT, rows=1, progress=False)
+    short = frame[(frame["task"] == "longchat_lines") & (frame["token_length"] == 307)]
+    found = verify_rows.verify(changed(short, **{column: value}), ROOT, rows=1, progress=False)
     assert set(found.differing["value"]) == (also or {column})
     if not also:
         assert (found.differing["committed"] == value).all()
@@ -70,11 +71,11 @@ def test_the_sample_is_random_and_spread():
 
 def test_what_cannot_be_checked_is_counted_with_its_reason(frame, tmp_path):
     """A run that is not here, a task without its texts, a precision that needs a GPU."""
-    lines = frame[frame["task"] == "longchat_lines"].head(3)
-    absent = lines.assign(run="runs/nowhere", model_hash="0" * 16)
-    text = lines.assign(task="perplexity")
-    tabled = lines.assign(task="a_task_of_tomorrow")
-    half = lines.assign(settings=lines["settings"].str.replace("float32", "bfloat16"))
+    few = frame[frame["task"] == "longchat_lines"].head(3)
+    absent = few.assign(run="runs/nowhere", model_hash="0" * 16)
+    text = few.assign(task="perplexity")
+    tabled = few.assign(task="a_task_of_tomorrow")
+    half = few.assign(settings=few["settings"].str.replace("float32", "bfloat16"))
     found = verify_rows.verify(
         pd.concat([absent, text, tabled, half]), ROOT, 4, corpus=tmp_path / "none", progress=False
     )
@@ -107,44 +108,147 @@ def test_the_command_says_its_seed_and_fails_on_a_difference(frame, tmp_path, ca
 
 @pytest.fixture(scope="module")
 def grid() -> pd.DataFrame:
-    """Answers of the base at short lengths, read off one forward as a grid does."""
-    base = ROOT / "data" / "miniature"
-    tokenizer, model = models.load_tokenizer(base), models.load(base, dtype=torch.float32)
-    asked = [*longchat_lines.examples(tokenizer, [307], 5, questions=5),
-             *kv_retrieval.examples(tokenizer, [512], 1)]  # fmt: skip
-    items = tuple(questions._item(tokenizer, one) for one in asked)
-    built = questions.Questions("main", 512, items, (), ())
-    right, _ = questions.right_tokens(model, items)
-    return built.table(tokenizer).assign(
-        score=[float(n == len(item.target)) for n, item in zip(right, items, strict=True)],
-        steps=0, key="k", variant="original", scaling="none", scale=1, base="miniature",
-        base_hash=models.weights_hash(base), asked="main", card="cpu",
-    )  # fmt: skip
+    """Committed answers of the shipped base, as it is and scaled by YaRN, to short questions."""
+    wanted = [("base", "==", "miniature"), ("plan", "==", "primary"), ("steps", "==", 0),
+              ("scaling", "in", ["none", "yarn"]), ("token_length", "in", [307, 512])]  # fmt: skip
+    return pd.read_parquet(GRID, filters=wanted)
+
+
+def lines(grid: pd.DataFrame) -> pd.DataFrame:
+    """The scaled base's answers to the questions that are the quickest to build and to ask."""
+    part = grid[(grid["variant"] == "scaled") & (grid["token_length"] == 307)]
+    return part.reset_index(drop=True)
+
+
+def check(frame: pd.DataFrame, rows: int = 8, seed: int = 0) -> verify_rows.Checked:
+    return verify_grid.verify_grid(frame, ROOT, rows, seed, progress=False)
 
 
 def test_a_grids_answers_are_what_generating_gives(grid):
-    """All ten; a score that was changed is found, a near tie on another card is spared."""
-    found = verify_grid.verify_grid(grid, ROOT, rows=10, progress=False)
-    assert len(found.rows) == 10 and found.differing.empty and found.unchecked == []
-    wrong = grid.assign(score=1 - grid["score"])
-    found = verify_grid.verify_grid(wrong, ROOT, rows=4, progress=False)
-    assert set(found.differing["value"]) == {"score"} and len(found.differing) == 4
-    one = grid.assign(score=[1 - grid["score"][0], *grid["score"][1:]], card="NVIDIA H100")
-    found = verify_grid.verify_grid(one, ROOT, rows=10, progress=False)
-    assert found.differing.empty and found.unchecked[0].what == "near ties"
-    assert len(verify_grid.verify_grid(one.assign(card="cpu"), ROOT, 10, 0, False).differing) == 1
+    """Of both models and tasks, on whatever card they were computed; nothing is left out."""
+    found = check(grid[grid["task"].isin(verify_grid.TASKS)], rows=12, seed=2)
+    assert found.differing.empty and found.unchecked == []
+    sizes = found.rows.groupby(["variant", "task"]).size()
+    assert len(found.rows) == 12 and len(sizes) == 4 and sizes.min() == 3
 
 
-def test_what_of_a_grid_cannot_be_checked_is_counted(grid):
-    """Tuned models, texts, a base that is not here, other weights, a question nobody asked."""
-    parts = [grid, grid.assign(steps=100), grid.assign(task="perplexity"),
-             grid.assign(base="seed9"), grid.assign(base_hash="0" * 16)]  # fmt: skip
-    found = verify_grid.verify_grid(pd.concat(parts, ignore_index=True), ROOT, 2, progress=False)
-    assert [(one.rows, one.why.split()[-1]) for one in found.unchecked] == [
-        (10, "kept"), (10, "texts"), (10, "weights"), (10, "here"),
-    ]  # fmt: skip
-    found = verify_grid.verify_grid(grid.assign(document="nothing"), ROOT, 1, progress=False)
+def test_made_up_scores_fail(grid):
+    """Random coins differ in half of the rows; so do scores with predictions to match."""
+    made, rng = lines(grid), np.random.default_rng(0)
+    made["score"] = rng.integers(0, 2, len(made)).astype(float)
+    assert 1 <= check(made).differing["row"].nunique() <= 8
+    right = made["score"] == 1
+    said = made["target"].where(right, [f"{n}>" for n in rng.integers(10_000, 99_999, len(made))])
+    size = made["answer_tokens"].where(right, 0)
+    fair = made.assign(prediction=said, right=size)
+    assert check(fair).differing["row"].nunique() >= 4
+    assert len(check(fair, rows=1).rows) == 1  # nothing is forgiven in small samples either
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"score": 0.0}, "score"),
+        ({"score": 0.0, "prediction": "12345>", "right": 0}, "score"),
+        ({"target": "12345>"}, "target"),
+    ],
+)
+def test_one_tampered_answer_is_found(grid, values, named):
+    """Among eight that are as they were, one that was right; whichever card it names."""
+    rows = lines(grid)[:8]
+    place = int(rows.index[rows["score"] == 1][0])
+    for name, value in values.items():
+        rows.loc[place, name] = value
+    found = check(rows)
+    assert list(found.differing["value"]) == [named] and len(found.rows) == 8
+    assert f"sample {rows['sample'][place]}" in found.differing["row"][0]
+
+
+def test_the_text_of_a_wrong_answer_counts(grid):
+    """A score of 0 stays 0 whatever is said: the sentence is compared, and no empty one passes."""
+    rows = lines(grid)
+    wrong = rows["score"] == 0
+    rows = rows[rows["document"].isin(rows["document"][wrong][:1])]
+    wrong = rows["score"] == 0
+    assert wrong.any() and check(rows).differing.empty
+    for said in ("no number", "", rows["target"].iloc[0][0] + " line"):
+        found = check(rows.assign(prediction=rows["prediction"].where(~wrong, said)))
+        assert list(found.differing["value"]) == ["prediction"] * wrong.sum()
+
+
+def test_a_near_tie_is_left_out_and_counted(grid, monkeypatch):
+    """Only where the committed token is nearly as likely here, and the row agrees with itself."""
+    rows = lines(grid)
+    record = rows["document"][rows["score"] == 1].iloc[0]
+    rows = rows[rows["document"] == record].sort_values("score", ascending=False)
+    rows = rows.reset_index(drop=True)
+    assert len(rows) == 5 and rows["score"][0] == 1
+    digits = sorted(set("123456789") - {rows["target"][0][0]})  # a token for itself each
+    made = [rows.assign(**{
+        name: rows[name].where(rows.index > 0, value)
+        for name, value in {"score": 0.0, "prediction": digit, "right": 0}.items()
+    }) for digit in digits]  # fmt: skip
+    limit = verify_grid.NEAR_TIE
+    monkeypatch.setattr(verify_grid, "NEAR_TIE", 100.0)
+    found = [check(one) for one in made]
+    near = [k for k, one in enumerate(found) if one.differing.empty]
+    assert 1 <= len(near) <= 5 and len(found[near[0]].rows) == 4
+    (tie,) = found[near[0]].unchecked
+    assert "near tie" in tie.what and tie.rows == 1
+    monkeypatch.setattr(verify_grid, "NEAR_TIE", limit)
+    assert list(check(made[near[0]]).differing["value"]) == ["score"]
+    monkeypatch.setattr(verify_grid, "NEAR_TIE", 100.0)
+    rows = made[near[0]]
+    rows.loc[0, "prediction"] = "no token of these"
+    assert list(check(rows).differing["value"]) == ["score"]
+
+
+def test_what_can_be_wrong_is_drawn_most(grid):
+    """Beyond N the original model is always wrong: a quarter as often, but not never."""
+    length = np.where(np.arange(200) % 2, 512, 2048)
+    made = pd.DataFrame({
+        "key": "o", "task": "x", "variant": "original", "window": 512, "token_length": length,
+    })  # fmt: skip
+    both = pd.concat([made, made.assign(key="s", variant="scaled")], ignore_index=True)
+    found = verify_grid._pick(both, 45, 3)
+    counts = found.groupby(["variant", found["token_length"] > 512]).size()
+    assert counts["original", True] == 5 and counts["original", False] == 20
+    assert counts["scaled"].sum() == 20
+    other = verify_grid._pick(both, 45, 4)
+    assert set(other.index) != set(found.index)
+
+
+def test_what_of_a_grid_cannot_be_checked_is_counted(grid, monkeypatch):
+    """Tuned models, texts, a base that is not here, other weights, length; a question of nobody."""
+    few = lines(grid)
+    parts = [few, few.assign(steps=100), few.assign(task="perplexity"), few.assign(base="seed9"),
+             few.assign(base_hash="0" * 16), few.assign(token_length=30_000)]  # fmt: skip
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    found = check(pd.concat(parts, ignore_index=True), rows=2)
+    said = {one.what: one.why for one in found.unchecked}
+    assert {one.rows for one in found.unchecked} == {len(few)} and len(said) == 5
+    assert "--train 1" in said["tuned models"] and "runs/bases/seed9" in said["base seed9"]
+    assert "other weights" in said["base miniature"] and "questions longer than 8 windows" in said
+    assert len(found.rows) == 2 and found.differing.empty
+    found = check(few.assign(document="nothing"), rows=1)
     assert list(found.differing["value"]) == ["question"]
+
+
+def test_questions_are_built_once_for_all_models(grid, monkeypatch):
+    """A model takes them as they were built for the first."""
+    built = []
+    monkeypatch.setattr(
+        verify_grid, "rebuild", lambda *given: built.append(1) or rebuilding.rebuild(*given)
+    )
+    part = grid[(grid["token_length"] == 307) & (grid["task"] == "longchat_lines")]
+    found = check(part, rows=4)
+    assert set(found.rows["variant"]) == {"original", "scaled"} and len(built) == 1
+
+
+def test_trained_runs_need_the_grids_texts(grid, tmp_path):
+    """The message says how they are made; nothing is downloaded for a check."""
+    with pytest.raises(FileNotFoundError, match="make grid-data"):
+        verify_grid.train_again(grid.assign(steps=1), tmp_path)
 
 
 @pytest.mark.parametrize(("was", "now"), [(100.0, 100.02), (None, 1.0)])
