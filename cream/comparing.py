@@ -13,7 +13,7 @@ from pathlib import Path
 
 from transformers import LlamaConfig
 
-from cream import shapes
+from cream import models, notebook, shapes
 from cream.provenance import hash_of
 from cream.results import Rows
 
@@ -45,17 +45,30 @@ def checked(name: str, found: dict) -> dict:
 
 
 def row(
-    given: argparse.Namespace, task: str, card: str, shape: LlamaConfig, **more: object
+    given: argparse.Namespace,
+    task: str,
+    card: str,
+    shape: LlamaConfig | None = None,
+    **more: object,
 ) -> None:
-    """Append a row of a comparison, with its command."""
+    """Append a row of a comparison, with its command: of a shape with random weights.
+
+    Without one, of the shipped miniature.
+    """
     if not given.rows:
         return
     about = {"command": given.command, "processes": given.gpus}
-    header = {
-        "run": f"several GPUs, {given.shape}", "preset": given.shape, "base": "random weights",
-        "model_hash": hash_of(shape.to_dict()), "window": shape.max_position_embeddings,
-        "card": card, "seed": 0, "settings": about,
-    }  # fmt: skip
+    if shape is None:
+        place = notebook.find_root() / "data" / "miniature"
+        window = models.describe(models.load_config(place))["window"]
+        model = {"preset": "miniature", "base": "miniature", "window": window,
+                 "model_hash": models.weights_hash(place)}  # fmt: skip
+    else:
+        model = {"preset": given.shape, "base": "random weights",
+                 "model_hash": hash_of(shape.to_dict()),
+                 "window": shape.max_position_embeddings}  # fmt: skip
+    header = {"run": f"several GPUs, {model['preset']}", **model, "card": card, "seed": 0,
+              "settings": about}  # fmt: skip
     settings = {**about, **more.pop("settings")}
     with Rows(given.rows, header) as rows:
         rows.append({"task": task, "sample": 0, "prompt_hash": hash_of("random"),

@@ -37,8 +37,8 @@ def evaluate(given: argparse.Namespace) -> bool:
         text = {"preset": "llama2-7b", "models": "original", "base": base, "historical": 0,
                 "corpus": str(root / "texts"), "lengths": given.lengths,
                 "documents": given.documents}  # fmt: skip
-        wanted = {"03_longchat_lines": lines, "07_perplexity": text}
-        return all([_asked(given, root, name, more, shape) for name, more in wanted.items()])
+        wanted = {"03_longchat_lines": (lines, None), "07_perplexity": (text, shape)}
+        return all([_asked(given, root, name, *more) for name, more in wanted.items()])
 
 
 def write(folder: str) -> dict:
@@ -66,9 +66,12 @@ def _documents(root: Path, shape: LlamaConfig, count: int, windows: float) -> No
 
 
 def _asked(
-    given: argparse.Namespace, root: Path, name: str, parameters: dict, shape: LlamaConfig
+    given: argparse.Namespace, root: Path, name: str, parameters: dict, shape: LlamaConfig | None
 ) -> bool:
-    """Ask one evaluation's questions by one process and by all; compare rows and times."""
+    """Ask one evaluation's questions by one process and by all; compare rows and times.
+
+    They are asked of a model of random weights, or, without a `shape`, of the miniature.
+    """
     found = {}
     for count in (1, given.gpus):
         rows = root / f"{name}-{count}.jsonl"
@@ -82,13 +85,14 @@ def _asked(
           f"token by {off:.1e}); asking took "
           f"{one['asked']:.1f} and {all_['asked']:.1f} s ({faster['asking']:.2f} times), the "
           f"command {one['wall']:.0f} and {all_['wall']:.0f} s", flush=True)  # fmt: skip
+    longest = int(one["rows"]["token_length"].max())
+    about = {"shape": given.shape, "layers": shape.num_hidden_layers} if shape else {}
     row(given, "speed_evaluation", one["card"], shape, score=1000 * all_["asked"],
-         token_length=shape.max_position_embeddings,
+         token_length=longest,
          settings={"evaluation": name, "rows": len(one["rows"]), "equal": same, "faster": faster,
                    "answers_differ": other, "largest_difference": off,
                    "asked_seconds": [one["asked"], all_["asked"]],
-                   "wall_seconds": [one["wall"], all_["wall"]], "shape": given.shape,
-                   "layers": shape.num_hidden_layers,
+                   "wall_seconds": [one["wall"], all_["wall"]], **about,
                    "score": "milliseconds to ask by all"})  # fmt: skip
     return same
 

@@ -44,7 +44,7 @@ def resume(given: argparse.Namespace) -> bool:
         fields = {"steps": 4, "save_steps": 2, "batch_size": 4 * given.gpus, "micro_batch": 1,
                   "zero": int(stage) if stage.isdigit() else stage, "recompute": "auto",
                   "save_dtype": "bfloat16", "compile": given.compile}  # fmt: skip
-        job = {"root": str(root), "run": "run", "fields": fields}
+        job = {"root": str(root), "run": "run", "fields": fields, "exact": True}
         first = checked("to the end", child(given, "train", given.gpus, **job, end=4))
         size = sum(f.stat().st_size for f in (root / "run" / "checkpoints").rglob("*"))
         again = checked("resumed", child(given, "train", given.gpus, **job))
@@ -64,11 +64,12 @@ def resume(given: argparse.Namespace) -> bool:
     row(given, "speed_resume", first["card"], shape, score=1000 * first["write"],
          token_length=shape.max_position_embeddings,
          settings={"shape": given.shape, "layers": given.resume_layers, "zero": first["zero"],
-                   "equal": same, "largest_difference": close, "checkpoint_gib": size / GIB,
+                   "kernels": "deterministic", "equal": same, "largest_difference": close,
+                   "checkpoint_gib": size / GIB,
                    "write_seconds": first["write"], "read_seconds": read, "parameters": count,
                    "save_seconds": again["saved"], "full_parameters": whole,
                    "score": "milliseconds to write a checkpoint"})  # fmt: skip
-    return close < NOISE and stock["parameters"] == count and stock["dtype"] == "bfloat16"
+    return all(same.values()) and stock["parameters"] == count and stock["dtype"] == "bfloat16"
 
 
 class _Watch(TrainerCallback):
@@ -116,15 +117,30 @@ def _bits(model: torch.nn.Module) -> list[int]:
             for one in held]  # fmt: skip
 
 
-def train(root: str, run: str, fields: dict, end: int | None = None, own: bool = False) -> dict:
+def _deterministic(exact: bool) -> None:
+    """Take kernels that add in a fixed order; those without one fail if `exact`, else they warn.
+
+    Where it only warns, torch leaves attention's backward unordered, FlashAttention's too.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=not exact)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def train(
+    root: str,
+    run: str,
+    fields: dict,
+    end: int | None = None,
+    own: bool = False,
+    exact: bool = False,
+) -> dict:
     """Train one run of several processes, up to a step without a model or to its end.
 
-    By kernels that add in a fixed order: what differs is not theirs. Weights are random, or the
-    base's `own`.
+    By kernels that add in a fixed order, every one of them if `exact`, where bits are compared.
+    Weights are random, or the base's `own`.
     """
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.backends.cuda.enable_cudnn_sdp(False)  # where others only warn, it goes on unordered
+    _deterministic(exact)
     common = {"base": "base", "corpus": "corpus", "precision": "master", "log_steps": 1,
               "warmup_steps": 1}  # fmt: skip
     load = None if own else shapes.random_weights
@@ -232,8 +248,7 @@ def miniature(given: argparse.Namespace) -> bool:
     off = max(abs(a - b) for a, b in zip(one, several, strict=True))
     print(f"the miniature's losses by {given.gpus} processes: {several}, within {off:.1e} of one's",
           flush=True)  # fmt: skip
-    about = shapes.shape("tiny")
-    row(given, "check_processes", found[1]["card"], about, score=off, token_length=512,
+    row(given, "check_processes", found[1]["card"], score=off, token_length=512,
         settings={"base": "data/miniature", "losses": several, "one": one,
                   "score": "largest difference of a loss"})  # fmt: skip
     return off < FLOAT

@@ -5,12 +5,23 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
-from cream import comparing, results, several, several_rows, several_runs, shapes
+from cream import (
+    comparing,
+    models,
+    notebook,
+    results,
+    several,
+    several_rows,
+    several_runs,
+    shapes,
+    training_memory,
+)
 
 needs_deepspeed = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
@@ -86,6 +97,69 @@ def test_a_row_holds_its_command_and_processes(tmp_path):
     (found,) = results.read(file).itertuples()
     assert json.loads(found.settings) == {"command": "c", "processes": 2, "zero": 2}
     comparing.row(argparse.Namespace(rows=None), "x", "X", None)
+
+
+def test_an_evaluations_row_names_the_model_that_was_asked(tmp_path, monkeypatch):
+    """LongChat-Lines asks the miniature, whatever shape the perplexity is of."""
+    given = argparse.Namespace(rows=str(tmp_path / "rows.jsonl"), command="c", gpus=2,
+                               shape="tiny")  # fmt: skip
+    read, said = results.read, {"asked": 2.0, "card": "X", "wall": 3.0}
+    monkeypatch.setattr(several_rows, "child", lambda *_, **__: said)
+    made = rows(token_length=3994).rename_axis("key").reset_index()
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "read", lambda _: made)
+        for name, shape in (("03_longchat_lines", None), ("07_perplexity", shapes.shape("tiny"))):
+            assert several_rows._asked(given, tmp_path, name, {}, shape)
+    lines, text = read(given.rows).to_dict("records")
+    about = {name: lines[name] for name in ("preset", "base", "window", "token_length")}
+    assert about == {"preset": "miniature", "base": "miniature", "window": 512,
+                     "token_length": 3994}  # fmt: skip
+    miniature = notebook.find_root() / "data" / "miniature"
+    assert lines["model_hash"] == models.weights_hash(miniature)
+    assert not {"shape", "layers"} & set(json.loads(lines["settings"]))
+    assert (text["preset"], text["base"], text["window"]) == ("tiny", "random weights", 64)
+    assert json.loads(text["settings"])["layers"] == 4
+
+
+def test_bits_are_compared_by_kernels_in_a_fixed_order():
+    """Where torch would only warn it takes attention's unordered backward on a card."""
+    try:
+        several_runs._deterministic(exact=True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert not torch.is_deterministic_algorithms_warn_only_enabled()
+        several_runs._deterministic(exact=False)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.utils.deterministic.fill_uninitialized_memory = True
+        torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+@pytest.mark.parametrize("off", [0.0, 1e-7])
+def test_a_resumed_run_must_be_equal_to_the_last_bit(tmp_path, monkeypatch, off):
+    """The smallest difference of a loss is said in the row, and the part has failed."""
+    asked = []
+
+    def child(given: argparse.Namespace, what: str, count: int, **job: object) -> dict:
+        asked.append((what, job.get("exact")))
+        if what == "read":
+            parameters = training_memory.parameters(shapes.shape("tiny", 2))
+            return {"parameters": parameters, "dtype": "bfloat16", "wall": 1.0}
+        (Path(job["root"]) / "run" / "checkpoints").mkdir(parents=True, exist_ok=True)
+        return {"losses": [5.0, 4.0 + off * (len(asked) - 1)], "norms": [1.0], "bits": [1],
+                "ready": 1.0, "write": 1.0, "saved": 1.0, "zero": 3, "wall": 1.0,
+                "card": "X"}  # fmt: skip
+
+    monkeypatch.setattr(several_runs, "child", child)
+    given = argparse.Namespace(
+        rows=str(tmp_path / "rows.jsonl"), command="c", gpus=2, shape="tiny", resume_layers=2,
+        zero="3", compile="none", folder=str(tmp_path),
+    )  # fmt: skip
+    assert several_runs.resume(given) is (off == 0.0)
+    assert asked == [("train", True), ("train", True), ("read", None)]
+    how = json.loads(results.read(given.rows)["settings"][0])
+    assert how["kernels"] == "deterministic" and how["equal"]["losses"] is (off == 0.0)
+    assert how["largest_difference"] == pytest.approx(off, rel=1e-6)
 
 
 @needs_deepspeed
