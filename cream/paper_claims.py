@@ -66,7 +66,7 @@ class Entry:
     scaling: str | None = None
     beside: tuple[str, ...] = ()
     measure: Callable[[Evidence], list[Line]] | None = None
-    command: str = "python -m cream.grid primary --rows primary.jsonl"
+    command: str = "python -m cream.grid primary"
 
 
 # -------------------------------------------------------------- what the paper says, as numbers
@@ -189,25 +189,25 @@ ENTRIES = (
     Entry("It leads with YaRN", _scaling("yarn"), ("key-value average",), "yarn"),
     Entry("Gaussian over uniform", _unnumbered("a truncated Gaussian beats a uniform middle"),
           ("gaussian over uniform",), beside=("gaussian over uniform, middle",),
-          command="python -m cream.grid ablations --rows ablations.jsonl"),
+          command="python -m cream.grid ablations"),
     Entry("Both modes are needed", _unnumbered("each of the two modes alone is worse"),
           ("both modes: without relativity", "both modes: without continuity"),
-          command="python -m cream.grid ablations --rows ablations.jsonl"),
+          command="python -m cream.grid ablations"),
     Entry("Sigma 3 is best", _unnumbered("sigma 3 is best"),
           ("sigma 3 over 1", "sigma 3 over 2", "sigma 3 over 4"),
-          command="python -m cream.grid ablations --rows ablations.jsonl"),
+          command="python -m cream.grid ablations"),
     Entry("The original model is 0 beyond N", _zero("original"), ("original is 0 beyond N",)),
     Entry("RandPos is 0", _zero("randpos"), ("randpos is 0",)),
     Entry("Flat perplexity to the target", _unnumbered("flat to the target"),
           ("flat perplexity",)),
     Entry("Flat perplexity at 64 x", _unnumbered("flat to 256K (its windows end at 32K)"),
           ("scale 64: flat perplexity",), beside=("scale 64: perplexity no higher than pose",),
-          command="python -m cream.grid scale64 --rows scale64.jsonl"),
+          command="python -m cream.grid scale64"),
     Entry("Needle in a haystack", _needle, ("needle",)),
     Entry("Short tasks are kept", _unnumbered("little is lost on six short benchmarks"),
           ("short tasks kept",)),
     Entry("A tenth of the steps for chat", _chat, ("a tenth of the steps",),
-          command="python -m cream.grid tenth --rows tenth.jsonl"),
+          command="python -m cream.grid tenth"),
     Entry("The cost is flat in the target", _unnumbered("trains at N whatever the target"),
           measure=_cost, command="python -m cream.efficiency"),
 )  # fmt: skip

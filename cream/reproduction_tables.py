@@ -35,9 +35,9 @@ from cream.verdicts import (
 __all__ = ["details", "leakage", "markdown", "queries", "releases", "sensitivity", "slips",
            "summary"]  # fmt: skip
 
-SHORT = {"lines": "lines", "lines_all": "lines", "far": "lines", "middle": "middle less ends",
-         "middle_accuracy": "middle place", "rise": "rise", "log_ppl_far": "at the target",
-         }  # fmt: skip
+# What tells the lines of a row apart.
+SHORT = {"lines": "lines", "middle": "middle - ends", "middle_accuracy": "middle", "rise": "from N",
+         "log_ppl_far": "less PoSE"}  # fmt: skip
 NO_BREAK = "\u00a0"  # lines of a cell stand beside those of the next one: none may wrap
 
 
@@ -50,14 +50,18 @@ def _percent(value: float) -> float:
 
 
 def _value(row: tuple) -> str:
-    """A difference with its two levels, or a level."""
+    """A difference, or a level."""
+    if row.endpoint in claims.PERPLEXITIES:
+        return signed(_percent(row.value), " %")
+    return signed(row.value) if isinstance(row.b, str) else f"{abs(row.value):.1f}"
+
+
+def _levels(row: tuple) -> str:
+    """What a difference stands between."""
     if row.endpoint in claims.PERPLEXITIES:
         high, low = (f"{np.exp(level / 100):.1f}" for level in (row.level_a, row.level_b))
-        levels = f"{low} to {high}" if row.endpoint == "rise" else f"{high} against {low}"
-        return f"{signed(_percent(row.value), ' %')} ({levels})"
-    if not isinstance(row.b, str):
-        return f"{abs(row.value):.1f}"
-    return f"{signed(row.value)} ({row.level_a:.1f} against {row.level_b:.1f})"
+        return f" ({low} to {high})" if row.endpoint == "rise" else f" ({high} against {low})"
+    return f" ({row.level_a:.1f} against {row.level_b:.1f})" if isinstance(row.b, str) else ""
 
 
 def _interval(row: tuple, low: float, high: float) -> str:
@@ -99,28 +103,36 @@ def summary(evidence: Evidence, paper: Path) -> pd.DataFrame:
         if entry.measure:
             verdict = "<br>".join(dict.fromkeys(f"**{line.verdict}**" for line in lines)) or NOT_RUN
         values = [f"{line.where}: {line.value}" if line.where else line.value for line in lines]
-        columns = [values, *([getattr(line, name) for line in lines]
-                             for name in ("interval", "given", "counted"))]  # fmt: skip
+        values = [f"{value} {line.interval}".removesuffix(" -")
+                  for value, line in zip(values, lines, strict=True)]  # fmt: skip
+        columns = (values, [line.given for line in lines], [line.counted for line in lines])
         cells = ["<br>".join(column) or "-" for column in columns]
         if not entry.measure:
             cells = [cell.replace(" ", NO_BREAK) for cell in cells]
-        found.append((_titled(entry, shown), entry.paper(paper), *cells, verdict,
+        found.append((_titled(entry, shown), entry.paper(paper), verdict, *cells,
                       f"`{entry.command}`"))  # fmt: skip
-    columns = ["claim", "the paper says", "measured, on text", "95 % over bases",
-               "95 % over seeds, these bases", "pairs = seeds x bases", "verdict, all settings",
-               "command"]  # fmt: skip
+    columns = ["claim", "the paper says", "verdict, all settings",
+               "measured on text [95 % over bases]", "[95 % over seeds, these bases]",
+               "n = seeds x bases", "command"]  # fmt: skip
     return pd.DataFrame(found, columns=columns)
 
 
 def _titled(entry: Entry, settings: Sequence[Setting]) -> str:
-    """A claim's title and, below it, what was compared on which endpoint."""
+    """A claim's title and, below it, what was compared on which endpoint, and its one scaling."""
     found: dict[str, list[str]] = {}
     for row in settings[0].rows.itertuples() if settings else ():
         found.setdefault(claims.ENDPOINTS[row.endpoint], []).append(compared(row))
     said = [f"**{entry.title}**"]
     for endpoint, pairs in found.items():
         said.append(f"{pairs[0] if len(pairs) == 1 else 'CREAM less each'}, {endpoint}")
+    if _alone(settings):
+        said[-1] += f", {SCALING[settings[0].scaling]}"
     return "<br>".join(said)
+
+
+def _alone(settings: Sequence[Setting]) -> bool:
+    """Whether the lines of a row are several comparisons by one scaling."""
+    return len({each.scaling for each in settings}) == 1 and len(settings[0].rows) > 1
 
 
 def _lines_of(settings: Sequence[Setting]) -> list[Line]:
@@ -128,14 +140,15 @@ def _lines_of(settings: Sequence[Setting]) -> list[Line]:
     found = []
     for each in settings:
         for row in each.rows.itertuples():
-            words = [SCALING[row.scaling]]
+            words = [] if _alone(settings) else [SCALING[row.scaling]]
             if each.rows["endpoint"].nunique() > 1:
                 words.append(SHORT.get(row.endpoint, row.endpoint))
             elif each.rows["b"].nunique() > 1:
                 words.append(f"less {named(row.b)}")
             line = _line(row, ", ".join(word for word in words if word))
-            near = f"{_sides(row)} {row.bound}"
-            found.append(line._replace(interval=near, given=near) if row.bound else line)
+            if row.bound:
+                line = line._replace(value=f"{_sides(row)} {row.bound}", interval="-", given="-")
+            found.append(line)
     return found
 
 
@@ -172,16 +185,16 @@ def _every(part: pd.DataFrame, numbers: Mapping[tuple[str, str], float]) -> pd.D
         line = _line(row, "")
         theirs = numbers.get((row.claim, row.scaling)) if row.condition == "text" else None
         data = f"{DATA[row.condition]}, {SCALING[row.scaling]}".rstrip(", ")
-        texts = [line.value, line.interval, line.given, line.counted]
+        texts = [line.value + _levels(row), line.interval, line.given, line.counted]
         rows.append((row.claim, f"{compared(row)}, {claims.ENDPOINTS[row.endpoint]}", data,
-                     *(text.replace(" ", NO_BREAK) for text in texts),
+                     line.verdict, *(text.replace(" ", NO_BREAK) for text in texts),
                      "" if theirs is None else signed(theirs),
-                     "" if np.isnan(row.holm) else f"{row.holm:.2f}", line.verdict))  # fmt: skip
-    columns = ["claim", "compared", "data, scaling", "measured", "95 % over bases",
-               "95 % over seeds, these bases", "pairs = seeds x bases", "the paper's own",
-               "Holm's p", "verdict"]  # fmt: skip
+                     "" if np.isnan(row.holm) else f"{row.holm:.2f}"))  # fmt: skip
+    columns = ["claim", "compared", "data, scaling", "verdict", "measured", "95 % over bases",
+               "95 % over seeds, these bases", "n = seeds x bases", "the paper's own",
+               "Holm's p"]  # fmt: skip
     table = pd.DataFrame(rows, columns=columns)
-    return table.drop(columns=[name for name in columns[-3:-1] if (table[name] == "").all()])
+    return table.drop(columns=[name for name in columns[-2:] if (table[name] == "").all()])
 
 
 def sensitivity(runs: pd.DataFrame, endpoint: str = "lines") -> pd.DataFrame:

@@ -35,7 +35,7 @@ def test_every_entry_has_the_papers_words_and_claims_that_exist():
         assert entry.claims or entry.measure
         if entry.claims:
             plan = known[entry.claims[0]].plan
-            assert plan in PLANS and f"cream.grid {plan} --rows" in entry.command
+            assert plan in PLANS and entry.command == f"python -m cream.grid {plan}"
 
 
 def test_the_papers_middle_is_given_on_the_endpoint_here_too():

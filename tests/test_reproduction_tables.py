@@ -32,7 +32,7 @@ def test_every_claim_has_one_row(made):
     for found in (made, evidence()):
         table = summary(found)
         assert list(table.index) == [entry.title for entry in ENTRIES]
-    assert set(table.iloc[:, 6]) == {"not run"}
+    assert set(table["verdict, all settings"]) == {"not run"}
     assert all(table["the paper says"].str.len() > 10) and all(table["command"].str.len() > 10)
 
 
@@ -42,16 +42,14 @@ def test_a_row_has_every_scaling_on_text(made):
     same = found[(found["claim"] == "lines average") & (found["condition"] == "text")]
     assert "CREAM - PoSE, LongChat-Lines at 4 to 7.8 N" in row["claim"]
     assert "+15.9 points over PoSE (69.9 against 54.0" in row["the paper says"]
-    lines = [cell.split("<br>") for cell in row.iloc[2:6]]
+    lines = [cell.split("<br>") for cell in row.iloc[3:6]]
     for place, (name, one) in enumerate(zip(("linear", "NTK", "YaRN"), same.itertuples(),
                                             strict=True)):  # fmt: skip
-        levels = f"({one.level_a:.1f} against {one.level_b:.1f})"
-        assert lines[0][place] == f"{name}: {one.value:+.1f} {levels}"
-        assert lines[1][place] == f"[{one.low:+.1f}, {one.high:+.1f}]"
-        assert lines[2][place] == f"[{one.seeds_low:+.1f}, {one.seeds_high:+.1f}]"
-        assert lines[3][place] == "6 = 2 x 3"
+        assert lines[0][place] == f"{name}: {one.value:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
+        assert lines[1][place] == f"[{one.seeds_low:+.1f}, {one.seeds_high:+.1f}]"
+        assert lines[2][place] == "6 = 2 x 3"
     for verdict in set(found.loc[found["claim"] == "lines average", "verdict"]):
-        assert verdict in row.iloc[6]
+        assert verdict in row.iloc[2]
 
 
 def test_an_interval_of_nothing_is_not_shown_as_one():
@@ -62,9 +60,18 @@ def test_an_interval_of_nothing_is_not_shown_as_one():
         contrast("lines average", "cannot tell", scaling="ntk"),
     )  # fmt: skip
     row = summary(found).loc["LongChat-Lines average"]
-    assert row.iloc[2] == "linear: 0.0 (0.0 against 0.0)<br>NTK: +1.0 (51.0 against 50.0)"
-    assert row.iloc[3] == "both near 0<br>[+0.5, +1.5]"
-    assert row.iloc[6] == "**cannot tell**: NTK (text)<br>compares nothing: linear (text)"
+    assert row.iloc[2] == "**cannot tell**: NTK (text)<br>compares nothing: linear (text)"
+    assert row.iloc[3] == "linear: both near 0<br>NTK: +1.0 [+0.5, +1.5]"
+    assert row.iloc[4] == "-<br>[+0.9, +1.1]"
+
+
+def test_comparisons_of_one_scaling_say_what_is_taken_off():
+    """The scaling then stands once, below the title."""
+    found = evidence(*(contrast(f"sigma 3 over {k}", "cannot tell", b=f"sigma {k}")
+                       for k in (1, 2, 4)))  # fmt: skip
+    row = summary(found).loc["Sigma 3 is best"]
+    assert row["claim"].endswith("CREAM less each, LongChat-Lines at 4 to 7.8 N, YaRN")
+    assert row.iloc[3].startswith("less sigma 1: +1.0 [+0.5, +1.5]<br>less sigma 2: ")
 
 
 def test_perplexities_are_per_cent_and_themselves():
@@ -73,7 +80,11 @@ def test_perplexities_are_per_cent_and_themselves():
                               value=-50.0, low=-60.0, high=-40.0, level_a=250.0,
                               level_b=300.0))  # fmt: skip
     row = summary(found).loc["Flat perplexity to the target"]
-    assert row.iloc[2] == "YaRN: -39.3 % (20.1 to 12.2)" and row.iloc[3] == "[-45.1, -33.0] %"
+    assert row.iloc[3] == "YaRN: -39.3 % [-45.1, -33.0] %"
+    (table,) = reproduction_tables.details(
+        found._replace(contrasts=found.contrasts.assign(plan="primary")), PAPER
+    ).values()
+    assert table["measured"][0].replace("\u00a0", " ") == "-39.3 % (20.1 to 12.2)"
 
 
 def test_the_long_tables_hold_every_contrast_once(made):
