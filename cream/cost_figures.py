@@ -192,10 +192,10 @@ def resumed(rows: pd.DataFrame) -> pd.DataFrame:
     for one in _task(rows, "speed_resume"):
         times = one["full_parameters"] / one["parameters"]
         equal = one.get("equal", {})  # as `several` says it
-        cards = one.get("processes", 1)
+        cards, kernels = one.get("processes", 1), f"{one.get('kernels', 'usual')} kernels"
         found.append({
             "GPUs": f"{cards} x {one['card'].removeprefix('NVIDIA ')}",
-            "how": f"ZeRO-{one['zero']}" if cards > 1 else f"{one['kernels']} kernels",
+            "how": f"ZeRO-{one['zero']}, {kernels}" if cards > 1 else kernels,
             "layers": one["layers"],
             "losses equal": one.get("losses_equal", equal.get("losses")),
             "weights equal": one.get("weights_equal", equal.get("weights")),
@@ -250,7 +250,7 @@ def split(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _evaluated(one: dict) -> str:
     """What an evaluation asked: the miniature answers questions, a large shape is read."""
-    if one["evaluation"] == "03_longchat_lines":
+    if one["evaluation"] == "03_longchat_lines" or "shape" not in one:
         return "data/miniature"
     return f"{one['shape']}, {one['layers']} layers"
 

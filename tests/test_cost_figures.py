@@ -103,7 +103,7 @@ def test_several_gpus_rows_stand_in_the_same_table(write):  # noqa: F811
         "checkpoint_gib": 14.0, "write_seconds": 9.0, "read_seconds": 6.0, "parameters": 1000,
         "full_parameters": 6000})  # fmt: skip
     line = cost_figures.resumed(rows).iloc[0]
-    assert (line["GPUs"], line["how"]) == ("2 x H200", "ZeRO-1")
+    assert (line["GPUs"], line["how"]) == ("2 x H200", "ZeRO-1, usual kernels")
     assert (line["losses equal"], line["weights equal"]) == (True, False)
 
 
@@ -111,12 +111,13 @@ def test_a_checkpoint_of_all_layers_is_not_extrapolated(write):  # noqa: F811
     rows = write("speed_resume", 80_000.0, settings={
         "shape": "llama2-7b", "command": "python -m cream.several", "processes": 2, "zero": 2,
         "layers": 32, "equal": {"losses": False, "norms": False, "weights": False},
-        "largest_difference": 3e-4, "checkpoint_gib": 87.9, "write_seconds": 79.6,
+        "kernels": "deterministic", "largest_difference": 3e-4, "checkpoint_gib": 87.9, "write_seconds": 79.6,
         "read_seconds": 50.9, "parameters": 6000, "full_parameters": 6000})  # fmt: skip
     line = cost_figures.resumed(rows).iloc[0]
     assert line["checkpoint, written, read"] == "88 GiB, 80 s, 51 s"
     assert line["with all layers (extrapolated)"] == "these"
     assert line["losses apart, at most"] == "3.0e-04"
+    assert line["how"] == "ZeRO-2, deterministic kernels"
 
 
 def test_two_gpus_speed_is_a_share_of_twice_one(write):  # noqa: F811
@@ -149,8 +150,9 @@ def test_evaluations_by_two_gpus_have_their_rows_and_times(write):  # noqa: F811
     how = {"command": "python -m cream.several", "processes": 2, "rows": 400, "equal": True,
            "answers_differ": 0, "shape": "llama2-7b", "layers": 8, "largest_difference": 0.0,
            "wall_seconds": [29.0, 34.0]}  # fmt: skip
-    write("speed_evaluation", 3000.0, settings={
-        **how, "evaluation": "03_longchat_lines", "asked_seconds": [4.5, 3.0]})  # fmt: skip
+    asked = {name: value for name, value in how.items() if name not in ("shape", "layers")}
+    write("speed_evaluation", 3000.0, preset="miniature", base="miniature", settings={
+        **asked, "evaluation": "03_longchat_lines", "asked_seconds": [4.5, 3.0]})  # fmt: skip
     rows = write("speed_evaluation", 2000.0, settings={
         **how, "evaluation": "07_perplexity", "asked_seconds": [3.8, 2.0]})  # fmt: skip
     lines, text = cost_figures.split(rows).to_dict("records")
