@@ -7,19 +7,23 @@ and how much of the corpus each reads (data/results/grid_data.json), so that eit
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as parquet
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
 from cream import statistics
+from cream.forests import condition_name
 from cream.positions import METHODS
 from cream.style import finish, in_order, legend, printed, sheet, style, times_n
 
-__all__ = ["cells", "differences", "levels", "measures", "order", "picture", "reach"]
+__all__ = ["cells", "differences", "learnt", "levels", "measures", "order", "picture", "reach"]
 
 RUN = ["condition", "variant", "base", "seed"]
 PERPLEXITY = "log perplexity at "  # in 100 nats: differences are per cent
@@ -29,8 +33,10 @@ def measures(frame: pd.DataFrame, plan: str = "scale64") -> pd.DataFrame:
     """Return a row a tuned run of the plan: LongChat-Lines (%) and perplexity by length.
 
     Columns: condition, variant, base, seed, then `lines at N`, ... and `log perplexity at N`, ...
-    (100 times the mean loss in nats over all scored tokens).
+    (100 times the mean loss in nats over all scored tokens). Empty where the plan was not run.
     """
+    if frame.empty or not (frame["plan"] == plan).any():
+        return pd.DataFrame(columns=RUN)
     rows = frame[(frame["plan"] == plan) & frame["method"].isin(METHODS)]
     length = (rows["token_length"].astype(float) / rows["window"]).round(1)
     rows = rows.assign(at=[times_n(each) for each in length], length=length)
@@ -40,7 +46,7 @@ def measures(frame: pd.DataFrame, plan: str = "scale64") -> pd.DataFrame:
     sums = texts.groupby([*RUN, "length", "at"])[["nll", "scored_tokens"]].sum().astype(float)
     loss = 100 * sums["nll"] / sums["scored_tokens"]
     parts = [_wide(right, "lines at "), _wide(loss, PERPLEXITY)]
-    return pd.concat(parts, axis=1).reset_index() if len(rows) else pd.DataFrame(columns=RUN)
+    return pd.concat(parts, axis=1).reset_index()
 
 
 def _wide(values: pd.Series, name: str) -> pd.DataFrame:
@@ -89,6 +95,8 @@ def _interval(runs: pd.DataFrame, name: str) -> dict[str, float]:
 def cells(found: pd.DataFrame) -> pd.DataFrame:
     """Return `levels` or `differences` to be read: a row a condition and variant, text in cells."""
     keys = ["condition", "a", "n", "bases", "seeds"]
+    if found.empty:
+        return pd.DataFrame(columns=keys)
     said = [f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]" if row.low == row.low
             else f"{row.value:.1f} [no interval]" for row in found.itertuples()]  # fmt: skip
     table = found.assign(said=said).set_index([*keys, "measure"])["said"].unstack()
@@ -111,6 +119,24 @@ def reach(counts: Mapping, scale: int = 64) -> pd.DataFrame:
                 found.append((condition, name.removesuffix(at), (pairs > 0).mean(),
                               row["text_read"]))  # fmt: skip
     return pd.DataFrame(found, columns=["condition", "variant", "told", "read"])
+
+
+def learnt(path: str | Path, plan: str = "scale64") -> pd.DataFrame:
+    """Return the training loss at the end of the plan's runs, from a grid's file.
+
+    Columns: condition, variant, training_loss (nats: the last mean that a run kept, over the runs).
+    Empty without the file, or where it keeps no losses.
+    """
+    columns = [*RUN, "losses"]
+    if not Path(path).is_file() or "losses" not in parquet.read_schema(path).names:
+        return pd.DataFrame(columns=[*RUN[:2], "training_loss"])
+    rows = pd.read_parquet(path, columns=columns, filters=[("plan", "==", plan)])
+    ends = rows.drop_duplicates(RUN).assign(
+        losses=lambda runs: [json.loads(each) for each in runs["losses"].astype(str)]
+    )
+    ends = ends[ends["losses"].map(len) > 0]
+    ends["training_loss"] = [each[-1] for each in ends["losses"]]
+    return ends.groupby(RUN[:2])["training_loss"].mean().reset_index()
 
 
 def order(runs: pd.DataFrame, reached: pd.DataFrame) -> pd.DataFrame:
@@ -159,7 +185,7 @@ def picture(runs: pd.DataFrame, reached: pd.DataFrame, measure: str, label: str)
             for variant in in_order(found["variant"]):
                 mine = found[(found["variant"] == variant) & (found["condition"] == condition)]
                 _point(panel, variant, 100 * mine[of], mine)
-            finish(panel, condition, "", label if of == "told" else "")
+            finish(panel, condition_name(condition), "", label if of == "told" else "")
     axes[-1][0].set_xlabel("ranges of distance that are told (%)")
     axes[-1][1].set_xlabel("tokens of the corpus that are read (%)")
     legend(figure)

@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cream.coverage import distance_counts
+from cream.forests import condition_name
 from cream.plots import needs
 from cream.positions import METHODS, Sampler, sampler
 from cream.style import finish, in_order, legend, printed, sheet, style, times_n
@@ -39,6 +40,8 @@ def samplers_of(frame: pd.DataFrame) -> dict[str, Sampler]:
     Variants whose examples share a coin (`mode_group`) are left out: what they are told is their
     seed's alone.
     """
+    if frame.empty:
+        return {}
     tuned = frame[frame["method"].isin(METHODS)]
     columns = ["variant", "method", "scale", "window", "options"]
     found = {}
@@ -95,8 +98,10 @@ def by_distance(frame: pd.DataFrame, bins: int = 16) -> pd.DataFrame:
 
     The distance of a question is (1 - depth) times its length, in `bins` equal parts of [0, L);
     cells of at least ten answers. Columns: condition, scaling, base, variant, bin, accuracy
-    (share), n.
+    (share), n. Empty without rows.
     """
+    if frame.empty:
+        return pd.DataFrame(columns=[*SETTING, "base", "variant", "bin", "accuracy", "n"])
     rows = frame[(frame["task"] == "longchat_lines") & frame["method"].isin(METHODS)]
     rows = needs(rows[rows["depth_percent"].notna()], "window", "scale", "token_length")
     rows = rows[rows["token_length"] > 1.05 * rows["window"]]
@@ -210,7 +215,8 @@ def picture(accuracy: pd.DataFrame, histogram: pd.DataFrame, scale: int, bins: i
             mine = part[variant]
             _curve(panel, variant, (mine.index + 0.5) * scale / bins, 100 * mine)
         panel.set_ylim(-4, 104)
-        finish(panel, f"{condition}, {scaling}", "", "correct (%)" if panel is axes[0][1] else "")
+        title = f"{condition_name(condition)},\n{scaling}"
+        finish(panel, title, "", "correct (%)" if panel is axes[0][1] else "")
     for panel in axes[0]:
         ticks = np.linspace(0, scale, 5)
         panel.set_xticks(ticks, [times_n(tick) for tick in ticks])

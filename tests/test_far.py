@@ -87,6 +87,21 @@ def test_reach_is_of_the_scale_alone():
     assert far.reach({}).empty
 
 
+def test_the_training_loss_is_the_last_one_kept(tmp_path):
+    """Of every run once, however many answers it has; other plans and untuned models are none."""
+    kept = {"cream": [2.0, 0.5], "pose": [2.0, 1.5]}
+    some = pd.concat([rows(seeds={"uniform": 0, "mean 9": 0}), rows().assign(plan="primary")])
+    losses = some["variant"].map(lambda name: str(kept.get(name, [9.0])))
+    later = losses.where(some["seed"] == 0, losses.str.replace("5]", "7]"))
+    losses = later.where(some["base"] != "b2", "[]")
+    some.assign(losses=losses).to_parquet(tmp_path / "grid.parquet")
+    found = far.learnt(tmp_path / "grid.parquet").set_index("variant")["training_loss"]
+    assert found.to_dict() == pytest.approx({"cream": 0.6, "pose": 1.6})
+    some.to_parquet(tmp_path / "without.parquet")
+    for name in ("without.parquet", "absent.parquet"):
+        assert far.learnt(tmp_path / name).empty
+
+
 def test_what_orders_the_variants_is_told_from_what_does_not():
     """Perplexity falls with what is read in every base; lines do not differ."""
     found = far.order(far.measures(rows()), far.reach(counts())).set_index("measure")
@@ -102,6 +117,10 @@ def test_the_picture_has_what_is_told_beside_what_is_read():
     figure = far.picture(runs, reached, "log perplexity at N", "loss")
     assert [len(panel.containers) for panel in figure.axes] == [4, 4]
     assert figure.axes[1].get_xlabel().startswith("tokens of the corpus")
+    other = far.measures(rows().assign(plan="primary"))
+    assert other.empty and far.cells(far.levels(other)).empty
+    assert far.cells(far.differences(far.measures(pd.DataFrame()))).empty
+    assert far.order(other, reached).empty
     with pytest.raises(ValueError, match="run the plan scale64"):
         far.picture(far.measures(rows().iloc[:0]), reached, "log perplexity at N", "loss")
     with pytest.raises(ValueError, match="no counts"):

@@ -138,6 +138,14 @@ def test_distance_is_from_the_question_back_to_the_record():
     assert prediction.by_distance(few, BINS).empty
 
 
+def test_without_rows_there_is_nothing_and_no_error():
+    """A notebook without a grid goes through."""
+    none = pd.DataFrame()
+    assert prediction.samplers_of(none) == {}
+    cells, histogram = prediction.by_distance(none), prediction.told({})
+    assert cells.empty and histogram.empty and prediction.law(cells, histogram).empty
+
+
 def test_the_picture_has_a_panel_a_setting():
     """What was told at the left once; a setting in which nothing is answered has no panel."""
     accuracy, histogram = made()
@@ -145,7 +153,8 @@ def test_the_picture_has_a_panel_a_setting():
     both = pd.concat([accuracy, accuracy.assign(condition="mixed"), nothing])
     figure = prediction.picture(both, histogram, 8)
     assert len(figure.axes) == 3 and len(figure.axes[1].lines) == 6
-    assert [axes.get_title("left") for axes in figure.axes[1:]] == ["text, yarn", "mixed, yarn"]
+    titles = ["text only,\nyarn", "text with retrieval,\nyarn"]
+    assert [axes.get_title("left") for axes in figure.axes[1:]] == titles
     for empty in (accuracy.iloc[:0], nothing):
         with pytest.raises(ValueError, match="run a grid first"):
             prediction.picture(empty, histogram, 8)
