@@ -112,7 +112,8 @@ def test_a_checkpoint_of_all_layers_is_not_extrapolated(write):  # noqa: F811
         "shape": "llama2-7b", "command": "python -m cream.several", "processes": 2, "zero": 2,
         "layers": 32, "equal": {"losses": False, "norms": False, "weights": False},
         "kernels": "deterministic", "largest_difference": 3e-4, "checkpoint_gib": 87.9,
-        "write_seconds": 79.6, "read_seconds": 50.9, "parameters": 6000, "full_parameters": 6000})  # fmt: skip
+        "write_seconds": 79.6, "read_seconds": 50.9,
+        "parameters": 6000, "full_parameters": 6000})  # fmt: skip
     line = cost_figures.resumed(rows).iloc[0]
     assert line["checkpoint, written, read"] == "88 GiB, 80 s, 51 s"
     assert line["with all layers (extrapolated)"] == "these"
