@@ -13,12 +13,22 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as parquet
 
-from cream.claims import CLAIMS, contrasts, units
+from cream.claims import CLAIMS, ENDPOINTS, contrasts, units
 from cream.forests import UNLIKE, NotRun
 from cream.levels import level_table
 from cream.style import in_order
 
-__all__ = ["UNLIKE", "NotRun", "counts", "level_table", "levels", "load", "not_run", "table"]
+__all__ = [
+    "ENDPOINTS",
+    "UNLIKE",
+    "NotRun",
+    "counts",
+    "level_table",
+    "levels",
+    "load",
+    "not_run",
+    "table",
+]
 
 READ = ["plan", "condition", "variant", "method", "scaling", "scale", "options", "base", "seed",
         "steps", "learning_rate", "window", "key", "commit", "task", "token_length", "gold_index",

@@ -33,6 +33,7 @@ from cream.positions import METHODS, sampler
 from cream.results import drawn_from, variant
 
 __all__ = [
+    "ELSEWHERE",
     "GRID",
     "draw",
     "find_grid",
@@ -57,10 +58,11 @@ TASKS = {
 }
 PICTURED = ("plain", "randpos", "pose", "full", "cream")
 GRID_SCHEMA = b"cream-grid-1"
-# Figures of a grid; the last are of what 10_ablations asks, and drawn there alone.
+# Figures of a grid, and which of them only 10_ablations draws.
 GRID = ("summary", "claims", "grid_lines", "grid_pairs", "grid_needle", "grid_perplexity",
         "ablations", "ablation_sigma", "scale64", "scale64_lines", "scale64_perplexity",
         "ablation_ends", "learning_rates", "told_distances")  # fmt: skip
+ELSEWHERE = GRID[-3:]
 
 
 def _mark(figure: Figure, **drawn: str) -> Figure:

@@ -189,9 +189,11 @@ def interval_band(axes: Axes, method: str, x: pd.Series, low: np.ndarray, high: 
 
 
 def published_curve(axes: Axes, method: str, x: pd.Series, y: pd.Series) -> None:
-    """Draw a published curve: thin, dashed, the method's colour, no marker and no interval."""
+    """Draw a published curve: thin, dashed, in the method's colour, with its marker made small."""
+    look = style(method)
     axes.plot(
-        x, y, color=style(method).color, linestyle=(0, (2.5, 2)), linewidth=0.9, alpha=0.85,
+        x, y, color=look.color, linestyle=(0, (2.5, 2)), linewidth=0.9, alpha=0.85,
+        marker=look.marker, markersize=2.6, markeredgewidth=0.7,
         label=f"_{PAPER}: {style(method).label}", zorder=2,
     )  # fmt: skip
 
