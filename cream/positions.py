@@ -191,10 +191,9 @@ class Cream(Sampler):
     share a coin (1; the releases 3,000). `overlap` lets middle tokens repeat tail tokens, as the
     releases do.
 
-    `content` is where the middle's tokens come from: "tied" to their positions as released, so that
-    a document shorter than them gives the tokens before its tail each time it is read, or "free",
-    anywhere between head and tail, as PoSE's. At scale 64 a small corpus read often is soon known
-    by heart when tied (`text_read` of "cream, scale 64" in data/results/grid_data.json).
+    `content`: the middle's tokens are "tied" to its positions as released, so that a shorter document
+    gives the same ones each time, or "free", anywhere between head and tail as PoSE's. By scale 64 a
+    small corpus is learnt by heart when tied ("cream, scale 64" of data/results/grid_data.json).
     """
 
     mode: str = "both"
@@ -240,8 +239,7 @@ class Cream(Sampler):
         end = int(rng.integers(low, high, endpoint=True))
         token_end = _tied_end(num_tokens, ends, end, self.overlap)
         if self.content == "free":
-            least, most = self.window - ends - 1, num_tokens - ends - 1
-            token_end = int(rng.integers(least, most, endpoint=True))
+            token_end = int(rng.integers(self.window - ends - 1, num_tokens - ends))
         return _cream_indices(self.window, self.scale, num_tokens, ends, end, token_end)
 
 
