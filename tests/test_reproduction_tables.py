@@ -43,6 +43,7 @@ def test_a_row_has_every_scaling_on_text(made):
     assert "CREAM - PoSE, LongChat-Lines at 4 to 7.8 N" in row["claim"]
     assert "+15.9 points over PoSE (69.9 against 54.0" in row["the paper says"]
     lines = [cell.split("<br>") for cell in row.iloc[3:6]]
+    assert [len(line) for line in lines] == [3, 3, 3]
     for place, (name, one) in enumerate(zip(("linear", "NTK", "YaRN"), same.itertuples(),
                                             strict=True)):  # fmt: skip
         assert lines[0][place] == f"{name}: {one.value:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
