@@ -28,25 +28,33 @@ def level_table(runs: pd.DataFrame, by: Sequence[str], endpoint: str = "lines") 
     are several), seeds_low, seeds_high (over seeds, with these bases taken as given; NaN where a
     base has one), unit, bases, runs. Runs that were not asked are left out.
     """
-    found = []
-    for key, part in runs.dropna(subset=[endpoint]).groupby(list(by), sort=False):
-        level = statistics.two_level(part, endpoint)
-        value = part.groupby("base")[endpoint].mean().mean()
-        found.append((*key, value, level.low, level.high, *_given_bases(level, part, value),
-                      level.unit, part["base"].nunique(), len(part)))  # fmt: skip
+    there = runs.dropna(subset=[endpoint])
+    if there.duplicated([*by, "base", "seed"]).any():
+        raise ValueError("several rows have one base and seed; there must be one row a run")
+    cells = there.groupby([*by, "base"], sort=False)[endpoint].agg(["mean", "var", "size"])
+    found = [
+        (*key, *_level(*part.to_numpy(float).T))
+        for key, part in cells.groupby(level=list(by), sort=False)
+    ]
     names = ["value", "low", "high", "seeds_low", "seeds_high", "unit", "bases", "runs"]
     return pd.DataFrame(found, columns=[*by, *names])
 
 
-def _given_bases(
-    level: statistics.TwoLevel, part: pd.DataFrame, value: float
-) -> tuple[float, float]:
-    sizes = part.groupby("base").size()
-    freedom = int((sizes - 1).sum())
-    if not freedom:
-        return np.nan, np.nan
-    error = level.sd_inner * np.sqrt((1 / sizes).mean() / len(sizes))
-    half = stats.t.ppf(0.5 + statistics.CONFIDENCE / 2, freedom) * error
+def _level(means: np.ndarray, variances: np.ndarray, sizes: np.ndarray) -> tuple:
+    """What `statistics.two_level` finds, from the bases' own means, for many groups at once."""
+    value, bases, freedom = means.mean(), len(means), int((sizes - 1).sum())
+    over_seeds = (np.nan, np.nan)
+    if freedom:
+        within = np.nansum(variances * (sizes - 1)) / freedom
+        over_seeds = _student(value, within * (1 / sizes).mean() / bases, freedom)
+    if bases > 1:
+        return (value, *_student(value, means.var(ddof=1) / bases, bases - 1), *over_seeds,
+                "base", bases, int(sizes.sum()))  # fmt: skip
+    return (value, *over_seeds, *over_seeds, "seed", 1, int(sizes.sum()))
+
+
+def _student(value: float, error: float, freedom: int) -> tuple[float, float]:
+    half = stats.t.ppf(0.5 + statistics.CONFIDENCE / 2, freedom) * np.sqrt(error)
     return value - half, value + half
 
 

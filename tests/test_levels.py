@@ -6,7 +6,7 @@ import pytest
 from made_campaign import campaign
 from made_grid import runs as made_runs
 
-from cream import claims, levels
+from cream import claims, levels, statistics
 
 
 def test_levels_are_means_of_bases_not_of_runs():
@@ -30,6 +30,22 @@ def test_differences_are_those_of_the_claims():
         assert getattr(ours, name) == pytest.approx(theirs[name]), name
     assert ours.runs == theirs["n"] == 11
     assert ours.level_a - ours.level_b == pytest.approx(ours.value)
+
+
+@pytest.mark.parametrize("bases", [1, 3])
+def test_levels_are_those_of_two_level(bases):
+    """Counted for all groups at once here, group by group there; one base's unit is the seed."""
+    runs = made_runs({"cream": 8.0, "pose": 3.0}, bases=bases, seeds=4).drop(index=0)
+    table = levels.level_table(runs, ["variant"]).set_index("variant")
+    for variant, part in runs.groupby("variant"):
+        theirs, ours = statistics.two_level(part, "lines"), table.loc[variant]
+        assert ours["unit"] == theirs.unit and ours["runs"] == theirs.n_runs
+        middle = part.groupby("base")["lines"].mean().mean()
+        assert ours["value"] == pytest.approx(middle)
+        for name in ("low", "high"):
+            assert ours[name] == pytest.approx(getattr(theirs, name))
+    with pytest.raises(ValueError, match="one row a run"):
+        levels.level_table(pd.concat([runs, runs]), ["variant"])
 
 
 def test_levels_of_answers_and_perplexities_are_means_over_bases():
