@@ -212,7 +212,7 @@ def test_a_run_is_trained_again_from_its_row(home, known, listed, measured):
     one = frame[frame["key"] == measured[listed.index(listed[-1])]["key"]]
     found = verify_grid.train_again(one, home, out="out")
     assert len(found.rows) == 1 and found.differing.empty and not found.unchecked
-    losses = json.dumps([each + 0.1 for each in json.loads(one["losses"].iloc[0])])
+    losses = json.dumps([each + 0.05 for each in json.loads(one["losses"].iloc[0])])
     odd = one.assign(losses=losses, nll=one["nll"] * 1.2)
     found = verify_grid.train_again(odd, home, out="out")
     assert list(found.differing["value"]) == ["losses", "log_ppl_near", "log_ppl_far"]
