@@ -193,7 +193,7 @@ class Cream(Sampler):
 
     `content`: the middle's tokens are "tied" to its positions as released, so that a shorter
     document gives the same ones each time, or "free", anywhere between head and tail, as PoSE's. At
-    scale 64 a small corpus is soon known by heart when tied (10_ablations: "cream" by text read).
+    scale 64 "free" reads more of a small corpus (10_ablations); what that gains, no run has tried.
     """
 
     mode: str = "both"

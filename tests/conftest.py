@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from made_campaign import campaign
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cream import retrieval
+from cream import claims, retrieval
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed need not look for others
@@ -95,3 +97,15 @@ def training_place(tmp_path_factory, tiny_model, tiny_tokenizer) -> Path:
     root = tmp_path_factory.mktemp("training")
     gc.freeze()  # each training run collects garbage: a third of a second over all modules
     return training_runs.lay_out(root, tiny_model(), tiny_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def grid_answers() -> pd.DataFrame:
+    """A made-up grid's answers, of every plan; not to be written into."""
+    return campaign(samples=6)
+
+
+@pytest.fixture(scope="session")
+def grid_runs(grid_answers) -> pd.DataFrame:
+    """Its runs, as `claims.units` has them; not to be written into."""
+    return claims.units(grid_answers)

@@ -1,34 +1,21 @@
 """Tables say what the runs say, and what was not run."""
 
-import pandas as pd
-import pytest
-from made_campaign import campaign
 from made_grid import runs as made_runs
 
 from cream import ablations, claims
 
 
-@pytest.fixture(scope="module")
-def answers() -> pd.DataFrame:
-    return campaign(samples=6)
-
-
-@pytest.fixture(scope="module")
-def runs(answers) -> pd.DataFrame:
-    return claims.units(answers)
-
-
-def test_the_table_has_every_comparison_with_its_interval_n_and_verdict(runs):
+def test_the_table_has_every_comparison_with_its_interval_n_and_verdict(grid_runs):
     """The values are those of `claims.contrasts`; what has no run is named instead."""
-    table = ablations.table(runs, ["ablations"]).set_index("claim")
-    found = claims.contrasts(runs, ("ablations",)).set_index("claim")
+    table = ablations.table(grid_runs, ["ablations"]).set_index("claim")
+    found = claims.contrasts(grid_runs, ("ablations",)).set_index("claim")
     for name, row in table.iterrows():
         value = found.loc[name, "value"]
         assert row["difference"].startswith(f"{value:+.1f} [") and row["n"] == 6
         assert row["verdict"] == found.loc[name, "verdict"]
-    lacking = ablations.not_run(runs, ["ablations"])
+    lacking = ablations.not_run(grid_runs, ["ablations"])
     assert not {line.split(" (")[0] for line in lacking} & set(table.index)
-    less = runs[runs["variant"] != "uniform"]
+    less = grid_runs[grid_runs["variant"] != "uniform"]
     assert set(ablations.not_run(less, ["ablations"])) - set(lacking) == {
         "gaussian over uniform (plan ablations)", "gaussian over uniform, middle (plan ablations)",
     }  # fmt: skip
@@ -54,20 +41,21 @@ def test_a_comparison_of_models_at_0_says_so_beside_its_verdict():
     assert table.loc["lines average", "difference"] == "+0.0 [+0.0, +0.0]"
 
 
-def test_unlike_data_have_no_verdict(runs):
+def test_unlike_data_have_no_verdict(grid_runs):
     """Comparisons with a flagged variant, where it is flagged."""
     flags = {"text": [], "mixed": ["plain"]}
-    verdicts = ablations.table(runs, ["primary"], flags).set_index(["b", "condition"])["verdict"]
+    table = ablations.table(grid_runs, ["primary"], flags)
+    verdicts = table.set_index(["b", "condition"])["verdict"]
     assert set(verdicts["plain", "mixed"]) == {"data differ"}
     assert "data differ" not in set(verdicts["plain", "text"])
 
 
-def test_levels_are_a_row_a_variant_and_a_column_a_setting(runs):
+def test_levels_are_a_row_a_variant_and_a_column_a_setting(grid_runs):
     """The same numbers as `claims.levels`, untuned models in columns of their own."""
-    wide = ablations.levels(runs, "lines")
-    long = claims.levels(runs, "lines").set_index(["variant", "condition", "scaling"])
+    wide = ablations.levels(grid_runs, "lines")
+    long = claims.levels(grid_runs, "lines").set_index(["variant", "condition", "scaling"])
     value = long.loc[("cream", "text", "yarn"), "value"]
     assert wide.loc["cream", ("text", "yarn")].startswith(f"{value:.1f} [")
     assert list(wide.index)[0] == "original" and wide.loc["cream", ("none", "yarn")] == ""
     assert wide.columns[0][0] == "text" and wide.columns[-1][0] == "none"
-    assert ablations.levels(runs.iloc[:0], "lines").empty
+    assert ablations.levels(grid_runs.iloc[:0], "lines").empty

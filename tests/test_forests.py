@@ -3,20 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from made_campaign import campaign
 from made_grid import runs as made_runs
 
 from cream import claims, forests
-
-
-@pytest.fixture(scope="module")
-def answers() -> pd.DataFrame:
-    return campaign(samples=6)
-
-
-@pytest.fixture(scope="module")
-def runs(answers) -> pd.DataFrame:
-    return claims.units(answers)
 
 
 def test_a_forest_draws_value_interval_and_verdict():
@@ -45,9 +34,9 @@ def test_a_forest_draws_value_interval_and_verdict():
     assert any(np.isclose(widths, by["high"].iloc[0] - by["low"].iloc[0]))
 
 
-def test_the_papers_number_stands_beside_text_alone(runs):
+def test_the_papers_number_stands_beside_text_alone(grid_runs):
     """Its data are text; the mixed panel has none."""
-    found = claims.contrasts(runs, ("primary",))
+    found = claims.contrasts(grid_runs, ("primary",))
     figure = forests.forest(found, published={("lines average", "linear"): 15.9})
     marks = [sum(line.get_marker() == "D" for line in axes.lines) for axes in figure.axes]
     titles = [axes.get_title(loc="left") for axes in figure.axes]
@@ -55,11 +44,11 @@ def test_the_papers_number_stands_beside_text_alone(runs):
     assert marks == [1, 0]
 
 
-def test_comparisons_of_unlike_data_are_pale(runs):
+def test_comparisons_of_unlike_data_are_pale(grid_runs):
     """And say so in the legend."""
-    found = claims.contrasts(runs, ("primary",))
+    found = claims.contrasts(grid_runs, ("primary",))
     flags = {"text": [], "mixed": ["plain"]}
-    figure = forests.forest(claims.contrasts(runs, ("primary",), flags))
+    figure = forests.forest(claims.contrasts(grid_runs, ("primary",), flags))
     pale = [sum(line.get_alpha() == 0.6 for line in axes.lines) for axes in figure.axes]
     assert pale == [0, 6]  # two claims against plain by three scalings
     assert "data differ" in [text.get_text() for text in figure.legends[0].get_texts()]
@@ -87,10 +76,10 @@ def test_what_lies_far_off_stands_at_the_edge_with_its_number():
     assert max(axes.get_xlim()) < 70
 
 
-def test_a_line_names_the_sides_and_the_endpoint(runs):
+def test_a_line_names_the_sides_and_the_endpoint(grid_runs):
     """The claim, what is subtracted, where it is measured."""
-    figure = forests.forest(claims.contrasts(runs, ("ablations",)))
+    figure = forests.forest(claims.contrasts(grid_runs, ("ablations",)))
     names = [text.get_text() for text in figure.axes[0].get_yticklabels()]
     assert "Without relativity\nCREAM − continuity only; lines, 4 to 7.8 N" in names
     with pytest.raises(forests.NotRun, match="no contrast has a run"):
-        forests.forest(claims.contrasts(runs[runs["plan"] == "scale64"], ("primary",)))
+        forests.forest(claims.contrasts(grid_runs[grid_runs["plan"] == "scale64"], ("primary",)))
