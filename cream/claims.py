@@ -30,6 +30,7 @@ RUN = ["plan", "condition", "variant", "method", "scaling", "scale", "base", "se
        "learning_rate", "options"]  # fmt: skip
 HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
 CONDITIONS = ("text", "mixed")
+DENSE = ("dense", "dense-same")  # retrieval above all, for linear alone (plan "dense")
 SCALINGS = ("linear", "ntk", "yarn")
 # What a reader calls the endpoints of `units`.
 ENDPOINTS = {
@@ -112,6 +113,20 @@ CLAIMS = (
       for what, endpoint, kind in (("more lines from 8 N on", "lines_all", "lead"),
                                    ("perplexity no higher", "log_ppl_far", "most"))
       for b, name in (("pose", "pose"), ("mean 9", "the release of wutong4012"))),
+    Claim("scale 64: free content, perplexity no higher than pose", "log_ppl_far", "content free",
+          "pose", "most", "exploratory", "scale64"),
+    Claim("scale 64: free content, more lines than cream", "lines_all", "content free", "cream",
+          "lead", "exploratory", "scale64"),
+    Claim("linear, dense retrieval: lines average", "lines", "cream", "pose", "lead",
+          "exploratory", "dense"),
+    Claim("linear, dense retrieval: middle of key-value pairs", "middle", "cream", "pose", "lead",
+          "exploratory", "dense"),
+    Claim("linear, dense retrieval: key-value average", "kv", "cream", "pose", "lead",
+          "exploratory", "dense"),
+    Claim("linear, dense retrieval: skipped positions help, pose", "lines", "pose", "plain", "lead",
+          "exploratory", "dense"),
+    Claim("linear, dense retrieval: full length is no better", "lines", "cream", "full", "kept",
+          "exploratory", "dense"),
 )  # fmt: skip
 
 
@@ -244,7 +259,7 @@ def _where(runs: pd.DataFrame, claim: Claim) -> list[tuple[str, str]]:
         return [(condition, scaling) for condition in CONDITIONS for scaling in SCALINGS]
     of_plan = runs[(runs["plan"] == claim.plan) & (runs["condition"] != "none")]
     there = set(zip(of_plan["condition"], of_plan["scaling"], strict=True))
-    return [where for where in itertools.product(CONDITIONS, SCALINGS) if where in there]
+    return [at for at in itertools.product((*CONDITIONS, *DENSE), SCALINGS) if at in there]
 
 
 def _contrast(runs: pd.DataFrame, claim: Claim, condition: str, scaling: str) -> dict:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from cream.claims import CONDITIONS, SCALINGS, units
+from cream.claims import CONDITIONS, DENSE, SCALINGS, units
 from cream.provenance import hash_of
 
 __all__ = ["BATCH", "PLANS", "RATES", "Recipe", "Run", "choose", "groups", "plan"]
@@ -28,10 +28,12 @@ STEPS = {"linear": (300, 1000), "ntk": (100, 300), "yarn": (100, 300)}
 LONGER = {"linear": ((3000, 1e-3), (3000, 3e-3), (1000, 3e-3)), "ntk": (), "yarn": ()}
 # By linear no recipe answers anything: from the third seed on its runs come last.
 EARLY, LIVELY, LATE = 2, ("ntk", "yarn"), ("linear",)
+# Linear on more retrieval, longer: what was tried to bring it back (PREREGISTRATION, changes).
+DENSE_STEPS, DENSE_RATES = (3000, 1500), (3e-4, 1e-3)
 VALIDATION_SEEDS = (100, 101)
 TIE = 1.0  # points: a recipe must be better by more to cost more
 TOGETHER = {"recipe": 3, "primary": 9, "sensitivity": 3, "ablations": 6, "scale64": 3,
-            "tenth": 3, "tiny": 2}  # fmt: skip
+            "tenth": 3, "dense-recipe": 1, "dense": 3, "tiny": 2}  # fmt: skip
 TUNED = ("plain", "randpos", "pose", "cream", "full")
 SETTINGS = 1  # raised when what a run does changes, so that old rows are not taken for new ones
 
@@ -62,6 +64,7 @@ AT_64: dict[str, tuple[str, dict[str, object]]] = {
     "uniform": ("cream", {"middle": "uniform"}),
     "mean 9": ("cream", {"mean": 9.0}),
     "plain": ("plain", {}),
+    "content free": ("cream", {"content": "free"}),  # added later (PREREGISTRATION, changes)
 }
 
 
@@ -198,6 +201,25 @@ def _tenth(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iter
                           (base, seed), short, "main")  # fmt: skip
 
 
+def _dense_recipe(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
+    """PoSE by linear on the first base, on dense retrieval, as the plan "recipe" asks."""
+    every = itertools.product(VALIDATION_SEEDS, DENSE, DENSE_STEPS, DENSE_RATES)
+    for seed, condition, steps, rate in every:
+        tried = {(condition, "linear"): Recipe(steps, rate)}
+        yield from _tuned("dense-recipe", condition, ("pose", "pose", {}), ("linear",), SCALE,
+                          (bases[0], seed), tried, "validation")  # fmt: skip
+
+
+def _dense(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
+    """Every method by linear on dense retrieval: four seeds of every base."""
+    for base in bases:
+        yield from (r for r in _untuned("dense", base, SCALE, "main") if r.scaling == "linear")
+    there = [condition for condition in DENSE if (condition, "linear") in recipes]
+    for seed, method, condition, base in itertools.product(seeds[:4], TUNED, there, bases):
+        yield from _tuned("dense", condition, (method, method, {}), ("linear",), SCALE,
+                          (base, seed), recipes, "main")  # fmt: skip
+
+
 def _tiny(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
     """A few steps and questions: to see that everything runs."""
     few = {key: Recipe(12 if key[1] == "linear" else 11, 3e-4) for key in recipes}
@@ -210,8 +232,10 @@ def _tiny(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Itera
 
 
 PLANS = {"recipe": _recipe, "primary": _primary, "sensitivity": _sensitivity,
-         "ablations": _ablations, "scale64": _scale64, "tenth": _tenth, "tiny": _tiny}  # fmt: skip
-WITHOUT_RECIPES = ("recipe", "tiny")
+         "ablations": _ablations, "scale64": _scale64, "tenth": _tenth,
+         "dense-recipe": _dense_recipe, "dense": _dense, "tiny": _tiny}  # fmt: skip
+CHOOSING = ("recipe", "dense-recipe")
+WITHOUT_RECIPES = (*CHOOSING, "tiny")
 
 
 def plan(
@@ -247,28 +271,30 @@ def groups(runs: Sequence[Run], shard: tuple[int, int] = (0, 1)) -> list[list[Ru
     return parts[number::of]
 
 
-def choose(frame: pd.DataFrame) -> tuple[dict[tuple[str, str], Recipe], pd.DataFrame]:
-    """Choose the recipe of every condition and scaling; return them with the evidence.
+def choose(
+    frame: pd.DataFrame, name: str = "recipe"
+) -> tuple[dict[tuple[str, str], Recipe], pd.DataFrame]:
+    """Choose the recipe of every condition and scaling of a plan; return them with the evidence.
 
     The preregistered rule: the mean over both validation seeds of (lines + kv) / 2 is highest; of
     recipes within 1 point of the highest the one of fewest steps, then of the lowest rate. The
     evidence has a row a recipe: condition, scaling, steps, learning_rate, score, lines, kv, runs,
     chosen. ValueError where a recipe has not been run with both seeds.
     """
-    runs = units(frame[frame["plan"] == "recipe"])
+    runs = units(frame[frame["plan"] == name])
     keys = ["condition", "scaling", "steps", "learning_rate"]
     table = runs.groupby(keys)[["lines", "kv"]].mean()
     table["runs"] = runs.groupby(keys).size()
     table = table.assign(score=(table["lines"] + table["kv"]) / 2).reset_index()
     found, table["chosen"] = {}, False
-    for key in itertools.product(CONDITIONS, SCALINGS):
+    listed = pd.DataFrame(map(vars, plan(name, ["base"], []))).drop_duplicates(keys)
+    for key, recipes in listed.groupby(keys[:2], sort=False):
         tried = table[(table["condition"] == key[0]) & (table["scaling"] == key[1])]
-        wanted = len(RATES) * len(STEPS[key[1]]) + len(LONGER[key[1]])
-        if len(tried) < wanted or (tried["runs"] < len(VALIDATION_SEEDS)).any():
+        if len(tried) < len(recipes) or (tried["runs"] < len(VALIDATION_SEEDS)).any():
             raise ValueError(
-                f"{len(tried)} of {wanted} recipes of {' and '.join(key)} have been run, "
-                f"{int(tried['runs'].sum())} of {wanted * len(VALIDATION_SEEDS)} runs: finish the "
-                "plan 'recipe' before one is chosen"
+                f"{len(tried)} of {len(recipes)} recipes of {' and '.join(key)} have been run, "
+                f"{int(tried['runs'].sum())} of {len(recipes) * len(VALIDATION_SEEDS)} runs: "
+                f"finish the plan {name!r} before one is chosen"
             )
         good = tried[tried["score"] >= tried["score"].max() - TIE]
         best = good.sort_values(["steps", "learning_rate"]).iloc[0]

@@ -36,7 +36,17 @@ from cream import claims, ledger, mixture, models, subjects
 from cream.bench import Bench, Setting
 from cream.claims import contrasts
 from cream.corpus import open_corpus, tokenizer_hash
-from cream.design import PLANS, Recipe, Recipes, Run, choose, groups, plan
+from cream.design import (
+    CHOOSING,
+    PLANS,
+    WITHOUT_RECIPES,
+    Recipe,
+    Recipes,
+    Run,
+    choose,
+    groups,
+    plan,
+)
 from cream.ledger import Ledger, read, records
 from cream.provenance import commit, hash_of, versions
 from cream.questions import SETS, Questions, build, store, stored
@@ -53,15 +63,21 @@ __all__ = [
     "setting",
 ]
 
+RECIPES = dict.fromkeys(("dense-recipe", "dense"), "recipe_dense.json")  # others: recipe.json
 GRACE = 60  # seconds for runs that are under way at the deadline
 FAILURES = 3  # in a row, after which a worker gives up
 log = logging.getLogger(__name__)
 
 
-def prepare(out: Path, base: str, cache: str = "runs/sources") -> dict[str, str]:
-    """Make the corpora of both conditions, or find them there; return their folders."""
+def prepare(
+    out: Path,
+    base: str,
+    cache: str = "runs/sources",
+    conditions: Sequence[str] = claims.CONDITIONS,
+) -> dict[str, str]:
+    """Make the corpora of the conditions, or find them there; return their folders."""
     tokenizer, found = models.load_tokenizer(base), {}
-    for condition in claims.CONDITIONS:
+    for condition in conditions:
         folder = out / "corpora" / condition
         mixture.prepare(mixture.RECIPES[f"grid-{condition}"], tokenizer, folder, cache)
         found[condition] = str(folder)
@@ -75,9 +91,11 @@ def setting(
     cache: str,
     graphs: bool = True,
     compiled: bool | None = None,
+    conditions: Sequence[str] = claims.CONDITIONS,
 ) -> Setting:
     """Gather what the workers need; ValueError for bases that are not of one kind."""
-    corpora = prepare(out, bases[0], cache)
+    # Questions take their text from the corpus of text, whatever is trained on.
+    corpora = prepare(out, bases[0], cache, list(dict.fromkeys(["text", *conditions])))
     tokenizer = models.load_tokenizer(bases[0])
     first = tokenizer_hash(tokenizer)
     windows = {base: models.describe(AutoConfig.from_pretrained(base))["window"] for base in bases}
@@ -230,18 +248,20 @@ def merge(
 ) -> Path:
     """Unfold the records of files into one Parquet file of answers."""
     found = records(*files)
-    prepare(out, base, cache)
+    prepare(out, base, cache, ["text"])
     tokenizer = models.load_tokenizer(base)
     questions = _questions(out, sorted({each["asked"] for each in found}), base)
     return ledger.write(ledger.unfold(found, questions, tokenizer), parquet)
 
 
-def write_recipes(files: Sequence[Path], setting_: Setting, path: Path) -> Recipes:
-    """Choose the recipes from finished runs and write them with their evidence."""
-    found = [each for each in records(*files) if each["plan"] == "recipe"]
+def write_recipes(
+    files: Sequence[Path], setting_: Setting, path: Path, name: str = "recipe"
+) -> Recipes:
+    """Choose the recipes from a plan's finished runs and write them with their evidence."""
+    found = [each for each in records(*files) if each["plan"] == name]
     tokenizer = models.load_tokenizer(next(iter(setting_.bases.values())))
     frame = ledger.unfold(found, setting_.questions, tokenizer)
-    chosen, table = choose(frame)
+    chosen, table = choose(frame, name)
     listed = [{"condition": c, "scaling": s, **vars(one)} for (c, s), one in chosen.items()]
     text = {"rule": choose.__doc__, "recipes": listed, "evidence": table.to_dict("records"),
             "commit": commit(), "versions": versions()}  # fmt: skip
@@ -267,7 +287,8 @@ def read_recipes(path: str | Path = "data/results/recipe.json") -> Recipes:
 def flags(path: str | Path = "data/results/grid_data.json") -> dict[str, list[str]]:
     """Read which variants of each condition are flagged for the layout of their data (dossier)."""
     described = json.loads(Path(path).read_text(encoding="utf-8"))
-    return {condition: described[condition]["flagged"] for condition in claims.CONDITIONS}
+    known = [c for c in (*claims.CONDITIONS, *claims.DENSE) if c in described]
+    return {condition: described[condition]["flagged"] for condition in known}
 
 
 # ------------------------------------------------------------------------------- command
@@ -303,7 +324,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0-7", type=_seeds)
     parser.add_argument("--rows", type=Path, help="the file that records are appended to")
     parser.add_argument("--done", nargs="*", default=[], type=Path, help="records of other calls")
-    parser.add_argument("--recipe", default="data/results/recipe.json", type=Path)
+    parser.add_argument("--recipe", type=Path, help="their file; data/results/recipe.json")
     parser.add_argument("--shard", default="0/1", type=_shard)
     parser.add_argument("--processes", default=4, type=int, help="workers a card")
     parser.add_argument("--minutes", default=8.0, type=float, help="no run begins after these")
@@ -319,14 +340,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     bases = given.bases.split(",")
     try:
         if given.what == "prepare":
-            print(prepare(given.out, bases[0], given.cache))
+            every = (*claims.CONDITIONS, *claims.DENSE)
+            print(prepare(given.out, bases[0], given.cache, every))
             _questions(given.out, list(SETS), bases[0])
         elif given.what == "merge":
             place = given.corpora or Path("runs/grid")
             print(merge(given.files, place, given.out, bases[0], given.cache))
         elif given.what == "choose":
             known = setting(given.out, bases[:1], ["validation"], given.cache)
-            write_recipes(given.files, known, given.recipe)
+            write_recipes(given.files, known, given.recipe or Path("data/results/recipe.json"))
         else:
             _plan(given, bases, began)
     except (FileNotFoundError, ValueError) as error:
@@ -335,12 +357,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _plan(given: argparse.Namespace, bases: Sequence[str], began: float) -> None:
     names = [Path(base).name for base in bases]
-    recipes = None if given.what in ("recipe", "tiny") else read_recipes(given.recipe)
+    path = given.recipe or Path("data/results") / RECIPES.get(given.what, "recipe.json")
+    recipes = None if given.what in WITHOUT_RECIPES else read_recipes(path)
     listed = plan(given.what, names, given.seeds, recipes)
     if given.rows is None:
         raise ValueError("name a file for the records with --rows")
+    conditions = [c for c in dict.fromkeys(r.condition for r in listed) if c != "none"]
     known = setting(given.out, bases, sorted({r.asked for r in listed}), given.cache,
-                    not given.eager, False if given.no_compile else None)  # fmt: skip
+                    not given.eager, False if given.no_compile else None, conditions)  # fmt: skip
     card = subjects.card(torch.device(_devices()[0]))
     header = {"card": card, "versions": versions(), "commit": commit(),
               "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}  # fmt: skip
@@ -356,8 +380,8 @@ def _plan(given: argparse.Namespace, bases: Sequence[str], began: float) -> None
         counted = run(todo, known, rows, given.processes, left) if todo else Counter()
         missing = sum(map(len, todo)) - counted["done"]
     print(f"{counted['done']} done, {counted['failed']} failed, {missing} left", flush=True)
-    if given.what == "recipe" and not missing and given.shard == (0, 1):
-        write_recipes([given.rows, *given.done], known, given.recipe)
+    if given.what in CHOOSING and not missing and given.shard == (0, 1):
+        write_recipes([given.rows, *given.done], known, path, given.what)
 
 
 if __name__ == "__main__":
