@@ -21,7 +21,8 @@ from scipy import stats
 
 from cream import statistics
 
-__all__ = ["CLAIMS", "ENDPOINTS", "MARGIN", "Claim", "contrasts", "levels", "units", "verdict"]
+__all__ = ["CLAIMS", "ENDPOINTS", "MARGIN", "Claim", "condition_name", "contrasts", "levels",
+           "units", "verdict"]  # fmt: skip
 
 MARGIN = 5.0  # points (or per cent of perplexity): smaller differences count as none
 ALPHA = 0.05
@@ -32,6 +33,8 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
 CONDITIONS = ("text", "mixed")
 DENSE = ("dense", "dense-same")  # retrieval above all, for linear alone (plan "dense")
 SCALINGS = ("linear", "ntk", "yarn")
+NAMES = {"text": "text only", "mixed": "text with retrieval", "dense": "dense retrieval",
+         "dense-same": "dense retrieval, the evaluations' words"}  # fmt: skip
 # What a reader calls the endpoints of `units`.
 ENDPOINTS = {
     "lines": "LongChat-Lines at 4 to 7.8 N",
@@ -128,6 +131,11 @@ CLAIMS = (
     Claim("linear, dense retrieval: full length is no better", "lines", "cream", "full", "kept",
           "exploratory", "dense"),
 )  # fmt: skip
+
+
+def condition_name(condition: str) -> str:
+    """Return what a reader calls the training data of a condition."""
+    return NAMES.get(condition, condition)
 
 
 # --------------------------------------------------------------------------- endpoints of runs

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from cream import coverage, mixture, models, vocabulary
+from cream.claims import CONDITIONS, DENSE
 from cream.corpus import Corpus, open_corpus
 from cream.design import ABLATIONS, AT_64, FAR, SCALE, TUNED
 from cream.examples import ExampleDataset
@@ -208,23 +209,29 @@ def _of_evaluation(part: str) -> bool:
 # ------------------------------------------------------------------------------- all of it
 
 
-def _variants() -> dict[str, tuple[str, int, dict]]:
-    """Every trained variant and, at 64, CREAM with free content: sampler, scale and options."""
+def _variants(condition: str) -> dict[str, tuple[str, int, dict]]:
+    """Every variant that is trained on these data: sampler, scale and options."""
     found = {name: (name, SCALE, {}) for name in TUNED}
+    if condition in DENSE:
+        return found
     found |= {name: (made[0], SCALE, made[1]) for name, made in ABLATIONS.items()}
-    far = AT_64 | {"content free": ("cream", {"content": "free"})}
-    return found | {f"{name}, scale 64": (made[0], FAR, made[1]) for name, made in far.items()}
+    return found | {f"{name}, scale 64": (made[0], FAR, made[1]) for name, made in AT_64.items()}
 
 
 def describe(folder: Path, base: str, cache: str) -> dict[str, object]:
-    """Return all of it for the corpora in `folder`, as JSON can write it."""
+    """Return all of it for the corpora in `folder`, as JSON can write it.
+
+    Of `claims.DENSE` those that are there: they are of one plan alone.
+    """
     tokenizer, window = models.load_tokenizer(base), 512
     asked = [build(name, tokenizer, window, folder / "text") for name in SETS if name != "tiny"]
     found: dict[str, object] = {"window": window, "bins": BINS, "commit": commit()}
     histograms = {name: _pair_histogram(m, s, o, window) for name, (m, s, o) in
-                  tqdm(_variants().items(), "distances of tokens")}  # fmt: skip
+                  tqdm(_variants("text").items(), "distances of tokens")}  # fmt: skip
     found["told_distances_of_tokens"] = histograms
-    for condition in ("text", "mixed"):
+    there = [name for name in DENSE if (folder / name).is_dir()]
+    for condition in (*CONDITIONS, *there):
+        variants = _variants(condition).items()
         corpus = open_corpus(folder / condition, tokenizer)
         documents = _again(corpus, tokenizer, condition, cache)
         stored = corpus.split("train")
@@ -232,8 +239,9 @@ def describe(folder: Path, base: str, cache: str) -> dict[str, object]:
         spans = {name: spans_of(each, tokenizer, stored.tokens(places[name]))
                  for name, each in tqdm(documents.items(), "places of queries")}  # fmt: skip
         table = {name: queries(corpus, spans, m, s, o, window) for name, (m, s, o) in
-                 tqdm(_variants().items(), f"queries of {condition}")}  # fmt: skip
-        for name, (m, s, o) in tqdm(_variants().items(), f"what is read of {condition}"):
+                 tqdm(variants, f"queries of {condition}")}  # fmt: skip
+        for name, (m, s, o) in tqdm(variants if condition in CONDITIONS else (),
+                                    f"what is read of {condition}"):  # fmt: skip
             table[name]["text_read"] = text_read(corpus, m, s, o, window, READ[s])
         training = list(_texts(corpus, tokenizer, "train"))
         found[condition] = {

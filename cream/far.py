@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from cream import statistics
-from cream.forests import condition_name
+from cream.claims import condition_name
 from cream.positions import METHODS
 from cream.style import finish, in_order, legend, printed, sheet, style, times_n
 

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cream.claims import ENDPOINTS, FAILS, HOLDS, MARGIN
+from cream.claims import ENDPOINTS, FAILS, HOLDS, MARGIN, condition_name
 from cream.style import GREY, finish, note, printed, sheet, style
 
-__all__ = ["NotRun", "SCALINGS", "UNLIKE", "condition_name", "forest", "lane"]
+__all__ = ["NotRun", "SCALINGS", "UNLIKE", "forest", "lane"]
 
 SCALINGS = {"linear": ("o", "#8A8A8A"), "ntk": ("s", "#555555"), "yarn": ("^", "#111111")}
 UNLIKE = "sensitivity"  # the family of comparisons whose variants were shown unlike data
@@ -34,11 +34,6 @@ PAPER = {"marker": "D", "color": "black", "markerfacecolor": "#FFD92F", "markers
 
 class NotRun(ValueError):
     """A figure or table asks for runs that are not there."""
-
-
-def condition_name(condition: str) -> str:
-    """Return what a reader calls the data of a condition."""
-    return {"text": "text only", "mixed": "text with retrieval"}.get(condition, condition)
 
 
 @printed
@@ -68,7 +63,7 @@ def forest(
             line = len(names) - 1 - names.index(row.claim)
             _mark(panel, row, line + (0.0 if one else lane(row.scaling)), one=one)
         for (claim, scaling), value in (published or {}).items():
-            if claim in names and condition != "mixed":  # the paper's data are text alone
+            if claim in names and condition in ("text", "none"):  # the paper's data are text alone
                 y = len(names) - 1 - names.index(claim) + lane(scaling)
                 panel.plot(value, y, zorder=5, **PAPER)
         said = [title, "" if condition == "none" else condition_name(condition)]

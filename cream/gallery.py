@@ -61,8 +61,8 @@ GRID_SCHEMA = b"cream-grid-1"
 # Figures of a grid, and which of them only 10_ablations draws.
 GRID = ("summary", "claims", "grid_lines", "grid_pairs", "grid_needle", "grid_perplexity",
         "ablations", "ablation_sigma", "scale64", "scale64_lines", "scale64_perplexity",
-        "ablation_ends", "learning_rates", "told_distances")  # fmt: skip
-ELSEWHERE = GRID[-3:]
+        "dense", "ablation_ends", "learning_rates", "told_distances")  # fmt: skip
+ELSEWHERE = GRID[-4:]
 
 
 def _mark(figure: Figure, **drawn: str) -> Figure:
@@ -285,6 +285,7 @@ def _makers(
         "grid_needle": lambda: grid_plots.by_depth(frame, "primary"),
         "grid_perplexity": lambda: grid_plots.by_perplexity(frame, "primary"),
         "ablations": lambda: forest("ablations"),
+        "dense": lambda: forest("dense"),
         "ablation_sigma": lambda: grid_plots.by_option(runs, "sigma"),
         "ablation_ends": lambda: grid_plots.by_option(runs, "ends"),
         "learning_rates": lambda: grid_plots.by_learning_rate(runs),

@@ -53,7 +53,6 @@ from cream.questions import SETS, Questions, build, store, stored
 
 __all__ = [
     "contrasts",
-    "flags",
     "main",
     "merge",
     "prepare",
@@ -282,13 +281,6 @@ def read_recipes(path: str | Path = "data/results/recipe.json") -> Recipes:
         (one["condition"], one["scaling"]): Recipe(one["steps"], one["learning_rate"])
         for one in listed
     }
-
-
-def flags(path: str | Path = "data/results/grid_data.json") -> dict[str, list[str]]:
-    """Read which variants of each condition are flagged for the layout of their data (dossier)."""
-    described = json.loads(Path(path).read_text(encoding="utf-8"))
-    known = [c for c in (*claims.CONDITIONS, *claims.DENSE) if c in described]
-    return {condition: described[condition]["flagged"] for condition in known}
 
 
 # ------------------------------------------------------------------------------- command

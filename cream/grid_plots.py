@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from cream.claims import ENDPOINTS
-from cream.forests import NotRun, condition_name
+from cream.claims import ENDPOINTS, condition_name
+from cream.forests import NotRun
 from cream.levels import floored, level_table, of_answers, perplexities
 from cream.style import finish, in_order, in_windows, legend, level_curve, note, printed, sheet
 

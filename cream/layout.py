@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cream.claims import CONDITIONS, DENSE, condition_name
 from cream.style import finish, in_order, legend, printed, sheet, style, times_n
 
 __all__ = ["NAME", "flagged", "queries", "read", "told_queries"]
@@ -33,7 +34,7 @@ def read(grid: str | Path) -> dict:
 
 def flagged(layout: Mapping) -> dict[str, list[str]]:
     """Return the flagged variants of each condition, as `claims.contrasts` takes them."""
-    return {name: layout[name]["flagged"] for name in ("text", "mixed") if name in layout}
+    return {name: layout[name]["flagged"] for name in (*CONDITIONS, *DENSE) if name in layout}
 
 
 def queries(layout: Mapping) -> pd.DataFrame:
@@ -41,7 +42,7 @@ def queries(layout: Mapping) -> pd.DataFrame:
     found = [
         (condition, variant, each["queries_a_window"], each["far_queries_a_window"],
          variant in layout[condition]["flagged"])
-        for condition in ("text", "mixed") if condition in layout
+        for condition in (*CONDITIONS, *DENSE) if condition in layout
         for variant, each in layout[condition]["variants"].items()
     ]  # fmt: skip
     columns = ["condition", "variant", "queries a window", "told N or more apart", "flagged"]
@@ -71,8 +72,8 @@ def told_queries(layout: Mapping, condition: str = "mixed") -> Figure:
                    label=look.label)  # fmt: skip
     panel.set_yscale("log")
     panel.set_xticks(range(SCALE + 1), [times_n(k) for k in range(SCALE + 1)])
-    name = {"text": "text only", "mixed": "text with retrieval"}.get(condition, condition)
-    finish(panel, f"Queries that a window can answer ({name})", "told distance (N = window)",
+    title = f"Queries that a window can answer ({condition_name(condition)})"
+    finish(panel, title, "told distance (N = window)",
            f"queries a window (bins of {SCALE / BINS:g} N)")  # fmt: skip
     legend(figure)
     return figure

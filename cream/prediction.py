@@ -16,8 +16,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cream.claims import condition_name
 from cream.coverage import distance_counts
-from cream.forests import condition_name
 from cream.plots import needs
 from cream.positions import METHODS, Sampler, sampler
 from cream.style import finish, in_order, legend, printed, sheet, style, times_n

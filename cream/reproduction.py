@@ -26,6 +26,7 @@ from cream.reproduction_tables import (
     markdown,
     queries,
     releases,
+    second_look,
     sensitivity,
     slips,
     summary,
@@ -61,13 +62,14 @@ def parts(paths: Sequence[Path], paper: Path) -> dict[str, str]:
     evidence, said = evidence_of(*paths)
     every = details(evidence, paper) if len(evidence.contrasts) else {}
     rates, shared = sensitivity(evidence.runs), leakage(evidence.layout)
-    seen = queries(evidence.layout)
+    seen, changed = queries(evidence.layout), second_look(evidence)
     return {
         "told": told(evidence),
         "source": said,
         "claims": markdown(summary(evidence, paper)),
         "contrasts": "\n\n".join(f"### {title}\n\n{markdown(table)}" for title, table in
                                  every.items()) or "Not run.",
+        "second look": markdown(changed) if len(changed) else "No verdict changed.",
         "sensitivity": markdown(rates) if len(rates) else "Not run.",
         "queries": markdown(seen) if len(seen) else "Not counted.",
         "leakage": markdown(shared) if len(shared) else "Not counted.",

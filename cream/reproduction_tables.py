@@ -32,9 +32,10 @@ from cream.verdicts import (
     tally,
 )
 
-__all__ = ["details", "leakage", "markdown", "queries", "releases", "sensitivity", "slips",
-           "summary"]  # fmt: skip
+__all__ = ["details", "leakage", "markdown", "queries", "releases", "second_look", "sensitivity",
+           "slips", "summary"]  # fmt: skip
 
+FIRST_BASES = ("miniature", "seed1", "seed2")  # others were added after the first look
 # What tells the lines of a row apart.
 SHORT = {"lines": "lines", "middle": "middle - ends", "middle_accuracy": "middle", "rise": "from N",
          "log_ppl_far": "less PoSE"}  # fmt: skip
@@ -97,7 +98,7 @@ def summary(evidence: Evidence, paper: Path) -> pd.DataFrame:
     found = []
     for entry in ENTRIES:
         settings = settings_of(entry, evidence.contrasts)
-        shown = [each for each in settings if each.condition != "mixed"] or settings
+        shown = [each for each in settings if each.condition in ("text", "none")] or settings
         lines = entry.measure(evidence) if entry.measure else _lines_of(shown)
         verdict = tally(settings)
         if entry.measure:
@@ -195,6 +196,32 @@ def _every(part: pd.DataFrame, numbers: Mapping[tuple[str, str], float]) -> pd.D
                "Holm's p"]  # fmt: skip
     table = pd.DataFrame(rows, columns=columns)
     return table.drop(columns=[name for name in columns[-2:] if (table[name] == "").all()])
+
+
+def second_look(evidence: Evidence) -> pd.DataFrame:
+    """Return the verdicts that the bases added after a first look changed, with both, as texts.
+
+    Comparisons that compare nothing are left out. Empty where no base was added.
+    """
+    runs = evidence.runs
+    if not len(runs) or set(runs["base"]) <= set(FIRST_BASES):
+        return pd.DataFrame()
+    first = claims.contrasts(runs[runs["base"].isin(FIRST_BASES)],
+                             flagged=layout.flagged(evidence.layout))  # fmt: skip
+    keys = ["claim", "condition", "scaling"]
+    both = first.merge(evidence.contrasts, on=keys, suffixes=("_then", ""))
+    both = both[(both["verdict_then"] != both["verdict"]) & (both["bound"] == "")]
+    rows = []
+    for row in both.itertuples():
+        then = row._replace(value=row.value_then)
+        rows.append((row.claim, f"{DATA[row.condition]}, {SCALING[row.scaling]}".rstrip(", "),
+                     f"{row.verdict_then}: {_value(then)} "
+                     f"{_interval(row, row.low_then, row.high_then)}",
+                     f"{row.verdict}: {_value(row)} {_interval(row, row.low, row.high)}",
+                     row.family))  # fmt: skip
+    bases = [str(int(both[name].max())) if len(both) else "-" for name in ("bases_then", "bases")]
+    columns = ["claim", "data, scaling", f"{bases[0]} bases", f"{bases[1]} bases", "family"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def sensitivity(runs: pd.DataFrame, endpoint: str = "lines") -> pd.DataFrame:

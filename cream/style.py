@@ -100,6 +100,7 @@ _VARIANTS = {
     "mode by 70": Style("CREAM, mode by 70", "#DE77AE", "8", (0, (3, 1))),
     "ends x4": Style("CREAM, ends x4", "#1B7837", "4", (0, (6, 2))),
     "ends x16": Style("CREAM, ends x16", "#00441B", "X", (0, (6, 3, 1, 3))),
+    "content free": Style("CREAM, free content", "#E78AC3", "*", (0, (2, 1, 1, 1))),
     "truncated": Style("CREAM, truncated", "#A6611A", "|", (0, (5, 3))),
 }
 _SPARE = [("#8C510A", "<"), ("#5E4FA2", ">"), ("#66A61E", "h"), ("#E7298A", "d"), ("#7F7F7F", "p")]

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from cream.claims import MARGIN
-from cream.forests import SCALINGS, NotRun, condition_name, lane
+from cream.claims import MARGIN, condition_name
+from cream.forests import SCALINGS, NotRun, lane
 from cream.levels import differences, of_answers
 from cream.style import (
     GREY,

@@ -28,7 +28,8 @@ __all__ = ["DATA", "FRAGILE", "NOTHING", "NOT_RUN", "Setting", "compared", "frag
 HOLDS, FAILS, OPEN = claims.HOLDS, claims.FAILS, claims.OPEN
 NOT_RUN, NOTHING, LEFT_OUT = "not run", "compares nothing", "left out, the data differ"
 ORDER = list(product(claims.CONDITIONS, claims.SCALINGS))
-DATA = {"text": "text", "mixed": "with retrieval", "none": "untuned"}
+DATA = {"text": "text", "mixed": "with retrieval", "none": "untuned", "dense": "dense retrieval",
+        "dense-same": "dense retrieval, the evaluations' words"}  # fmt: skip
 FRAGILE = "†"  # the interval over seeds alone does not say the same
 
 

@@ -270,7 +270,8 @@ def _trained(
     names = [field.name for field in dataclasses.fields(Run)]
     run = Run(**{name: getattr(row[name], "item", lambda n=name: row[n])() for name in names})
     where = f"{run.plan} {run.condition} {run.variant} {run.scaling} {run.base} seed {run.seed}"
-    known = grid.setting(out, [row["place"]], [run.asked], str(cache), compiled=False)
+    known = grid.setting(out, [row["place"]], [run.asked], str(cache), compiled=False,
+                         conditions=[run.condition])  # fmt: skip
     if known.key(run) != row["key"]:
         return [(where, "key", row["key"], known.key(run))]
     device = "cuda:0" if torch.cuda.is_available() else "cpu"

@@ -26,7 +26,10 @@ OPTIONS = {
 ABLATED = {name: 0.55 for name in OPTIONS if name not in ("sigma grown", "mean 9")}
 
 
-def campaign(plans: tuple[str, ...] = ("primary", "ablations", "sensitivity", "scale64"), **small):
+EVERY = ("primary", "ablations", "sensitivity", "scale64", "dense")
+
+
+def campaign(plans: tuple[str, ...] = EVERY, **small):
     """Rows of the plans, three bases of two seeds unless `small` says otherwise."""
     parts = {
         "primary": lambda: [answers(**small)],
@@ -44,6 +47,10 @@ def campaign(plans: tuple[str, ...] = ("primary", "ablations", "sensitivity", "s
             _longer(answers({"pose": 0.5, "cream": 0.5, "sigma grown": 0.6, "mean 9": 0.3},
                             plan="scale64", conditions=("text",), scalings=("yarn",), seed=6,
                             **small))
+        ],
+        "dense": lambda: [
+            answers({"plain": 0.3, "pose": 0.5, "cream": 0.55, "full": 0.7}, plan="dense",
+                    conditions=("dense",), scalings=("linear",), seed=7, **small)
         ],
     }  # fmt: skip
     frame = pd.concat([part for plan in plans for part in parts[plan]()], ignore_index=True)

@@ -9,12 +9,24 @@ import pandas as pd
 import pytest
 
 from cream import design
-from cream.design import LONGER, RATES, STEPS, Recipe, choose, groups, plan
+from cream.claims import DENSE
+from cream.design import (
+    DENSE_RATES,
+    DENSE_STEPS,
+    LONGER,
+    RATES,
+    STEPS,
+    Recipe,
+    choose,
+    groups,
+    plan,
+)
 from cream.positions import sampler
 from cream.questions import SETS
 
 BASES = ["a", "b", "c"]
-RECIPES = {key: Recipe(300, 3e-4) for key in itertools.product(("text", "mixed"), STEPS)}
+PRIMARY = {key: Recipe(300, 3e-4) for key in itertools.product(("text", "mixed"), STEPS)}
+RECIPES = PRIMARY | {("dense-same", "linear"): Recipe(1500, 1e-3)}
 
 
 def runs(name: str, seeds: int = 8) -> list[design.Run]:
@@ -101,7 +113,7 @@ def test_unknown_plans_and_missing_recipes_are_refused():
 def validation(score, seeds=(100, 101)) -> pd.DataFrame:
     """Answers of the recipe runs, all scores of a run being score(condition, scaling, ...)."""
     rows = []
-    for condition, scaling in RECIPES:
+    for condition, scaling in PRIMARY:
         tried = [*itertools.product(STEPS[scaling], RATES), *LONGER[scaling]]
         for (steps, rate), seed in itertools.product(tried, seeds):
             value = score(condition, scaling, steps, rate, seed)
@@ -121,7 +133,7 @@ def test_the_highest_mean_wins():
     """Over both seeds, of lines and pairs."""
     frame = validation(lambda c, s, n, r, k: 0.5 + 0.3 * (r == 3e-4) + 0.1 * (n == max(STEPS[s])))
     found, table = choose(frame)
-    assert found == {key: Recipe(max(STEPS[key[1]]), 3e-4) for key in RECIPES}
+    assert found == {key: Recipe(max(STEPS[key[1]]), 3e-4) for key in PRIMARY}
     assert table["chosen"].sum() == 6 and len(table) == 42
     assert table.loc[table["chosen"], "score"].tolist() == pytest.approx([90] * 6)
 
@@ -130,7 +142,7 @@ def test_within_a_point_fewer_steps_and_then_the_lower_rate_win():
     """What costs more must be better by more."""
     frame = validation(lambda c, s, n, r, k: 0.5 + 0.009 * (n == max(STEPS[s])))
     found, _ = choose(frame)
-    assert found == {key: Recipe(min(STEPS[key[1]]), 1e-4) for key in RECIPES}
+    assert found == {key: Recipe(min(STEPS[key[1]]), 1e-4) for key in PRIMARY}
 
 
 def test_steps_cost_more_than_rates():
@@ -140,7 +152,7 @@ def test_steps_cost_more_than_rates():
         lambda c, s, n, r, k: 0.6 * (("min" if n == min(STEPS[s]) else "max", r) in good)
     )
     found, _ = choose(frame)
-    assert found == {key: Recipe(min(STEPS[key[1]]), 1e-3) for key in RECIPES}
+    assert found == {key: Recipe(min(STEPS[key[1]]), 1e-3) for key in PRIMARY}
 
 
 def test_what_was_added_later_is_chosen_from_as_well():
@@ -160,3 +172,33 @@ def test_nothing_is_chosen_from_half_of_the_runs():
     frame = validation(lambda *_: np.float64(0.5), seeds=(100,))
     with pytest.raises(ValueError, match="finish the plan 'recipe'"):
         choose(frame)
+
+
+def test_dense_retrieval_is_run_where_a_recipe_was_chosen():
+    """By linear alone, every method; beside them what is only scaled."""
+    table = pd.DataFrame(map(vars, runs("dense")))
+    tuned = table[table["steps"] > 0]
+    assert set(tuned["condition"]) == {"dense-same"} and set(tuned["scaling"]) == {"linear"}
+    assert len(tuned) == 5 * 3 * 4 and set(tuned["steps"]) == {1500}
+    assert set(table[table["steps"] == 0]["variant"]) == {"scaled"}
+
+
+def test_a_dense_recipe_is_chosen_by_the_same_rule():
+    """From its own plan's runs; the primary plan's runs do not count."""
+    frame = validation(lambda c, s, n, r, k: 0.4 + 0.3 * (n == 1500 and r == 1e-3))
+    frame = frame[(frame["scaling"] == "linear") & (frame["condition"] == "text")]
+    tried = frame[frame["steps"] == 1000].drop_duplicates(
+        ["seed", "learning_rate", "task", "token_length", "gold_index"]
+    )
+    made = [
+        tried[tried["learning_rate"] == rate].assign(
+            plan="dense-recipe", condition=condition, steps=steps,
+            score=0.4 + 0.3 * (steps == 1500 and rate == 1e-3),
+        )
+        for condition in DENSE for steps in DENSE_STEPS for rate in DENSE_RATES
+    ]  # fmt: skip
+    found, table = choose(pd.concat([frame, *made]), "dense-recipe")
+    assert found == {(name, "linear"): Recipe(1500, 1e-3) for name in DENSE}
+    assert len(table) == 8
+    with pytest.raises(ValueError, match="7 of 8 runs: finish the plan 'dense-recipe'"):
+        choose(pd.concat([made[0][made[0]["seed"] == 100], *made[1:]]), "dense-recipe")

@@ -256,7 +256,7 @@ def test_recipes_come_back_as_they_were_written(home, known, measured, tmp_path,
     path, chosen = tmp_path / "recipe.json", {("text", "yarn"): Recipe(100, 3e-4)}
     with ledger.Ledger(tmp_path / "rows.jsonl", {}) as rows:
         rows.append({**measured[0], "plan": "recipe"})
-    monkeypatch.setattr(grid, "choose", lambda frame: (chosen, pd.DataFrame({"score": [1.0]})))
+    monkeypatch.setattr(grid, "choose", lambda *_: (chosen, pd.DataFrame({"score": [1.0]})))
     grid.write_recipes([tmp_path / "rows.jsonl"], known, path)
     assert grid.read_recipes(path) == chosen
     with pytest.raises(FileNotFoundError, match="cream.grid recipe"):
