@@ -20,6 +20,7 @@ import logging
 import multiprocessing
 import os
 import queue
+import signal
 import sys
 import time
 import traceback
@@ -137,8 +138,9 @@ def _devices() -> list[str]:
     return [f"cuda:{k}" for k in range(torch.cuda.device_count())] or ["cpu"]
 
 
-def _work(setting: Setting, tasks: object, results: object, deadline: float) -> None:
+def _work(settings: object, device: str, tasks: object, results: object, deadline: float) -> None:
     """One process: take groups of runs until there are none or it is too late."""
+    setting = dataclasses.replace(settings.get(), device=device)
     disable_progress_bar()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -181,8 +183,11 @@ def run(
     # A step has few kernels and there are many workers: helpers of each would only wait.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     context = multiprocessing.get_context("spawn")
-    tasks, results = context.Queue(), context.Queue()
-    tasks.cancel_join_thread()  # what nobody took by the deadline is not waited for
+    # Handed over by a queue: as an argument, large as it is, it would have each start wait until
+    # the process before had imported everything.
+    settings, tasks, results = context.Queue(), context.Queue(), context.Queue()
+    for each in (settings, tasks):
+        each.cancel_join_thread()  # what nobody took by the deadline is not waited for
     devices = _devices()
     places = [devices[k % len(devices)] for k in range(processes * len(devices))]
     places = places[: max(1, len(todo))]
@@ -190,10 +195,11 @@ def run(
         tasks.put(list(group))
     for _ in places:
         tasks.put(None)
+        settings.put(setting)
     workers = [
         context.Process(
             target=_work,
-            args=(dataclasses.replace(setting, device=place), tasks, results, deadline),
+            args=(settings, place, tasks, results, deadline),
             daemon=True,
         )
         for place in places
@@ -377,4 +383,6 @@ def _plan(given: argparse.Namespace, bases: Sequence[str], began: float) -> None
 
 
 if __name__ == "__main__":
+    # Ended from outside, it ends its workers, too: they would hold the card against the next grid.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM: start it again to go on"))
     main()
