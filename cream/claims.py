@@ -33,8 +33,8 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
 CONDITIONS = ("text", "mixed")
 DENSE = ("dense", "dense-same")  # retrieval above all, for linear alone (plan "dense")
 SCALINGS = ("linear", "ntk", "yarn")
-NAMES = {"text": "text only", "mixed": "text with retrieval", "dense": "dense retrieval",
-         "dense-same": "dense retrieval, the evaluations' words"}  # fmt: skip
+NAMES = {"text": "text only", "mixed": "text with retrieval", "dense-same": "dense retrieval",
+         "dense": "dense retrieval, other words"}  # fmt: skip
 # What a reader calls the endpoints of `units`.
 ENDPOINTS = {
     "lines": "LongChat-Lines at 4 to 7.8 N",
@@ -122,8 +122,8 @@ CLAIMS = (
           "lead", "exploratory", "scale64"),
     Claim("linear, dense retrieval: lines average", "lines", "cream", "pose", "lead",
           "exploratory", "dense"),
-    Claim("linear, dense retrieval: middle of key-value pairs", "middle", "cream", "pose", "lead",
-          "exploratory", "dense"),
+    Claim("linear, dense retrieval: middle", "middle", "cream", "pose", "lead", "exploratory",
+          "dense"),
     Claim("linear, dense retrieval: key-value average", "kv", "cream", "pose", "lead",
           "exploratory", "dense"),
     Claim("linear, dense retrieval: skipped positions help, pose", "lines", "pose", "plain", "lead",

@@ -338,7 +338,7 @@ def _prediction(frame: pd.DataFrame) -> Figure:
 
 def grid_source(path: Path, frame: pd.DataFrame) -> dict[str, str]:
     """Return what figures from a grid carry: the file's hash, and the commits of its rows."""
-    commits = sorted(set(frame["commit"].dropna()))
+    commits = sorted({each[:7] for each in frame["commit"].dropna().unique()})
     return {"rows": file_hash(path), "commit": ", ".join(commits) or "unknown"}
 
 

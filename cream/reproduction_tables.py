@@ -98,7 +98,7 @@ def summary(evidence: Evidence, paper: Path) -> pd.DataFrame:
     found = []
     for entry in ENTRIES:
         settings = settings_of(entry, evidence.contrasts)
-        shown = [each for each in settings if each.condition in ("text", "none")] or settings
+        shown = [each for each in settings if each.condition != "mixed"] or settings
         lines = entry.measure(evidence) if entry.measure else _lines_of(shown)
         verdict = tally(settings)
         if entry.measure:
@@ -126,8 +126,9 @@ def _titled(entry: Entry, settings: Sequence[Setting]) -> str:
     said = [f"**{entry.title}**"]
     for endpoint, pairs in found.items():
         said.append(f"{pairs[0] if len(pairs) == 1 else 'CREAM less each'}, {endpoint}")
-    if _alone(settings):
-        said[-1] += f", {SCALING[settings[0].scaling]}"
+    speak = [each for each in settings if each.verdict != NOTHING]
+    if _alone(speak):
+        said[-1] += f", {SCALING[speak[0].scaling]}"
     return "<br>".join(said)
 
 
@@ -137,11 +138,22 @@ def _alone(settings: Sequence[Setting]) -> bool:
 
 
 def _lines_of(settings: Sequence[Setting]) -> list[Line]:
-    """A line a comparison of each setting, which says what tells it from the others."""
-    found = []
+    """A line a comparison of each setting, which says what tells it from the others.
+
+    Beside a setting of several comparisons one that compares nothing has a line in all.
+    """
+    found, speak = [], [each for each in settings if each.verdict != NOTHING]
+    silent = [each for each in settings if each.verdict == NOTHING]
+    if speak and _alone(speak):
+        for each in silent:
+            row = next(each.rows.itertuples())
+            found.append(Line(SCALING[row.scaling], f"{_sides(row)} {row.bound}", "-", "-", "-",
+                              NOTHING))  # fmt: skip
+        settings = speak
     for each in settings:
         for row in each.rows.itertuples():
             words = [] if _alone(settings) else [SCALING[row.scaling]]
+            words += [f"{DATA[row.condition]} (exploratory)"] * (row.condition in claims.DENSE)
             if each.rows["endpoint"].nunique() > 1:
                 words.append(SHORT.get(row.endpoint, row.endpoint))
             elif each.rows["b"].nunique() > 1:

@@ -9,7 +9,7 @@ make one verdict, and how verdicts are said; tables belong in `reproduction_tabl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from scipy import stats
 
 from cream import claims, statistics
 from cream.ablations import UNLIKE
-from cream.paper_claims import ENTRIES, SCALING, Entry, Evidence, signed
+from cream.paper_claims import ENTRIES, SCALING, Entry, Evidence, counted, ends, signed
 from cream.style import style
 
 __all__ = ["DATA", "FRAGILE", "NOTHING", "NOT_RUN", "Setting", "compared", "fragile", "named",
@@ -28,8 +28,8 @@ __all__ = ["DATA", "FRAGILE", "NOTHING", "NOT_RUN", "Setting", "compared", "frag
 HOLDS, FAILS, OPEN = claims.HOLDS, claims.FAILS, claims.OPEN
 NOT_RUN, NOTHING, LEFT_OUT = "not run", "compares nothing", "left out, the data differ"
 ORDER = list(product(claims.CONDITIONS, claims.SCALINGS))
-DATA = {"text": "text", "mixed": "with retrieval", "none": "untuned", "dense": "dense retrieval",
-        "dense-same": "dense retrieval, the evaluations' words"}  # fmt: skip
+DATA = {"text": "text", "mixed": "with retrieval", "none": "untuned",
+        "dense": "dense retrieval, other words", "dense-same": "dense retrieval"}  # fmt: skip
 FRAGILE = "†"  # the interval over seeds alone does not say the same
 
 
@@ -130,12 +130,13 @@ def compared(row: tuple) -> str:
 
 
 def told(evidence: Evidence) -> str:
-    """Return what holds, what does not and what cannot be told, and why: five points."""
+    """Return what holds, what does not and what cannot be told, and why, a point each."""
     found = evidence.contrasts
     found = found[found["n"] > 0]
     if found.empty:
         return "No grid was run: nothing can be told."
-    points = [_lead(found), _held(evidence), _not_held(evidence), _untold(evidence), _why(found)]
+    points = [_lead(found), _held(evidence), _not_held(evidence), _untold(evidence),
+              _dense(found, evidence.layout), _why(found)]  # fmt: skip
     return "\n".join(f"- {point}" for point in points if point)
 
 
@@ -145,8 +146,10 @@ def _lead(found: pd.DataFrame) -> str:
     speak, empty = primary[primary["bound"] == ""], primary[primary["bound"] != ""]
     if speak.empty:
         return ""
-    counts = [f"{(speak['verdict'] == word).sum() or 'none'} {said}" for word, said in
-              ((HOLDS, "holds"), (FAILS, "fails"), (OPEN, "cannot be told"))]  # fmt: skip
+    numbers = [(speak["verdict"] == word).sum() for word in (HOLDS, FAILS, OPEN)]
+    words = (("holds", "hold"), ("fails", "fail"), ("cannot be told",) * 2)
+    counts = [f"{number or 'none'} {said[int(number > 1)]}"
+              for number, said in zip(numbers, words, strict=True)]  # fmt: skip
     if len(empty):
         by = " and ".join(dict.fromkeys(SCALING[name] for name in empty["scaling"]))
         counts.append(f"{len(empty)} (by {by}) compare nothing, both sides being "
@@ -178,8 +181,15 @@ def _by_verdict(evidence: Evidence, verdict: str) -> list[str]:
         mine = [each for each in speak if each.verdict == verdict]
         if mine:
             all_ = len(mine) == len(speak) and not any(each.fragile for each in mine)
-            said.append(entry.title if all_ else f"{entry.title} {_by(mine)}")
+            said.append(entry.title if all_ else f"{entry.title} {_where(entry, mine)}")
     return said
+
+
+def _where(entry: Entry, settings: Sequence[Setting]) -> str:
+    """Of a claim about one scaling the data alone."""
+    if not entry.scaling:
+        return _by(settings)
+    return f"({', '.join(DATA[each.condition] for each in settings)})"
 
 
 def _by(settings: Iterable[Setting]) -> str:
@@ -218,8 +228,12 @@ def _not_held(evidence: Evidence) -> str:
                     f"{-full['value'].min():.0f} points of lines over CREAM "
                     f"{_by(_alone(full))}")  # fmt: skip
     for row in failed[failed["claim"] == "scale 64: perplexity no higher than pose"].itertuples():
+        free = found[(found["claim"] == "scale 64: free content, perplexity no higher than pose")
+                     & (found["condition"] == row.condition)]  # fmt: skip
+        between = "".join(f", {np.exp(level / 100):.0f} with its content read freely"
+                          for level in free["level_a"])  # fmt: skip
         also.append(f"at scale 64 the perplexity at the target is {np.exp(row.level_a / 100):.0f} "
-                    f"after CREAM and {np.exp(row.level_b / 100):.0f} after PoSE "
+                    f"after CREAM{between} and {np.exp(row.level_b / 100):.0f} after PoSE "
                     f"({DATA[row.condition]}; exploratory)")  # fmt: skip
     beside = f" Beside the paper's list: {'; '.join(also)}." if also else ""
     return _sentence("Does not hold", _by_verdict(evidence, FAILS)) + beside
@@ -234,6 +248,30 @@ def _untold(evidence: Evidence) -> str:
             silent.append(entry.title)
     said = _sentence("Cannot be told", _by_verdict(evidence, OPEN))
     return said + (f" Compares nothing anywhere: {'; '.join(silent)}." if silent else "")
+
+
+def _dense(found: pd.DataFrame, layout: Mapping) -> str:
+    """What linear says where it learns anything."""
+    rows = (
+        found[found["plan"] == "dense"]
+        .set_index("claim")
+        .rename(lambda name: name.removeprefix("linear, dense retrieval: "))
+    )
+    wanted = ("skipped positions help, pose", "lines average", "key-value average")
+    if not set(wanted) <= set(rows.index):
+        return ""
+    skips, lines, pairs = (
+        f"{signed(row.value)} {ends(row.low, row.high)}" for row in rows.loc[[*wanted]].itertuples()
+    )
+    one = rows.loc[wanted[0]]
+    seen = layout.get(one["condition"], {}).get("variants", {})
+    asked = [seen.get(name, {}).get("queries_a_window", np.nan) for name in ("plain", "pose")]
+    return (f"**Linear**, which answers nothing after either of the grid's data, does after dense "
+            f"retrieval in the evaluations' words (exploratory; n = "
+            f"{counted(one['n'], one['seeds'], one['seeds_most'], one['bases'])}): PoSE stands "
+            f"{skips} points of lines from plain fine-tuning, whose windows hold "
+            f"{asked[0] / asked[1]:.1f} times as many queries that can be answered; CREAM stands "
+            f"{lines} from PoSE in lines and {pairs} in key-value pairs.")  # fmt: skip
 
 
 def _why(found: pd.DataFrame) -> str:
