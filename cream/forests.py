@@ -95,7 +95,7 @@ def _subject(row: tuple) -> str:
 
 
 def _name(claim: str) -> str:
-    name = claim.removeprefix("scale 64: ").removeprefix("both modes: ")
+    name = re.sub("^(scale 64|both modes|linear, dense retrieval): ", "", claim)
     for method in ("cream", "pose", "randpos"):
         name = re.sub(rf"\b{method}\b", style(method).label, name)
     return name[0].upper() + name[1:]

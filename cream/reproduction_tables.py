@@ -218,6 +218,7 @@ def second_look(evidence: Evidence) -> pd.DataFrame:
     runs = evidence.runs
     if not len(runs) or set(runs["base"]) <= set(FIRST_BASES):
         return pd.DataFrame()
+    runs = runs[runs["plan"] != "dense"]  # it was run once, after the first look
     first = claims.contrasts(runs[runs["base"].isin(FIRST_BASES)],
                              flagged=layout.flagged(evidence.layout))  # fmt: skip
     keys = ["claim", "condition", "scaling"]

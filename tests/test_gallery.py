@@ -4,6 +4,8 @@ Every file says what it was drawn from, and that can be read back.
 """
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -189,3 +191,23 @@ def test_costs_by_target_need_every_row_of_both_methods():
     frame = results.read(ROOT / "data" / "results")
     with pytest.raises(ValueError, match="lack CREAM or full length; give all rows"):
         gallery.from_speed(results.current(frame))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="figures are written at a time on Linux alone")
+def test_figures_written_at_a_time_are_those_written_one_by_one(rows, tmp_path, monkeypatch):
+    """Byte by byte; and what cannot be written is said."""
+    figures = gallery.from_paper(rows, PAPER)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    many = gallery.write(figures, tmp_path / "many")
+    assert not gallery._forked
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    assert gallery.write(figures, tmp_path / "one") == many and len(many) > 2
+    written = [
+        sorted((path.name, path.read_bytes()) for path in (tmp_path / name).iterdir())
+        for name in ("many", "one")
+    ]
+    assert written[0] == written[1]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        gallery.write(figures, tmp_path / "file")
