@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cream import notebook, presets
 
@@ -27,8 +28,11 @@ def test_papermill_lines_name_notebooks_parameters_and_presets(words):
     """Each with an output path, which papermill wants on a terminal."""
     _, source, out, *rest = words
     assert out.startswith("runs/") and out.endswith(".ipynb")
-    assert set(rest[::3]) <= {"-p", "-r"} and len(rest) % 3 == 0
-    given = dict(zip(rest[1::3], rest[2::3], strict=True))
+    given = {}
+    while rest:
+        flag, name, *rest = rest
+        assert flag in {"-p", "-r", "-y"}
+        given |= yaml.safe_load(name) if flag == "-y" else {name: rest.pop(0)}
     assert set(given) <= set(notebook.declared(ROOT / source))
     assert given.get("preset", "tiny") in presets.names()
 

@@ -75,6 +75,40 @@ def test_comparisons_of_one_scaling_say_what_is_taken_off():
     assert row.iloc[3].startswith("less sigma 1: +1.0 [+0.5, +1.5]<br>less sigma 2: ")
 
 
+def test_a_scaling_that_compares_nothing_has_one_line_beside_several():
+    """Not one a comparison, each of 0."""
+    rows = [contrast(f"sigma 3 over {k}", verdict, b=f"sigma {k}", scaling=scaling, bound=bound)
+            for scaling, verdict, bound in (("linear", "does not hold", "near 0"),
+                                            ("yarn", "cannot tell", ""))
+            for k in (1, 2, 4)]  # fmt: skip
+    row = summary(evidence(*rows)).loc["Sigma 3 is best"]
+    assert row.iloc[3].split("<br>")[:2] == ["linear: both near 0",
+                                             "less sigma 1: +1.0 [+0.5, +1.5]"]  # fmt: skip
+    assert len(row.iloc[3].split("<br>")) == len(row.iloc[5].split("<br>")) == 4
+    assert row["claim"].endswith(", YaRN")
+
+
+def test_the_second_look_lists_what_changed(made):
+    """Against verdicts of both, taken one by one; nothing where no base was added."""
+    assert reproduction_tables.second_look(evidence()).empty
+    runs = made.runs
+    named = dict(zip(sorted(set(runs["base"])), ("miniature", "seed1", "seed2"), strict=True))
+    first = runs.assign(base=runs["base"].map(named))
+    assert reproduction_tables.second_look(made._replace(runs=first)).empty
+    more = first[first["base"] == "seed1"].assign(base="seed3")
+    more["lines"] -= 30.0 * (more["variant"] == "cream")
+    both = pd.concat([first, more], ignore_index=True)
+    found = claims.contrasts(both)
+    table = reproduction_tables.second_look(Evidence(both, found, pd.DataFrame()))
+    then = claims.contrasts(first).set_index(["claim", "condition", "scaling"])["verdict"]
+    now = found[found["bound"] == ""].set_index(["claim", "condition", "scaling"])["verdict"]
+    changed = now[now != then.reindex(now.index)]
+    assert len(changed) == len(table) > 0 and {"3 bases", "4 bases"} < set(table.columns)
+    row = table[table["claim"] == changed.index[0][0]].iloc[0]
+    assert row["3 bases"].startswith(then[changed.index[0]])
+    assert row["4 bases"].startswith(changed.iloc[0])
+
+
 def test_perplexities_are_per_cent_and_themselves():
     """A loss is 100 times its nats: 300 to 250 are 20.1 to 12.2, which is -39.3 %."""
     found = evidence(contrast("flat perplexity", "holds", endpoint="rise", b=None, kind="most",

@@ -101,3 +101,55 @@ def test_a_variant_is_called_by_what_was_changed():
     row = next(pd.DataFrame([contrast("x", "holds", a="a tenth", b="mean 9")]).itertuples())
     assert verdicts.compared(row) == "a tenth of the steps - mean 9"
     assert verdicts.named("cream") == "CREAM" and verdicts.named("pose-v1") == "PoSE v1"
+
+
+def test_a_claim_about_one_scaling_names_the_data_alone():
+    """Not "It leads with NTK by NTK"."""
+    found = evidence(contrast("key-value average", "does not hold", scaling="ntk"),
+                     contrast("key-value average", "cannot tell", scaling="ntk",
+                              condition="mixed"))  # fmt: skip
+    text = verdicts.told(found)
+    assert "- **Does not hold**: It leads with NTK (text)." in text
+    assert "- **Cannot be told**: It leads with NTK (with retrieval)." in text
+
+
+def test_several_claims_hold_and_fail_in_the_plural():
+    """One holds, two fail."""
+    primary = {"family": "primary", "plan": "primary", "holm": 1.0}
+    said = [verdicts.told(evidence(*(
+        contrast("lines average", "does not hold", scaling=scaling, **primary)
+        for scaling in scalings
+    ))) for scalings in (("ntk",), ("ntk", "yarn"))]  # fmt: skip
+    assert "none holds, 1 fails, none cannot" in said[0] and "none holds, 2 fail, " in said[1]
+
+
+def test_linear_is_told_where_it_learns():
+    """With its intervals, and how many more queries the other method's windows held."""
+    at = {"plan": "dense", "condition": "dense-same", "scaling": "linear",
+          "family": "exploratory"}  # fmt: skip
+    name = "linear, dense retrieval: "
+    found = evidence(
+        contrast(name + "lines average", "cannot tell", value=-14.0, low=-50.0, high=22.0, **at),
+        contrast(name + "key-value average", "cannot tell", value=-2.0, low=-6.0, high=2.0, **at),
+        contrast(name + "skipped positions help, pose", "holds", a="pose", b="plain", value=40.0,
+                 low=34.0, high=46.0, **at),
+    )  # fmt: skip
+    asked = {"plain": {"queries_a_window": 9.0}, "pose": {"queries_a_window": 4.0}}
+    found = found._replace(layout={"dense-same": {"variants": asked}})
+    (said,) = [line for line in verdicts.told(found).splitlines() if "**Linear**" in line]
+    assert "n = 6 = 2 x 3" in said and "PoSE stands +40.0 [+34.0, +46.0] points" in said
+    assert "hold 2.2 times as many" in said.replace("2.25", "2.2")
+    assert "CREAM stands -14.0 [-50.0, +22.0] from PoSE in lines and -2.0 [-6.0, +2.0]" in said
+    assert "**Linear**" not in verdicts.told(evidence(contrast("randpos is 0", "holds")))
+
+
+def test_free_content_stands_between_cream_and_pose():
+    """Its perplexity, where it was run."""
+    at = {"plan": "scale64", "endpoint": "log_ppl_far", "kind": "most", "family": "exploratory"}
+    rows = [contrast("scale 64: perplexity no higher than pose", "does not hold", level_a=562.0,
+                     level_b=326.0, **at),
+            contrast("scale 64: free content, perplexity no higher than pose", "does not hold",
+                     a="content free", level_a=363.0, level_b=326.0, **at)]  # fmt: skip
+    assert "is 276 after CREAM and 26 after PoSE" in verdicts.told(evidence(rows[0]))
+    both = verdicts.told(evidence(*rows))
+    assert "is 276 after CREAM, 38 with its content read freely and 26 after PoSE" in both
