@@ -8,7 +8,8 @@
 
 Plans are in `design`. A run whose record is in --rows or in one of --done is not run again; no run
 begins after --minutes; a killed grid, started again, goes on. Every card that is seen gets
---processes workers. What belongs here: the command and its processes.
+--processes workers; with NVIDIA's MPS started before (`nvidia-cuda-mps-control -d`) their kernels
+run side by side. What belongs here: the command and its processes.
 """
 
 from __future__ import annotations

@@ -35,6 +35,9 @@ from cream.verdicts import told
 
 __all__ = ["check", "evidence_of", "fill", "main", "parts"]
 
+# The commits that measured the rows of the first look (PREREGISTRATION, changes).
+FIRST_LOOK = ("80e8537", "dd79957", "0652a18", "f19db07", "34f6964")
+
 
 # ------------------------------------------------------------------------------------- the file
 
@@ -54,14 +57,17 @@ def evidence_of(*paths: Path) -> tuple[Evidence, str]:
             f"{len(runs):,} models; commit {drawn['commit']}).")  # fmt: skip
     counts = layout.read(file)
     found = claims.contrasts(runs, flagged=layout.flagged(counts))
-    return Evidence(runs, found, rows, counts), said
+    then = frame["commit"].astype(str).str[:7].isin(FIRST_LOOK)
+    first = claims.units(frame[then]) if then.any() else pd.DataFrame()
+    return Evidence(runs, found, rows, counts, first), said
 
 
 def parts(paths: Sequence[Path], paper: Path) -> dict[str, str]:
     """Return every part of the file that is made from rows, by name."""
     evidence, said = evidence_of(*paths)
     every = details(evidence, paper) if len(evidence.contrasts) else {}
-    rates, shared = sensitivity(evidence.runs), leakage(evidence.layout)
+    shared = leakage(evidence.layout)
+    rates = {name: sensitivity(evidence.runs, name) for name in ("lines", "kv", "in_window")}
     seen, changed = queries(evidence.layout), second_look(evidence)
     return {
         "told": told(evidence),
@@ -70,7 +76,8 @@ def parts(paths: Sequence[Path], paper: Path) -> dict[str, str]:
         "contrasts": "\n\n".join(f"### {title}\n\n{markdown(table)}" for title, table in
                                  every.items()) or "Not run.",
         "second look": markdown(changed) if len(changed) else "No verdict changed.",
-        "sensitivity": markdown(rates) if len(rates) else "Not run.",
+        "sensitivity": "\n\n".join(f"### {claims.ENDPOINTS[name]}\n\n{markdown(table)}"
+                                   for name, table in rates.items() if len(table)) or "Not run.",
         "queries": markdown(seen) if len(seen) else "Not counted.",
         "leakage": markdown(shared) if len(shared) else "Not counted.",
         "slips": slips(paper),

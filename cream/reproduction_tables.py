@@ -35,7 +35,8 @@ from cream.verdicts import (
 __all__ = ["details", "leakage", "markdown", "queries", "releases", "second_look", "sensitivity",
            "slips", "summary"]  # fmt: skip
 
-FIRST_BASES = ("miniature", "seed1", "seed2")  # others were added after the first look
+# What differs between two looks at a contrast.
+LOOK = ("verdict", "value", "low", "high", "n", "seeds", "seeds_most", "bases")
 # What tells the lines of a row apart.
 SHORT = {"lines": "lines", "middle": "middle - ends", "middle_accuracy": "middle", "rise": "from N",
          "log_ppl_far": "less PoSE"}  # fmt: skip
@@ -211,30 +212,30 @@ def _every(part: pd.DataFrame, numbers: Mapping[tuple[str, str], float]) -> pd.D
 
 
 def second_look(evidence: Evidence) -> pd.DataFrame:
-    """Return the verdicts that the bases added after a first look changed, with both, as texts.
+    """Return the verdicts that runs added after a first look changed, with both, as texts.
 
-    Comparisons that compare nothing are left out. Empty where no base was added.
+    Comparisons that compare nothing are left out, and those without runs at the first look. Empty
+    where no run was added.
     """
-    runs = evidence.runs
-    if not len(runs) or set(runs["base"]) <= set(FIRST_BASES):
+    if not len(evidence.first) or len(evidence.first) == len(evidence.runs):
         return pd.DataFrame()
-    runs = runs[runs["plan"] != "dense"]  # it was run once, after the first look
-    first = claims.contrasts(runs[runs["base"].isin(FIRST_BASES)],
-                             flagged=layout.flagged(evidence.layout))  # fmt: skip
+    first = claims.contrasts(evidence.first, flagged=layout.flagged(evidence.layout))
     keys = ["claim", "condition", "scaling"]
-    both = first.merge(evidence.contrasts, on=keys, suffixes=("_then", ""))
+    both = first[first["n"] > 0].merge(evidence.contrasts, on=keys, suffixes=("_then", ""))
     both = both[(both["verdict_then"] != both["verdict"]) & (both["bound"] == "")]
     rows = []
     for row in both.itertuples():
-        then = row._replace(value=row.value_then)
+        then = row._replace(**{name: getattr(row, f"{name}_then") for name in LOOK})
         rows.append((row.claim, f"{DATA[row.condition]}, {SCALING[row.scaling]}".rstrip(", "),
-                     f"{row.verdict_then}: {_value(then)} "
-                     f"{_interval(row, row.low_then, row.high_then)}",
-                     f"{row.verdict}: {_value(row)} {_interval(row, row.low, row.high)}",
-                     row.family))  # fmt: skip
-    bases = [str(int(both[name].max())) if len(both) else "-" for name in ("bases_then", "bases")]
-    columns = ["claim", "data, scaling", f"{bases[0]} bases", f"{bases[1]} bases", "family"]
+                     *_look(then), *_look(row), row.family))  # fmt: skip
+    columns = ["claim", "data, scaling", "at the first look", "n = seeds x bases", "now",
+               "n = seeds x bases, now", "family"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
+
+
+def _look(row: tuple) -> tuple[str, str]:
+    value = f"{row.verdict}: {_value(row)} {_interval(row, row.low, row.high)}"
+    return value, counted(row.n, row.seeds, row.seeds_most, row.bases)
 
 
 def sensitivity(runs: pd.DataFrame, endpoint: str = "lines") -> pd.DataFrame:

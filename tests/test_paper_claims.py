@@ -34,7 +34,8 @@ def test_every_entry_has_the_papers_words_and_claims_that_exist():
         assert set(entry.claims) | set(entry.beside) <= set(known)
         assert entry.claims or entry.measure
         if entry.claims:
-            plans = dict.fromkeys(known[name].plan for name in entry.claims)
+            named = (*entry.claims, *entry.beside)
+            plans = dict.fromkeys(known[name].plan for name in named)
             assert set(plans) <= set(PLANS)
             assert entry.command == " && ".join(f"python -m cream.grid {plan}" for plan in plans)
 

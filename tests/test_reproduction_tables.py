@@ -91,22 +91,24 @@ def test_a_scaling_that_compares_nothing_has_one_line_beside_several():
 def test_the_second_look_lists_what_changed(made):
     """Against verdicts of both, taken one by one; nothing where no base was added."""
     assert reproduction_tables.second_look(evidence()).empty
-    runs = made.runs
-    named = dict(zip(sorted(set(runs["base"])), ("miniature", "seed1", "seed2"), strict=True))
-    first = runs.assign(base=runs["base"].map(named))
-    assert reproduction_tables.second_look(made._replace(runs=first)).empty
-    more = first[first["base"] == "seed1"].assign(base="seed3")
+    first = made.runs
+    assert reproduction_tables.second_look(made._replace(first=first)).empty
+    more = first[first["base"] == first["base"].iloc[0]].assign(base="another")
     more["lines"] -= 30.0 * (more["variant"] == "cream")
     both = pd.concat([first, more], ignore_index=True)
     found = claims.contrasts(both)
-    table = reproduction_tables.second_look(Evidence(both, found, pd.DataFrame()))
-    then = claims.contrasts(first).set_index(["claim", "condition", "scaling"])["verdict"]
-    now = found[found["bound"] == ""].set_index(["claim", "condition", "scaling"])["verdict"]
+    table = reproduction_tables.second_look(Evidence(both, found, pd.DataFrame(), {}, first))
+    keys = ["claim", "condition", "scaling"]
+    then = claims.contrasts(first).set_index(keys)["verdict"]
+    now = found[(found["bound"] == "") & (found["n"] > 0)].set_index(keys)["verdict"]
     changed = now[now != then.reindex(now.index)]
-    assert len(changed) == len(table) > 0 and {"3 bases", "4 bases"} < set(table.columns)
-    row = table[table["claim"] == changed.index[0][0]].iloc[0]
-    assert row["3 bases"].startswith(then[changed.index[0]])
-    assert row["4 bases"].startswith(changed.iloc[0])
+    assert len(changed) == len(table) > 0
+    for (name, *_), (_, row) in zip(changed.index, table.iterrows(), strict=True):
+        assert row["claim"] == name
+    row = table.iloc[0]
+    assert row["at the first look"].startswith(then[changed.index[0]])
+    assert row["now"].startswith(changed.iloc[0])
+    assert row["n = seeds x bases"] == "6 = 2 x 3" and row.iloc[5] == "8 = 2 x 4"
 
 
 def test_perplexities_are_per_cent_and_themselves():
