@@ -21,8 +21,8 @@ from scipy import stats
 
 from cream import statistics
 
-__all__ = ["CLAIMS", "ENDPOINTS", "MARGIN", "Claim", "condition_name", "contrasts", "levels",
-           "units", "verdict"]  # fmt: skip
+__all__ = ["CLAIMS", "ENDPOINTS", "MARGIN", "Claim", "condition_name", "contrasts", "units",
+           "verdict"]  # fmt: skip
 
 MARGIN = 5.0  # points (or per cent of perplexity): smaller differences count as none
 ALPHA = 0.05
@@ -120,16 +120,13 @@ CLAIMS = (
           "pose", "most", "exploratory", "scale64"),
     Claim("scale 64: free content, more lines than cream", "lines_all", "content free", "cream",
           "lead", "exploratory", "scale64"),
-    Claim("linear, dense retrieval: lines average", "lines", "cream", "pose", "lead",
-          "exploratory", "dense"),
-    Claim("linear, dense retrieval: middle", "middle", "cream", "pose", "lead", "exploratory",
-          "dense"),
-    Claim("linear, dense retrieval: key-value average", "kv", "cream", "pose", "lead",
-          "exploratory", "dense"),
-    Claim("linear, dense retrieval: skipped positions help, pose", "lines", "pose", "plain", "lead",
-          "exploratory", "dense"),
-    Claim("linear, dense retrieval: full length is no better", "lines", "cream", "full", "kept",
-          "exploratory", "dense"),
+    *(Claim(f"linear, dense retrieval: {what}", endpoint, a, b, kind, "exploratory", "dense")
+      for what, endpoint, a, b, kind in (
+          ("lines average", "lines", "cream", "pose", "lead"),
+          ("middle", "middle", "cream", "pose", "lead"),
+          ("key-value average", "kv", "cream", "pose", "lead"),
+          ("skipped positions help, pose", "lines", "pose", "plain", "lead"),
+          ("full length is no better", "lines", "cream", "full", "kept"))),
 )  # fmt: skip
 
 
@@ -379,16 +376,3 @@ def verdict(
     if low > 0 and (holm is None or holm < ALPHA):
         return HOLDS
     return FAILS if high < 0 or (low >= -margin and high <= margin) else OPEN
-
-
-def levels(runs: pd.DataFrame, endpoint: str = "lines", plan: str = "primary") -> pd.DataFrame:
-    """Return the level of every variant, condition and scaling: value, low, high, bases, runs."""
-    of_plan = runs[(runs["plan"] == plan) & runs[endpoint].notna()]
-    keys = ["condition", "scaling", "variant"]
-    found = []
-    for key, part in of_plan.groupby(keys, sort=False):
-        level = statistics.two_level(part, endpoint)
-        bases = part["base"].nunique()
-        found.append((*key, part.groupby("base")[endpoint].mean().mean(), level.low, level.high,
-                      level.unit, bases, len(part)))  # fmt: skip
-    return pd.DataFrame(found, columns=[*keys, "value", "low", "high", "unit", "bases", "runs"])

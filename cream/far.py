@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from cream import statistics
-from cream.claims import condition_name
+from cream.claims import CONDITIONS, condition_name
 from cream.positions import METHODS
 from cream.style import finish, in_order, legend, printed, sheet, style, times_n
 
@@ -112,7 +112,7 @@ def reach(counts: Mapping, scale: int = 64) -> pd.DataFrame:
     tokens is told), read (share of the corpus's tokens that a run reads). Empty without counts.
     """
     at, found = f", scale {scale}", []
-    for condition in ("text", "mixed"):
+    for condition in CONDITIONS:
         for name, row in counts.get(condition, {}).get("variants", {}).items():
             if name.endswith(at) and "text_read" in row:
                 pairs = np.array(counts["told_distances_of_tokens"][name])
@@ -177,7 +177,7 @@ def picture(runs: pd.DataFrame, reached: pd.DataFrame, measure: str, label: str)
     if found.empty or reached.empty:
         raise ValueError("there are no runs, or no counts of what they read: run the plan scale64")
     found = found.merge(reached, left_on=["condition", "a"], right_on=["condition", "variant"])
-    conditions = [name for name in ("text", "mixed") if name in set(found["condition"])]
+    conditions = [name for name in CONDITIONS if name in set(found["condition"])]
     shape = (len(conditions), 2)
     figure, axes = sheet(6.6, 0.8 + 2.3 * len(conditions), *shape, sharey="row", sharex="col")
     for line, condition in zip(axes, conditions, strict=True):

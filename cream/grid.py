@@ -64,7 +64,8 @@ __all__ = [
     "setting",
 ]
 
-RECIPES = dict.fromkeys(("dense-recipe", "dense"), "recipe_dense.json")  # others: recipe.json
+# Where the recipes of a plan stand; those of all others in recipe.json.
+RECIPE_FILES = dict.fromkeys(("dense-recipe", "dense"), "recipe_dense.json")
 GRACE = 60  # seconds for runs that are under way at the deadline
 FAILURES = 3  # in a row, after which a worker gives up
 log = logging.getLogger(__name__)
@@ -323,7 +324,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="0-7", type=_seeds)
     parser.add_argument("--rows", type=Path, help="the file that records are appended to")
     parser.add_argument("--done", nargs="*", default=[], type=Path, help="records of other calls")
-    parser.add_argument("--recipe", type=Path, help="their file; data/results/recipe.json")
+    parser.add_argument(
+        "--recipe", type=Path, help="file of the recipes; by default the plan's in data/results"
+    )
     parser.add_argument("--shard", default="0/1", type=_shard)
     parser.add_argument("--processes", default=4, type=int, help="workers a card")
     parser.add_argument("--minutes", default=8.0, type=float, help="no run begins after these")
@@ -356,7 +359,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _plan(given: argparse.Namespace, bases: Sequence[str], began: float) -> None:
     names = [Path(base).name for base in bases]
-    path = given.recipe or Path("data/results") / RECIPES.get(given.what, "recipe.json")
+    path = given.recipe or Path("data/results") / RECIPE_FILES.get(given.what, "recipe.json")
     recipes = None if given.what in WITHOUT_RECIPES else read_recipes(path)
     listed = plan(given.what, names, given.seeds, recipes)
     if given.rows is None:

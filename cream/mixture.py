@@ -81,7 +81,7 @@ class Recipe:
             )
 
 
-DENSE: dict[str, Any] = {
+_DENSE: dict[str, Any] = {
     "source": "pretrain",
     "text_tokens": 1_920_000,
     "share": 0.92,
@@ -116,8 +116,8 @@ RECIPES: dict[str, Recipe] = {
     ),
     # For linear, which neither brings back: retrieval above all, and of most documents the answers
     # alone are learnt; in other words than the evaluations', and in theirs.
-    "grid-dense": Recipe(**DENSE, wording="other"),
-    "grid-dense-same": Recipe(**DENSE),
+    "grid-dense": Recipe(**_DENSE, wording="other"),
+    "grid-dense-same": Recipe(**_DENSE),
     # The paper's sets, at their newest: no commit of them was seen here. The manifest records which
     # was read; `revision` asks for it again.
     "llama2-7b": Recipe(

@@ -75,7 +75,8 @@ def parts(paths: Sequence[Path], paper: Path) -> dict[str, str]:
         "claims": markdown(summary(evidence, paper)),
         "contrasts": "\n\n".join(f"### {title}\n\n{markdown(table)}" for title, table in
                                  every.items()) or "Not run.",
-        "second look": markdown(changed) if len(changed) else "No verdict changed.",
+        "second look": (markdown(changed) if len(changed)
+                        else "No verdict changed, or no run was added after a first look."),
         "sensitivity": "\n\n".join(f"### {claims.ENDPOINTS[name]}\n\n{markdown(table)}"
                                    for name, table in rates.items() if len(table)) or "Not run.",
         "queries": markdown(seen) if len(seen) else "Not counted.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from made_grid import LEVELS, answers, runs
+from made_grid import answers, runs
 from scipy import stats
 
 from cream import claims
@@ -183,15 +183,6 @@ def test_flagged_variants_are_sensitivity_rows(frame):
     with_pose = {c.name for c in CLAIMS if c.plan == "scale64" and "pose" in (c.a, c.b)}
     assert set(said[said == "sensitivity"].index) == with_pose
     assert "scale 64: cream over pose" in with_pose
-
-
-def test_levels_say_every_variant(frame):
-    """Two-level, too."""
-    found = claims.levels(units(frame))
-    assert set(found["variant"]) == set(LEVELS)
-    cream = found.query("variant == 'cream' and condition == 'text' and scaling == 'yarn'").iloc[0]
-    assert cream["low"] < cream["value"] < cream["high"]
-    assert cream["value"] == pytest.approx(60, abs=8)
 
 
 def test_claims_have_names_of_their_own():
