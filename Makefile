@@ -3,7 +3,7 @@
 
 PYTHON = python3#                a Python 3.11 or later, to create .venv with
 BIN = .venv/bin#                 of another environment: make reproduce BIN=$$CONDA_PREFIX/bin
-PRESET = miniature#              the numbers of cream/presets.py; tiny: only to see everything run
+PRESET = miniature#              the numbers of cream/presets/named.py; tiny: only to see everything run
 OUT = runs/reproduce#            everything that `make reproduce` writes, but for downloads
 
 SCALED = scaled:yarn:8#          the base scaled as the preset trains it, not tuned
@@ -12,7 +12,7 @@ MODELS = original,$(SCALED),$(OUT)/pose,$(OUT)/cream
 PAPERMILL = $(BIN)/python -m papermill --no-progress-bar --log-level ERROR --stderr-file /dev/stderr
 
 ENV = $(if $(filter .venv/bin,$(BIN)),.venv/.installed)
-CODE = $(ENV) $(wildcard cream/*.py cream/tasks/*.py data/miniature/*.safetensors)
+CODE = $(ENV) $(shell find cream -name "*.py") $(wildcard data/miniature/*.safetensors)
 
 .PHONY: help env reproduce figures claims verify grid-data test test-fast lint
 .NOTPARALLEL:
@@ -90,7 +90,7 @@ $(OUT)/figures/.done: notebooks/09_figures.ipynb $(ROWS)
 	@touch $@
 
 reproduce: $(OUT)/figures/.done
-	@$(BIN)/python -m cream.report $(OUT)/rows --figures $(OUT)/figures
+	@$(BIN)/python -m cream.reproduction.report $(OUT)/rows --figures $(OUT)/figures
 
 figures: $(ENV)
 	@mkdir -p runs
@@ -104,8 +104,8 @@ verify: $(ENV)
 
 # What the grid trains on, and what is known of it (data/results/grid_data.json).
 grid-data: $(ENV)
-	$(BIN)/python -m cream.grid prepare
-	$(BIN)/python -m cream.dossier
+	$(BIN)/python -m cream.study prepare
+	$(BIN)/python -m cream.study.data_report
 
 lint: $(ENV)
 	$(BIN)/python -m ruff check .

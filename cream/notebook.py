@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import nbformat
 
-from cream.provenance import commit, versions
+from cream.utils.provenance import commit, versions
 
 __all__ = ["Parameter", "Run", "begin", "declared", "find_root"]
 

@@ -2,6 +2,8 @@
 
 import os
 
+from cream.study.analysis import endpoints
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -19,7 +21,7 @@ from made_campaign import campaign
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from cream import claims, retrieval
+from cream.data.retrieval import documents
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed need not look for others
@@ -61,9 +63,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 def _texts() -> Iterator[str]:
     rng = np.random.default_rng(0)
-    for family in retrieval.FAMILIES:
+    for family in documents.FAMILIES:
         for _ in range(20):
-            yield retrieval.training_document(family, rng, 300, text=TEXT).text
+            yield documents.training_document(family, rng, 300, text=TEXT).text
 
 
 @pytest.fixture(scope="session")
@@ -108,4 +110,4 @@ def grid_answers() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def grid_runs(grid_answers) -> pd.DataFrame:
     """Its runs, as `claims.units` has them; not to be written into."""
-    return claims.units(grid_answers)
+    return endpoints.units(grid_answers)

@@ -14,17 +14,11 @@ from uuid import UUID
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from cream.chat import UserTurn
-from cream.json_lines import json_lines
-from cream.retrieval import answer_text, draw_records, pair_prompt
-from cream.tasks import Example
-from cream.tasks.building import (
-    checked_lengths,
-    counter,
-    depth,
-    largest_that_fits,
-    sample_rng,
-)
+from cream.data.chat import UserTurn
+from cream.data.retrieval.documents import answer_text, draw_records, pair_prompt
+from cream.tasks.base import Example
+from cream.tasks.prompts import checked_lengths, counter, depth, largest_that_fits, sample_rng
+from cream.utils.jsonl import json_lines
 
 __all__ = [
     "GOLD_OFFICIAL",

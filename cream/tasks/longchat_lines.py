@@ -13,18 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from cream import vocabulary
-from cream.chat import UserTurn
-from cream.json_lines import json_lines
-from cream.retrieval import Prompt, draw_records, line_prompt, line_text
-from cream.tasks import Example
-from cream.tasks.building import (
-    checked_lengths,
-    counter,
-    depth,
-    largest_that_fits,
-    sample_rng,
-)
+from cream.data.chat import UserTurn
+from cream.data.retrieval import vocabulary
+from cream.data.retrieval.documents import Prompt, draw_records, line_prompt, line_text
+from cream.tasks.base import Example
+from cream.tasks.prompts import checked_lengths, counter, depth, largest_that_fits, sample_rng
+from cream.utils.jsonl import json_lines
 
 __all__ = [
     "LENGTHS_PAPER",

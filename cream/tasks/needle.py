@@ -12,10 +12,8 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from cream.chat import UserTurn
-from cream.haystack import stretch
-from cream.judging import rouge_l
-from cream.retrieval import (
+from cream.data.chat import UserTurn
+from cream.data.retrieval.documents import (
     Prompt,
     answer_text,
     draw_records,
@@ -23,16 +21,12 @@ from cream.retrieval import (
     needle_text,
     question_text,
 )
-from cream.tasks import Example
-from cream.tasks.building import (
-    checked_lengths,
-    counter,
-    depth,
-    largest_that_fits,
-    sample_rng,
-)
-from cream.tasks.hiding import PLACEMENTS, Page, Sentence
+from cream.tasks.base import Example
+from cream.tasks.haystack import stretch
 from cream.tasks.longchat_lines import VICUNA
+from cream.tasks.needle_insertion import PLACEMENTS, Page, Sentence
+from cream.tasks.prompts import checked_lengths, counter, depth, largest_that_fits, sample_rng
+from cream.tasks.rouge import rouge_l
 
 __all__ = [
     "DEPTHS_PAPER",

@@ -12,10 +12,17 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from cream.chat import UserTurn
-from cream.retrieval import Prompt, answer_text, draw_records, needle_text, question_text
-from cream.tasks import Example, needle
-from cream.tasks.building import checked_lengths, counter, largest_that_fits, sample_rng
+from cream.data.chat import UserTurn
+from cream.data.retrieval.documents import (
+    Prompt,
+    answer_text,
+    draw_records,
+    needle_text,
+    question_text,
+)
+from cream.tasks import needle
+from cream.tasks.base import Example
+from cream.tasks.prompts import checked_lengths, counter, largest_that_fits, sample_rng
 
 __all__ = [
     "BLOCKS",

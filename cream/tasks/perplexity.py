@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedModel
 
-from cream.inference import log_likelihood
-from cream.tasks import Example
-from cream.tasks.building import checked_lengths
-from cream.tasks.long_texts import Document, choose, from_corpus
+from cream.inference.generation import log_likelihood
+from cream.tasks.base import Example
+from cream.tasks.perplexity_texts import Document, choose, from_corpus
+from cream.tasks.prompts import checked_lengths
 
 __all__ = [
     "MODES",

@@ -9,8 +9,9 @@ from types import ModuleType
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cream import models
-from cream.inference import greedy
-from cream.tasks import Example, kv_retrieval, longchat_lines, needle
+from cream.inference.generation import greedy
+from cream.tasks import kv_retrieval, longchat_lines, needle
+from cream.tasks.base import Example
 
 __all__ = ["in_window_retrieval", "skills"]
 

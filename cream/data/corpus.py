@@ -1,0 +1,282 @@
+"""Long documents on disk: tokenised once, filtered, split, memory-mapped, with a manifest.
+
+What belongs here: turning a stream of documents into a corpus folder, and reading one. Where
+documents come from is in ``documents`` and ``sources``; what the presets mix is in ``mixture``.
+
+A corpus is a folder with ``manifest.json`` and one saved ``datasets`` Dataset a split (``train``,
+``validation``, ``test``) with the columns ``input_ids`` (uint16, or int32 for a vocabulary of
+65,536 or more), ``num_tokens``, ``source``, ``name``, ``kind`` and ``answers`` (pairs of token
+places: where there are any, the loss counts only what lies between them).
+"""
+
+import datetime
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from cream.data.tokenization import encoded, pieces
+from cream.data.tokenizer import train_tokenizer
+from cream.data.writer import FORMAT, Shelf, beside, token_type
+from cream.utils.provenance import commit, hash_of, versions
+
+__all__ = ["Corpus", "Documents", "build", "open_corpus", "tokenizer_hash", "train_tokenizer"]
+
+PROBE = "Line 12-ab: REGISTER_CONTENT is <94321>\n\tnaïve 漢字 <s></s> don't  stop."
+
+
+class Documents:
+    """The documents of one split, read without copying; picklable, for data loader workers."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.dataset = datasets.load_from_disk(str(self.folder)).with_format("numpy")
+        self._starts, self._tokens = self._lists("input_ids")
+        _, self._answers = self._lists("answers")
+
+    def _lists(self, name: str) -> tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]:
+        chunks = self.dataset.data.column(name).chunks
+        return np.cumsum([0] + [len(chunk) for chunk in chunks]), [
+            (chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=True))
+            for chunk in chunks
+        ]
+
+    def __reduce__(self) -> tuple[type, tuple[Path]]:
+        return Documents, (self.folder,)
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def tokens(self, index: int) -> np.ndarray:
+        """Return the token ids of a document: a read-only view of the file, shape (num_tokens,)."""
+        return self._item(self._tokens, index)
+
+    def answers(self, index: int) -> np.ndarray:
+        """Return the spans [start, end) of tokens that alone are learnt, int32 (spans, 2).
+
+        None for most documents: every token is learnt.
+        """
+        return self._item(self._answers, index).reshape(-1, 2)
+
+    def _item(self, chunks: list[tuple[np.ndarray, np.ndarray]], index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(f"document {index} of {len(self)}")
+        place = int(np.searchsorted(self._starts, index, side="right")) - 1
+        offsets, values = chunks[place]
+        local = index - self._starts[place]
+        return values[offsets[local] : offsets[local + 1]]
+
+    @cached_property
+    def num_tokens(self) -> np.ndarray:
+        """Tokens of each document, int64, BOS included where the manifest says so."""
+        return self.dataset.data.column("num_tokens").to_numpy()
+
+    def column(self, name: str) -> list[str]:
+        """Return ``source``, ``name`` or ``kind`` of every document."""
+        return self.dataset.data.column(name).to_pylist()
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus folder and what its manifest says."""
+
+    path: Path
+    manifest: dict[str, Any]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that hold documents."""
+        return tuple(self.manifest["splits"])
+
+    def split(self, name: str) -> Documents:
+        """Open one split; ValueError names the ones there are."""
+        if name not in self.splits:
+            raise ValueError(f"{self.path} has no split {name!r}; it has {', '.join(self.splits)}")
+        return Documents(self.path / name)
+
+    def counts(self) -> pd.DataFrame:
+        """Return a row a source: split, source, kind, documents kept and dropped, tokens."""
+        return pd.DataFrame(self.manifest["counts"])
+
+    def table(self) -> pd.DataFrame:
+        """Return a row a document: split, source, name, kind, num_tokens."""
+        parts = []
+        for name in self.splits:
+            opened = self.split(name)
+            columns = {key: opened.column(key) for key in ("source", "name", "kind")}
+            parts.append(pd.DataFrame({"split": name, **columns, "num_tokens": opened.num_tokens}))
+        return pd.concat(parts, ignore_index=True)
+
+
+def open_corpus(path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> Corpus:
+    """Open a corpus folder, checking its manifest, schema and (if given) its tokenizer.
+
+    Raises:
+        FileNotFoundError: no corpus there, or a split is missing.
+        ValueError: another format, another schema, or another tokenizer.
+    """
+    path = Path(path)
+    manifest = _manifest(path)
+    if manifest is None:
+        raise FileNotFoundError(f"{path} holds no corpus (manifest.json): make one with 01_data")
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} has corpus format {manifest.get('format')}, this code reads {FORMAT}: "
+            "build it again with overwrite"
+        )
+    corpus = Corpus(path, manifest)
+    for name, counted in manifest["splits"].items():
+        _check_split(corpus, name, counted["documents"])
+    if tokenizer is not None and tokenizer_hash(tokenizer) != manifest["tokenizer"]["hash"]:
+        raise ValueError(
+            f"{path} was tokenised by {manifest['tokenizer']['name']} "
+            f"({manifest['tokenizer']['vocab_size']} entries), not by the tokenizer given "
+            f"({len(tokenizer)} entries): build a corpus for this base with 01_data"
+        )
+    return corpus
+
+
+def _check_split(corpus: Corpus, name: str, expected: int) -> None:
+    if not (corpus.path / name).is_dir():
+        raise FileNotFoundError(f"{corpus.path / name} is missing: build the corpus again")
+    documents = corpus.split(name)
+    wanted = token_type(corpus.manifest["tokenizer"]["vocab_size"])
+    found = documents.dataset.features
+    if set(found) != {"input_ids", "num_tokens", "source", "name", "kind", "answers"}:
+        raise ValueError(f"{corpus.path / name} has columns {sorted(found)}: not a corpus of ours")
+    if found["input_ids"].feature.dtype != wanted or len(documents) != expected:
+        raise ValueError(
+            f"{corpus.path / name} holds {len(documents)} documents of "
+            f"{found['input_ids'].feature.dtype}, its manifest says {expected} of {wanted}: "
+            "build the corpus again"
+        )
+
+
+def _manifest(path: Path) -> dict[str, Any] | None:
+    file = path / "manifest.json"
+    if not file.is_file():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}): build the corpus again") from None
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return 16 hex digits that two tokenizers share when they cut text alike.
+
+    Over the vocabulary and a probe with and without special tokens, not over files, whose layout
+    differs between library versions.
+    """
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hash_of(vocabulary, tokenizer(PROBE)["input_ids"],
+                   tokenizer(PROBE, add_special_tokens=False)["input_ids"])  # fmt: skip
+
+
+def build(
+    out: str | Path,
+    documents: Iterable[Mapping[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    window: int,
+    recipe: Mapping[str, Any],
+    sources: Iterable[Mapping[str, Any]] = (),
+    bos: bool = True,
+    piece_tokens: int | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Corpus:
+    """Tokenise, filter and store a stream of documents; skip when that corpus is there already.
+
+    Args:
+        out: the corpus folder; it appears when complete, never half-written.
+        documents: mappings with ``split``, ``source``, ``name``, ``kind`` and either ``text`` or
+            ``input_ids``; not touched when the corpus is there.
+        tokenizer: cuts ``text``. Special tokens spelt out in text stay text, but in kind "chat".
+        window: documents of fewer tokens are dropped and counted.
+        recipe: all else that decides the tokens, as JSON; with the arguments it is the corpus's
+            identity.
+        sources: what the manifest says about where the text came from.
+        bos: prepend BOS once to each document of text (and to each piece); ``input_ids`` stay.
+        piece_tokens: cut training texts of two or more times this length into equal pieces of at
+            least this many tokens, since an epoch reads one window of each document.
+        overwrite: replace a corpus of another recipe.
+
+    Raises:
+        ValueError: no document is long enough, a token id outside the vocabulary, a tokenizer
+            without BOS, or ``out`` holds a corpus of another recipe.
+        OSError: the disk is full; nothing is left behind.
+    """
+    out, settings = Path(out), {"window": window, "bos": bos, "piece_tokens": piece_tokens}
+    _check_settings(tokenizer, **settings)
+    identity = hash_of(FORMAT, dict(recipe), settings, tokenizer_hash(tokenizer))
+    if _is_there(out, identity, overwrite):
+        return open_corpus(out)
+    prefix, quiet = [tokenizer.bos_token_id] if bos else [], not progress
+    stream = pieces(encoded(documents, tokenizer, bos), piece_tokens, prefix)
+    with beside(out) as folder:
+        shelf = Shelf(folder, len(tokenizer), window)
+        try:
+            for document in tqdm(stream, "tokenised", unit=" doc", mininterval=1, disable=quiet):
+                shelf.add(document)
+            counted = shelf.close()
+        finally:
+            shelf.abandon()
+        manifest = {
+            "format": FORMAT, "recipe_hash": identity, "recipe": dict(recipe), **settings,
+            "bos_policy": _bos_policy(tokenizer, bos), "tokenizer": _named(tokenizer),
+            "sources": [dict(source) for source in sources], **counted,
+            "command": " ".join(sys.argv), "commit": commit(), "versions": versions(),
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }  # fmt: skip
+        text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+        (folder / "manifest.json").write_text(text, encoding="utf-8")
+    return open_corpus(out)
+
+
+def _named(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    name = Path(tokenizer.name_or_path).name
+    return {"name": name, "hash": tokenizer_hash(tokenizer), "vocab_size": len(tokenizer)}
+
+
+def _check_settings(
+    tokenizer: PreTrainedTokenizerBase, window: int, bos: bool, piece_tokens: int | None
+) -> None:
+    if window < 2:
+        raise ValueError(f"window {window} must be at least 2 tokens")
+    if piece_tokens is not None and piece_tokens < window:
+        raise ValueError(f"piece_tokens {piece_tokens} is below the window {window}: raise it")
+    if bos and tokenizer.bos_token_id is None:
+        raise ValueError("the tokenizer has no BOS token: pass bos=False")
+
+
+def _bos_policy(tokenizer: PreTrainedTokenizerBase, bos: bool) -> str:
+    if not bos:
+        return "none prepended"
+    token = f"{tokenizer.bos_token} ({tokenizer.bos_token_id})"
+    return f"{token} once a document, counted in num_tokens; documents given as ids keep theirs"
+
+
+def _is_there(out: Path, identity: str, overwrite: bool) -> bool:
+    """Whether this very corpus exists; ValueError where something else is in its place."""
+    if not out.exists():
+        return False
+    manifest = _manifest(out)
+    if manifest is not None and manifest.get("recipe_hash") == identity:
+        return True
+    if manifest is None and any(out.iterdir()):
+        raise ValueError(f"{out} holds files that are no corpus: choose another out")
+    if manifest is not None and not overwrite:
+        raise ValueError(
+            f"{out} holds a corpus of another recipe ({manifest.get('recipe_hash')}, asked "
+            f"{identity}): choose another out, or overwrite=True to replace it"
+        )
+    return False

@@ -1,0 +1,369 @@
+"""What a fine-tuning corpus is mixed of: text from anywhere, and generated retrieval documents.
+
+What belongs here: the recipe of each preset's corpus and the one call that makes it.
+
+    prepare(RECIPES["miniature"], tokenizer, "runs/corpora/miniature")
+"""
+
+import dataclasses
+import functools
+import itertools
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from cream.data import distributions, manuals, readers
+from cream.data.chat import ChatTemplate
+from cream.data.corpus import Corpus, build
+from cream.data.retrieval import documents
+from cream.data.tokenization import count_tokens
+from cream.utils.provenance import hash_of
+
+__all__ = ["RECIPES", "Recipe", "generate", "get", "prepare", "spans", "training_texts"]
+
+NAMED = (*distributions.TIERS, "standard-library")
+PARALLEL_TOKENS = 2_000_000  # below this, starting processes takes longer than generating
+_inherited: "Callable[[int], Generated] | None" = None
+
+
+class Generated(NamedTuple):
+    """A generated document, its tokens, and the characters that alone are learnt (none: all)."""
+
+    text: str
+    length: int
+    answers: list[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a corpus but the tokenizer."""
+
+    source: str = "reproduce"  # a tier of sources, "standard-library", a path or a hub id
+    window: int = 512  # N: shorter documents are dropped
+    piece_tokens: int | None = 4096  # training texts are cut into pieces of at least this many
+    share: float = 0.5  # of the training tokens that is generated retrieval documents
+    generated_tokens: int = 4096  # at least this many a generated document
+    families: tuple[str, ...] = documents.FAMILIES
+    query_placement: str = "interleaved"  # or "end": see findings on data that decides who wins
+    evaluation_form: float = 0.2  # share of generated documents that begin like an evaluation
+    fill: tuple[float, float] = (0.2, 0.95)  # share of a document that such a beginning takes
+    uniform: float = 0.0  # share of queries at a uniform, not a log-uniform, distance
+    most_queries: int = 2  # asked after a run of records
+    far: float = 0.0  # share of needle documents that ask for an early sentence at the window's end
+    wording: str = "evaluation"  # of generated documents; "other" has no words of the evaluations
+    answers_only: float = 0.0  # share of generated documents of which only answers are learnt
+    seed: int = 0  # of the generated documents
+    text_tokens: int | None = None  # at most about this many tokens of training text
+    split: str = "train"  # where documents of one's own go that are not split yet
+    field: str = "text"  # of a JSON record or dataset row
+    revision: str | None = None  # of a hub data set
+    held_out: float = 0.0  # share of one's own documents for validation, and again for test
+    chat_template: str = "auto"
+    bos: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share < 1:
+            raise ValueError(f"share is {self.share}: it must lie in [0, 1)")
+        if self.share and self.generated_tokens < self.window:
+            raise ValueError(
+                f"generated_tokens {self.generated_tokens} is below the window {self.window}"
+            )
+        if unknown := set(self.families) - set(documents.FAMILIES):
+            raise ValueError(
+                f"unknown families {sorted(unknown)}: choose from {documents.FAMILIES}"
+            )
+
+
+_DENSE: dict[str, Any] = {
+    "source": "pretrain",
+    "text_tokens": 1_920_000,
+    "share": 0.92,
+    "evaluation_form": 0.0,
+    "uniform": 0.5,
+    "most_queries": 5,
+    "answers_only": 0.95,
+}
+RECIPES: dict[str, Recipe] = {
+    "tiny": Recipe(source="standard-library", text_tokens=60_000),
+    "miniature": Recipe(),
+    "miniature-base": Recipe(
+        source="pretrain",
+        piece_tokens=512,
+        share=0.92,
+        generated_tokens=512,
+        evaluation_form=0.5,
+        uniform=0.5,
+        most_queries=5,
+        far=0.5,
+        answers_only=0.95,
+    ),
+    # The two conditions of the grid: text only as in the paper, and text with retrieval documents.
+    "grid-text": Recipe(source="pretrain", share=0.0, text_tokens=8_000_000),
+    "grid-mixed": Recipe(
+        source="pretrain",
+        text_tokens=4_000_000,
+        evaluation_form=0.0,
+        uniform=0.5,
+        most_queries=5,
+        wording="other",
+    ),
+    # For linear, which neither brings back: retrieval above all, and of most documents the answers
+    # alone are learnt; in other words than the evaluations', and in theirs.
+    "grid-dense": Recipe(**_DENSE, wording="other"),
+    "grid-dense-same": Recipe(**_DENSE),
+    # The paper's sets, at their newest: no commit of them was seen here. The manifest records which
+    # was read; `revision` asks for it again.
+    "llama2-7b": Recipe(
+        source="victor-wu/pile_4k_train", window=4096, piece_tokens=None, share=0.0
+    ),
+    "llama2-7b-chat": Recipe(
+        source="victor-wu/ShareGPT_4k_train", window=4096, piece_tokens=None, share=0.0
+    ),
+}
+
+
+def get(preset: str, root: str | Path = ".", **overrides: object) -> Recipe:
+    """Return a preset's recipe, its fields replaced by every override that is not None.
+
+    A source that exists below ``root`` is read there; ``piece_tokens=0`` leaves texts whole.
+    ValueError for an unknown preset.
+    """
+    if preset not in RECIPES:
+        raise ValueError(f"there is no recipe for preset {preset!r}: choose from {list(RECIPES)}")
+    changed: dict[str, Any] = {key: value for key, value in overrides.items() if value is not None}
+    if changed.get("piece_tokens") == 0:
+        changed["piece_tokens"] = None
+    here = Path(root) / Path(str(changed.get("source", ""))).expanduser()
+    if "source" in changed and changed["source"] not in NAMED and here.exists():
+        changed["source"] = str(here)
+    return dataclasses.replace(RECIPES[preset], **changed)
+
+
+def prepare(
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    out: str | Path,
+    cache: str | Path = "runs/sources",
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Corpus:
+    """Make the corpus of a recipe, or open it when it is there already.
+
+    Args:
+        cache: where downloaded archives are kept.
+
+    Raises:
+        ValueError, FileNotFoundError, ConnectionError, OSError: see ``documents.open_source``,
+            ``sources.fetch`` and ``corpus.build``; nothing is left half-written.
+    """
+    chat = ChatTemplate.choose(recipe.chat_template, tokenizer)
+    text, facts = _text(recipe, chat, Path(cache), progress)
+    described = {**dataclasses.asdict(recipe), "families": list(recipe.families)}
+    if recipe.wording == "evaluation":  # corpora made before there was another keep their identity
+        del described["wording"]
+    described["source"] = Path(recipe.source).name if _is_local(recipe) else recipe.source
+    described |= {"sources": facts, "chat": chat.facts(), "extraction": manuals.VERSION}
+    described["generators"] = _generator_hash(recipe) if recipe.share else None
+    # One bar at a time: pinned text and generated documents show their own.
+    own_bars = recipe.source in distributions.TIERS
+    stream = _mixed(text, recipe, tokenizer, progress and own_bars)
+    return build(
+        out, stream, tokenizer, recipe.window, described, facts, recipe.bos,
+        recipe.piece_tokens, overwrite, progress and not own_bars,
+    )  # fmt: skip
+
+
+def training_texts(recipe: Recipe, cache: str | Path = "runs/sources") -> Iterator[str]:
+    """Yield the training texts of a recipe, such as a tokenizer is trained on."""
+    for document in _text(recipe, None, Path(cache), progress=True)[0]:
+        if document["split"] == "train" and "text" in document:
+            yield document["text"]
+
+
+def _text(
+    recipe: Recipe, chat: ChatTemplate | None, cache: Path, progress: bool
+) -> tuple[Iterator[dict[str, Any]], list[dict[str, Any]]]:
+    if recipe.source in distributions.TIERS:
+        pinned = distributions.distributions(recipe.source)
+        facts = [
+            {key: getattr(each, key) for key in ("name", "version", "sha256", "licence", "split")}
+            for each in pinned
+        ]
+        return distributions.documents(cache, recipe.source, progress=progress), facts
+    if recipe.source == "standard-library":
+        opened = readers.standard_library()
+    else:
+        opened = readers.open_source(
+            recipe.source, recipe.field, chat, recipe.split, recipe.held_out, recipe.revision
+        )
+    return opened.documents, [opened.facts]
+
+
+def _is_local(recipe: Recipe) -> bool:
+    return recipe.source not in NAMED and Path(recipe.source).expanduser().exists()
+
+
+def _mixed(
+    text: Iterator[dict[str, Any]],
+    recipe: Recipe,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: bool,
+) -> Iterator[dict[str, Any]]:
+    """Yield the text's documents, then generated ones in proportion to the training text."""
+    training: list[str] = []
+    tokens = 0.0
+    for document in text:
+        if document["split"] == "train" and document["kind"] == "text":
+            ids = document.get("input_ids")
+            length = _estimate(tokenizer, document["text"]) if ids is None else len(ids)
+            if recipe.text_tokens is not None and tokens + length > recipe.text_tokens:
+                continue
+            tokens += length
+            if recipe.share:
+                training.append(document["text"] if ids is None else tokenizer.decode(ids))
+        yield document
+    if not recipe.share:
+        return
+    if not training:
+        raise ValueError("there is no training text to mix retrieval documents with: set share 0")
+    yield from _generated(recipe, tokens, training, tokenizer, progress)
+
+
+def _estimate(tokenizer: PreTrainedTokenizerBase, text: str) -> float:
+    """Estimate a text's tokens from 3,000 characters in its middle."""
+    begin = max(0, len(text) // 2 - 1500)
+    part = text[begin : begin + 3000]
+    return len(text) / len(part) * count_tokens(tokenizer, part) if part else 0.0
+
+
+def _generated(
+    recipe: Recipe,
+    text_tokens: float,
+    texts: list[str],
+    tokenizer: PreTrainedTokenizerBase,
+    progress: bool,
+) -> Iterator[dict[str, Any]]:
+    """Yield generated documents, the families in turn, until they have their share."""
+    wanted = round(text_tokens * recipe.share / (1 - recipe.share))
+    made, quiet = 0, not progress
+    with tqdm(None, "generated", wanted, unit=" tokens", mininterval=1, disable=quiet) as bar:
+        for index, new in enumerate(_in_order(recipe, wanted, texts, tokenizer)):
+            family, length = _family(recipe, index), new.length
+            yield {"split": "train", "source": "generated", "name": f"{family} {index}",
+                   "kind": family, "text": new.text, "answers": new.answers}  # fmt: skip
+            made += length
+            bar.update(min(length, wanted - bar.n))
+            if made >= wanted:
+                return
+
+
+def _family(recipe: Recipe, index: int) -> str:
+    return recipe.families[index % len(recipe.families)]
+
+
+def _in_order(
+    recipe: Recipe, wanted: int, texts: list[str], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[Generated]:
+    """Yield generated documents without end, in order; many of them from as many processes."""
+    workers = os.cpu_count() or 1
+    make = functools.partial(_generate_one, recipe, texts, tokenizer)
+    if wanted < PARALLEL_TOKENS or workers < 2 or sys.platform != "linux":
+        yield from map(make, itertools.count())
+        return
+    # Forked children inherit the texts; sent to each, they would take longer than the work.
+    global _inherited
+    _inherited = make
+    with multiprocessing.get_context("fork").Pool(workers, _one_thread) as pool:
+        for start in itertools.count(step=64 * workers):
+            yield from pool.map(_call_inherited, range(start, start + 64 * workers), chunksize=16)
+
+
+def _one_thread() -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _call_inherited(index: int) -> Generated:
+    assert _inherited is not None
+    return _inherited(index)
+
+
+def _generate_one(
+    recipe: Recipe, texts: list[str], tokenizer: PreTrainedTokenizerBase, index: int
+) -> Generated:
+    return generate(recipe, _family(recipe, index), index, texts, tokenizer)
+
+
+def generate(
+    recipe: Recipe,
+    family: str,
+    index: int,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> Generated:
+    """Return one generated document, decided by the recipe's seed and ``index``."""
+    made, length, only = _made(recipe, family, index, texts, tokenizer)
+    learnt = [(each.answer_start, each.end) for each in made.queries]
+    return Generated(made.text, length, learnt if only else [])
+
+
+def _made(
+    recipe: Recipe,
+    family: str,
+    index: int,
+    texts: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+) -> tuple[documents.Document, int, bool]:
+    """A document with its spans, its tokens, and whether only its answers are learnt."""
+    rng = np.random.default_rng([recipe.seed, index])
+    haystack = texts[int(rng.integers(len(texts)))] if family == "needle" else None
+    counted = [0]
+
+    def count(words: str) -> int:
+        counted[0] = count_tokens(tokenizer, words)
+        return counted[0]
+
+    made = documents.training_document(
+        family, rng, recipe.generated_tokens, count, haystack, recipe.query_placement,
+        recipe.evaluation_form, recipe.fill, recipe.uniform, recipe.most_queries, far=recipe.far,
+        wording=recipe.wording,
+    )  # fmt: skip
+    return made, counted[0], bool(rng.random() < recipe.answers_only)
+
+
+def spans(
+    recipe: Recipe, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], cache: str | Path
+) -> dict[str, documents.Document]:
+    """Make generated documents of a corpus again, by their names, for where their queries stand."""
+    texts = [
+        each["text"] if "text" in each else tokenizer.decode(each["input_ids"])
+        for each in _mixed(
+            _text(recipe, None, Path(cache), False)[0], dataclasses.replace(recipe, share=0.0),
+            tokenizer, False,
+        )
+        if each["split"] == "train" and each["kind"] == "text"
+    ]  # fmt: skip
+    found = {}
+    for name in names:
+        family, _, number = name.rpartition(" ")
+        found[name] = _made(recipe, family, int(number), texts, tokenizer)[0]
+    return found
+
+
+def _generator_hash(recipe: Recipe) -> str:
+    """Return what changes when the generators do, so that a corpus of old ones is not reused."""
+    texts = []
+    for family in documents.FAMILIES:
+        rng = np.random.default_rng(recipe.seed)
+        texts.append(documents.training_document(
+            family, rng, 500, text="Some text. " * 50, query_placement=recipe.query_placement,
+            far=recipe.far, wording=recipe.wording,
+        ).text)  # fmt: skip
+    return hash_of(texts)

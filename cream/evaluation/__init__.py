@@ -1,0 +1,16 @@
+"""Models evaluated: which models, run over a task's examples, into rows.
+
+Belongs here: finding models by name, the loop from examples to rows, several processes, judges and
+lm-evaluation-harness. Does not: prompts and scores (`tasks`). Read first: `models`, then `runner`.
+`python -m cream.evaluation NOTEBOOK` runs a notebook's evaluation without the notebook.
+"""
+
+from cream.evaluation.models import Subject, ask, base_of, find, token_lengths
+
+__all__ = [
+    "Subject",
+    "ask",
+    "base_of",
+    "find",
+    "token_lengths",
+]

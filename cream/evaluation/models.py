@@ -1,0 +1,358 @@
+"""The models that an evaluation asks, as its notebook's `models` parameter names them.
+
+    original              the base as it is, also beyond its window
+    scaled:yarn:8         the base with its RoPE scaled by 8, not tuned
+    runs/x                what a run trained; or any folder with a checkpoint
+    http://host/v1#NAME   what an OpenAI-compatible server calls NAME (see `servers`)
+
+What belongs here: from such a name to a loaded model, to the columns its rows have in common, and
+the loop that asks several models the same examples.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from cream import models, results, rope
+from cream.data.corpus import tokenizer_hash
+from cream.evaluation import distributed
+from cream.evaluation.runner import evaluate, keyed
+from cream.inference.server import Address, Failed, Server, parse
+from cream.tasks.base import Example, check_lengths
+
+__all__ = [
+    "Base",
+    "Loaded",
+    "Served",
+    "Subject",
+    "ask",
+    "base_of",
+    "card",
+    "find",
+    "token_lengths",
+]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to be asked, not yet loaded: where it is, how it is scaled, what is known of it."""
+
+    name: str
+    path: str
+    method: str
+    scaling: str | None = None
+    scale: int | None = None
+    base: str | None = None
+    seed: int | None = None
+    tokens_trained: int | None = None
+    preset: str | None = None
+
+    def load(self, dtype: torch.dtype | None = None) -> "Loaded":
+        """Load the model (see `models.load` for dtype) and its tokenizer, and hash its weights."""
+        model = models.load(self.path, scaling=self.scaling, scale=self.scale, dtype=dtype)
+        tokenizer = models.load_tokenizer(self.path)
+        models.check_pair(model, tokenizer)
+        header = {
+            **self.header(model.config),
+            "model_hash": distributed.current().from_first(lambda: self._hash(model)),
+            "card": card(model.device),
+            "settings": {"dtype": str(model.dtype).removeprefix("torch.")},
+        }
+        return Loaded(model, tokenizer, header, header["scaling"] == "none")
+
+    def header(self, config: PreTrainedConfig) -> dict[str, object]:
+        """Return the columns that say what the model is, wherever it is asked."""
+        about = models.describe(config)
+        return {
+            "run": self.name,
+            "base": self.base,
+            "preset": self.preset,
+            "method": self.method,
+            "scaling": about["scaling"],
+            "scale": about["scale"],
+            "window": about["window"],
+            "seed": self.seed,
+            "tokens_trained": self.tokens_trained,
+        }
+
+    def config(self) -> PreTrainedConfig:
+        """Read the model's config, scaled as the model will be, without its weights."""
+        config = models.load_config(self.path)
+        if self.scaling is None:
+            return config
+        return models.extend(config, rope.scaling(self.scaling, self.scale or 1))
+
+    def check(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse (ValueError) examples beyond the model's target length, before it is loaded."""
+        config = self.config()
+        if models.describe(config)["scaling"] != "none":
+            check_lengths(examples, tokenizer, config.max_position_embeddings, self.name)
+
+    def weights_hash(self) -> str:
+        """Hash the weights as they are stored."""
+        how = {"scaling": self.scaling, "scale": self.scale}
+        return models.weights_hash(models.load(self.path, dtype="auto", device="cpu", **how))
+
+    def _hash(self, model: PreTrainedModel) -> str:
+        """Hash the weights as stored: a copy narrowed to bfloat16 would be another model."""
+        return models.weights_hash(model) if model.dtype == torch.float32 else self.weights_hash()
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model behind a server: its address, and the checkpoint that it is said to be.
+
+    Rows of a named checkpoint are those of that checkpoint (run, method, hash of its weights, taken
+    at its word) with the server in their settings. Otherwise the run and the method are the
+    server's name for the model, its scaling is "server", and the hash stands for its name and its
+    answers to fixed prompts (`Server.fingerprint`).
+    """
+
+    name: str
+    address: Address
+    base: str
+    checkpoint: Subject | None = None
+    preset: str | None = None
+
+    def check(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise ConnectionError if the server gives no answers, while nothing has been computed."""
+        Server(self.address, tokenizer)
+        if self.checkpoint:
+            self.checkpoint.check(examples, tokenizer)
+
+    def load(self, dtype: torch.dtype | None = None) -> "Loaded":
+        """Reach the server; what it computes in (`dtype`) is its own."""
+        place = self.checkpoint.path if self.checkpoint else self.base
+        tokenizer = models.load_tokenizer(place)
+        server = Server(self.address, tokenizer)
+        first = distributed.current().from_first
+        if self.checkpoint:
+            about = self.checkpoint.header(self.checkpoint.config())
+            hashed = first(self.checkpoint.weights_hash)
+        else:
+            window = models.describe(models.load_config(self.base))["window"]
+            model = self.address.model
+            about = {"run": model, "method": model, "scaling": "server", "scale": 1,
+                     "base": Path(self.base).name, "window": window,
+                     "preset": self.preset}  # fmt: skip
+            hashed = first(server.fingerprint)
+        header = {**about, "model_hash": hashed, "card": "server", "settings": server.settings}
+        return Loaded(server, tokenizer, header, about["scaling"] in ("none", "server"))
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A loaded model, the columns its rows share, and whether it may be asked beyond its window."""
+
+    model: PreTrainedModel | Server
+    tokenizer: PreTrainedTokenizerBase
+    header: dict[str, object]
+    allow_beyond: bool
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """What of the model's loading decides its answers; goes into every row's key."""
+        return dict(self.header["settings"])
+
+
+class Base(NamedTuple):
+    """What building examples needs of a base: where it is, its tokenizer and its window N."""
+
+    path: str
+    tokenizer: PreTrainedTokenizerBase
+    window: int
+
+
+def base_of(base: str | Path, root: str | Path = ".") -> Base:
+    """Read a base's tokenizer and window, without its weights; a relative folder starts at root."""
+    path = _place(base, Path(root))
+    window = models.describe(models.load_config(path))["window"]
+    return Base(path, models.load_tokenizer(path), window)
+
+
+def token_lengths(multiples: str | Sequence[float], window: int) -> list[int]:
+    """Turn lengths in windows ("0.6,1,2" or numbers) into tokens."""
+    parts = multiples.split(",") if isinstance(multiples, str) else multiples
+    try:
+        lengths = [round(float(part) * window) for part in parts]
+    except ValueError:
+        raise ValueError(
+            f"lengths {multiples!r} must be multiples of N with commas between, as in '0.6,1,2'"
+        ) from None
+    return lengths
+
+
+def card(device: torch.device) -> str:
+    """Name the processor that a model is on."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def find(
+    names: str, base: str | Path, root: str | Path = ".", preset: str | None = None
+) -> list[Subject | Served]:
+    """Resolve a comma-separated list of names; relative folders start at `root`.
+
+    Raises ValueError for an empty list, a model given twice or a scaling that does not exist, and
+    FileNotFoundError for a run that is not there or not finished, before anything is loaded.
+    """
+    listed = [name.strip() for name in names.split(",") if name.strip()]
+    if not listed:
+        raise ValueError("models names no model: use for example 'original,scaled:yarn:8,runs/x'")
+    if twice := {name for name in listed if listed.count(name) > 1}:
+        raise ValueError(f"models names {', '.join(sorted(twice))} twice: name each model once")
+    found = [_subject(name, base, Path(root), preset) for name in listed]
+    runs = [one.name if isinstance(one, Subject) else _run(one.address) for one in found]
+    if twice := {run for run in runs if runs.count(run) > 1}:
+        raise ValueError(
+            f"models asks {', '.join(sorted(twice))} twice, by itself and behind a server: ask "
+            "once into one file of rows and once into another to compare them"
+        )
+    return found
+
+
+def _run(address: Address) -> str:
+    return address.checkpoint or address.model
+
+
+def ask(
+    subjects: Iterable[Subject | Served],
+    task: ModuleType,
+    examples: Sequence[Example],
+    rows: str | Path,
+    batch_size: int | str = "auto",
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Ask every model the same examples, one model in memory at a time; return their rows.
+
+    What has a row in the file `rows` is not asked again. Under `torchrun` or `accelerate launch`
+    the processes share the examples, and all return all rows. ValueError for a model with another
+    tokenizer than the first: the examples would not have the same lengths for it; and, before any
+    is loaded, for samples beyond a model's target length. `servers.Failed`, once every model was
+    asked, for requests that have no answer.
+    """
+    subjects, frames, failures, first = list(subjects), [], [], None
+    _check(subjects, examples)
+    for subject in subjects:
+        loaded = subject.load()
+        mine = tokenizer_hash(loaded.tokenizer)
+        first = first or mine
+        if mine != first:
+            raise ValueError(f"{subject.name} has another tokenizer: evaluate it on its own")
+        frame, failed = _asked(loaded, task, examples, rows, batch_size, progress)
+        frames.append(frame)
+        failures += failed
+        del loaded
+    if failures:
+        raise Failed("\n".join(dict.fromkeys(failures)))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _check(subjects: Sequence[Subject | Served], examples: Sequence[Example]) -> None:
+    """Refuse what can be seen to fail before the first model is loaded."""
+    for subject in subjects:
+        place = subject.path if isinstance(subject, Subject) else subject.base
+        subject.check(examples, models.load_tokenizer(place))
+
+
+def _asked(
+    loaded: Loaded,
+    task: ModuleType,
+    examples: Sequence[Example],
+    path: str | Path,
+    batch_size: int | str,
+    progress: bool,
+) -> tuple[pd.DataFrame, list[str]]:
+    """Answer this process's share; all rows of the model, and the failures of every process."""
+    here, failed = distributed.current(), None
+    with distributed.shared_rows(path, loaded.header) as file:
+        try:
+            evaluate(
+                loaded.model,
+                loaded.tokenizer,
+                task,
+                examples,
+                file,
+                settings=loaded.settings,
+                batch_size=batch_size,
+                allow_beyond=loaded.allow_beyond,
+                progress=progress and here.rank == 0,
+                label=loaded.header["run"],
+                part=(here.rank, here.count),
+            )
+        except Failed as error:
+            failed = str(error)
+        wanted = keyed(examples, file, loaded.settings)
+    frame = results.read(path)
+    frame = frame[frame["key"].isin(list(wanted))].reset_index(drop=True)
+    return frame, [one for one in here.gather(failed) if one]
+
+
+def _subject(name: str, base: str | Path, root: Path, preset: str | None) -> Subject | Served:
+    named = {"name": name, "base": Path(base).name, "preset": preset}
+    path = _place(base, root)
+    if address := parse(name):
+        own = address.checkpoint
+        checkpoint = _subject(own, base, root, preset) if own else None
+        return Served(name, address, path, checkpoint, preset)
+    if name == "original":
+        return Subject(path=path, method="original", **named)
+    if name.startswith("scaled:"):
+        scaling, scale = _scaled(name)
+        return Subject(path=path, method="scaled", scaling=scaling, scale=scale, **named)
+    folder = root / name
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"models names {name}, and there is no folder {folder}: train it with 02_train, or use "
+            "'original' or 'scaled:KIND:SCALE'"
+        )
+    return _trained(folder, named)
+
+
+def _place(base: str | Path, root: Path) -> str:
+    """A folder under root, or what was given: a hub id is no folder here."""
+    return str(root / base if (root / base).exists() else base)
+
+
+def _scaled(name: str) -> tuple[str, int]:
+    parts = name.split(":")
+    if len(parts) != 3 or parts[1] not in rope.KINDS or not parts[2].isdecimal():
+        raise ValueError(
+            f"{name!r} is no scaled base: write scaled:KIND:SCALE with a kind of "
+            f"{', '.join(rope.KINDS)} and a whole scale, for example scaled:yarn:8"
+        )
+    return parts[1], int(parts[2])
+
+
+def _trained(folder: Path, named: dict[str, str | None]) -> Subject:
+    """A run directory of ours, or a folder that holds a checkpoint itself."""
+    config = json.loads((folder / "config.json").read_text()) if _has_config(folder) else {}
+    if "model_type" in config:
+        return Subject(path=str(folder), method=folder.name, **named)
+    if not (folder / "model").is_dir():
+        raise FileNotFoundError(
+            f"{folder} has no finished model: run 02_train with this run directory again, it goes "
+            "on where it stopped"
+        )
+    model_config = json.loads((folder / "model" / "config.json").read_text())
+    window = (model_config.get("cream") or {}).get("window")
+    steps, batch = config.get("steps"), config.get("batch_size")
+    trained = steps * batch * window if steps and batch and window else None
+    known = {**named, "base": Path(config["base"]).name} if "base" in config else named
+    return Subject(
+        path=str(folder / "model"),
+        method=config.get("method", folder.name),
+        seed=config.get("seed"),
+        tokens_trained=trained,
+        **known,
+    )
+
+
+def _has_config(folder: Path) -> bool:
+    return (folder / "config.json").is_file()

@@ -1,0 +1,102 @@
+"""The key-value cache of a batch of prompts: its memory taken once, common beginnings read once.
+
+What belongs here: filling a cache without padding, for models whose every layer keeps all it reads.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+
+from cream.inference.memory import AT_ONCE
+
+__all__ = ["keeps_all", "read_heads"]
+
+
+class _Layer(DynamicLayer):
+    """Keys and values in memory for `rows` rows of `room` tokens, filled from the left.
+
+    transformers' own layer copies all it holds at every token. `keys` and `values` are, as there,
+    what is filled; of the rows that are being read now, from row `first` on.
+    """
+
+    def __init__(self, rows: int, room: int) -> None:
+        super().__init__()
+        self.rows, self.room, self.first = rows, room, 0
+
+    def go_to(self, first: int, filled: int = 0) -> None:
+        """Let the next update write from row `first` and token `filled` on."""
+        self.first = first
+        if self.is_initialized:
+            self.keys = self.all_keys[first:, :, :filled]
+            self.values = self.all_values[first:, :, :filled]
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Write new keys and values (rows, heads, tokens, size); return all of their rows."""
+        if not self.is_initialized:
+            self.dtype, self.device = key_states.dtype, key_states.device
+            self.all_keys, self.all_values = map(self._taken, (key_states, value_states))
+            self.is_initialized = True
+            self.go_to(self.first)
+        rows = slice(self.first, self.first + len(key_states))
+        start = self.keys.shape[-2]
+        end = start + key_states.shape[-2]
+        self.all_keys[rows, :, start:end] = key_states
+        self.all_values[rows, :, start:end] = value_states
+        self.keys, self.values = self.all_keys[rows, :, :end], self.all_values[rows, :, :end]
+        return self.keys, self.values
+
+    def _taken(self, states: torch.Tensor) -> torch.Tensor:
+        _, heads, _, size = states.shape
+        return states.new_empty((self.rows, heads, self.room, size))
+
+    def copy_row(self, row: int, to: slice, filled: int) -> None:
+        """Copy the first `filled` tokens of one row to others."""
+        for held in (self.all_keys, self.all_values):
+            held[to, :, :filled] = held[row, :, :filled]
+
+
+def keeps_all(model: PreTrainedModel) -> bool:
+    """Whether every layer keeps all keys and values: only then can a beginning be shared."""
+    layers = DynamicCache(config=model.config).layers
+    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+
+
+def read_heads(
+    model: PreTrainedModel, rows: Sequence[np.ndarray], shared: int, room: int
+) -> DynamicCache:
+    """Read the first `shared` tokens of each row; return their cache, with room for `room` tokens.
+
+    Rows that agree in those tokens must stand together, and are read once. No row is padded, so no
+    mask is needed; at most `AT_ONCE` tokens, or one row, go through the model at a time.
+    """
+    starts = [
+        i for i, row in enumerate(rows)
+        if i == 0 or not np.array_equal(row[:shared], rows[i - 1][:shared])
+    ]  # fmt: skip
+    heads = torch.from_numpy(np.stack([rows[i][:shared] for i in starts])).to(model.device)
+    cache = DynamicCache(config=model.config)
+    cache.layers = [_Layer(len(rows), room) for _ in cache.layers]
+    step, first = max(1, AT_ONCE // shared), 0
+    for part in heads.split(step):
+        for layer in cache.layers:
+            layer.go_to(first)
+        model.base_model(input_ids=part, past_key_values=cache, use_cache=True)
+        first += len(part)
+    _spread(cache, starts, len(rows), shared)
+    return cache
+
+
+def _spread(cache: DynamicCache, starts: list[int], rows: int, shared: int) -> None:
+    """Copy each head, read into row h, to the rows it begins; the last first: none is lost."""
+    ends = [*starts[1:], rows]
+    for layer in cache.layers:
+        for head in reversed(range(len(starts))):
+            to = slice(max(starts[head], head + 1), ends[head])
+            if to.start < to.stop:
+                layer.copy_row(head, to, shared)
+        layer.go_to(0, shared)

@@ -1,0 +1,234 @@
+"""Models: stock Hugging Face in, stock Hugging Face out, the RoPE scaling in the config between.
+
+`load` reads a checkpoint (directory or Hub id), puts a scaling into its config *before* the model
+is built (set afterwards it does nothing), checks that the built model turns by the frequencies that
+were asked for, and guards the model against reading skipped positions as packed documents. `save`
+writes a checkpoint that transformers 5 and 4 load alike, with no code of ours. Any RoPE decoder
+goes; nothing in here may name a model family, and remote code and pickled weights are never read.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib.util
+import inspect
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled
+
+from cream import rope
+from cream.models import hub
+from cream.models.checkpoints import check_files, check_place, save, weights_digest
+from cream.rope.config import check_rotation, describe, extend, rotary_dim, settle_rotation
+
+__all__ = [
+    "check_pair",
+    "check_rotation",
+    "create",
+    "describe",
+    "extend",
+    "guard_positions",
+    "load",
+    "load_config",
+    "load_tokenizer",
+    "rotary_dim",
+    "save",
+    "weights_hash",
+]
+
+logger = logging.getLogger(__name__)
+
+FLASH = "flash_attention_2"
+SMALL = 10**9  # parameters; below, a card computes in float32 unless told otherwise
+
+
+def _all_ones(
+    names: list[str], module: torch.nn.Module, args: tuple, kwargs: dict
+) -> tuple[tuple, dict] | None:
+    """Give a forward that has position_ids, no mask and no cache a mask of ones, (batch, n)."""
+    given = dict(zip(names, args, strict=False)) | kwargs
+    absent = all(given.get(key) is None for key in ("attention_mask", "past_key_values"))
+    if given.get("position_ids") is None or not absent:
+        return None
+    tokens = given.get("input_ids")
+    tokens = given["inputs_embeds"] if tokens is None else tokens
+    mask = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)
+    place = names.index("attention_mask")
+    if place < len(args):
+        return (*args[:place], mask, *args[place + 1 :]), kwargs
+    return args, {**kwargs, "attention_mask": mask}
+
+
+def guard_positions(model: PreTrainedModel) -> PreTrainedModel:
+    """Make skipped positions safe: never read as the seams of packed documents.
+
+    transformers >= 4.53 cuts attention at every jump of `position_ids` that comes without a mask
+    and without a cache (protocols.md 3.1). The guard sits on the backbone, so that it also holds
+    where the backbone is called alone.
+    """
+    backbone = model.base_model
+    names = list(inspect.signature(backbone.forward).parameters)
+    backbone.register_forward_pre_hook(functools.partial(_all_ones, names), with_kwargs=True)
+    return model
+
+
+def _place(device: str | torch.device | None) -> torch.device:
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device("cpu")
+
+
+def _attention(attention: str, device: torch.device) -> str | None:
+    """Resolve "auto": flash-attn on CUDA cards before Hopper where it is installed, else None.
+
+    None is transformers' own choice, SDPA wherever the family has it: through cuDNN it is faster
+    than flash-attn 2 on Hopper.
+    """
+    if attention != "auto":
+        return attention
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] >= 9:
+        return None
+    return FLASH if importlib.util.find_spec("flash_attn") else None
+
+
+def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
+    logger.info("attention: %s on %s", model.config._attn_implementation, device)
+    return guard_positions(model.eval())
+
+
+def _read(auto: Any, path: str | Path, revision: str | None) -> Any:
+    """Read a config or tokenizer, and say of a path that is nowhere where it was looked for."""
+    check_place(path)
+    revision = revision or hub.REVISIONS.get(str(path))
+    try:
+        return auto.from_pretrained(path, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        if Path(path).exists():
+            raise ValueError(f"{path} gives no {auto.__name__[4:].lower()}: {error}") from error
+        raise FileNotFoundError(hub.refusal(path, error, revision)) from error
+
+
+def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
+    """Return the config at a directory or Hub id: what can be known before weights are read."""
+    return _read(AutoConfig, path, revision)
+
+
+def create(config: PreTrainedConfig, seed: int, attention: str = "auto") -> PreTrainedModel:
+    """Return a randomly initialised float32 model on the CPU, in eval mode, the same for a seed."""
+    place = torch.device("cpu")
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config),
+            dtype=torch.float32,
+            attn_implementation=_attention(attention, place),
+        )
+    return _ready(model, place)
+
+
+def load(
+    path: str | Path,
+    scaling: str | None = None,
+    scale: int | None = None,
+    attention: str = "auto",
+    dtype: torch.dtype | str | None = None,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+) -> PreTrainedModel:
+    """Return the causal language model at a directory or Hub id, in eval mode.
+
+    With `scaling` (one of `rope.KINDS`) and `scale`, a base is extended; without, a checkpoint
+    comes as it is. dtype None is float32, but bfloat16 on CUDA from a thousand million parameters;
+    device None is this process's CUDA device, else the CPU; revision None is the one that `hub`
+    pins, if it does. Raises ValueError or FileNotFoundError, naming the cause.
+    """
+    kind = None if scaling is None else rope.scaling(scaling, 1 if scale is None else scale)
+    if kind is None and scale is not None:
+        raise ValueError(f"scale is {scale} but scaling is not given: choose one of {rope.KINDS}")
+    place = _place(device)
+    revision = revision or hub.REVISIONS.get(str(path))
+    check_files(path)
+    config = _read(AutoConfig, path, revision)
+    config = config if kind is None else extend(config, kind)
+    asked, attention = attention, _attention(attention, place)
+    if dtype is None:
+        dtype = _usual_dtype(config, place, asked)
+        if dtype == torch.float32 and attention == FLASH:
+            attention = None  # flash-attn would narrow what is to be precise
+    model, report = AutoModelForCausalLM.from_pretrained(
+        path,
+        config=config,
+        revision=revision,
+        dtype=dtype,
+        attn_implementation=attention,
+        use_safetensors=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    if report["missing_keys"]:
+        raise ValueError(f"{path} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
+    if getattr(config, "cream", None):
+        check_rotation(model)
+        settle_rotation(model)
+    if not is_deepspeed_zero3_enabled():
+        model = model.to(place)
+    return _ready(model, place)
+
+
+def _usual_dtype(config: PreTrainedConfig, place: torch.device, attention: str) -> torch.dtype:
+    """A small model's answers must not hang on rounding, which batches and cards change."""
+    if place.type != "cuda":
+        return torch.float32
+    if attention == FLASH:
+        return torch.bfloat16
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    count = sum(one.numel() for one in model.parameters())
+    return torch.float32 if count < SMALL else torch.bfloat16
+
+
+def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer at a directory or Hub id."""
+    return _read(AutoTokenizer, path, revision)
+
+
+def check_pair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError if the tokenizer gives ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > rows:
+        raise ValueError(
+            f"the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings: they are "
+            "not a pair, load both from the same place"
+        )
+    ends = model.config.eos_token_id
+    ends = ends if isinstance(ends, list) else [ends]
+    if None not in (tokenizer.eos_token_id, *ends) and tokenizer.eos_token_id not in ends:
+        logger.warning(
+            "the tokenizer ends texts with id %s, the model with %s", tokenizer.eos_token_id, ends
+        )
+
+
+def weights_hash(model: str | Path | PreTrainedModel) -> str:
+    """Return 16 hex digits over a model's weights, as float32, and its RoPE configuration.
+
+    The same before `save` and after `load`, whatever the dtype, as long as none was narrowed: hash
+    the path, rather than a bfloat16 copy of it, to name a float32 checkpoint.
+    """
+    if isinstance(model, str | Path):
+        model = load(model, dtype="auto", device="cpu", attention="eager")
+    return weights_digest(model)

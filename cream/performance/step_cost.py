@@ -1,0 +1,316 @@
+"""The paper's argument, measured: what a step costs at each target, for CREAM and at full length.
+
+    python -m cream.performance step-cost --shape llama2-7b --targets 8192,32768,131072,262144
+
+CREAM trains windows of N tokens whatever the target; full-length training reads all L of them. For
+each this times one forward and backward pass of the paper's recipe (random weights, bfloat16 on
+float32 masters, compiled layers, recomputation and moments in RAM as memory demands), and the
+optimizer's step once. A length that does not fit at full depth is said not to fit, and measured at
+two smaller depths (`--depths`), from which `costs` extrapolates.
+
+With `--rows FILE`, rows of the tasks speed_efficiency and speed_optimizer are appended as they
+come. What belongs here: the passes and their processes. What they add up to is in `costs`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from cream.data.dataset import collate
+from cream.evaluation import models
+from cream.performance import random_models
+from cream.positions import sampler
+from cream.results import Rows
+from cream.training import memory
+from cream.training.config import TrainConfig
+from cream.training.loss import chunked_loss
+from cream.training.optimizer import MasterAdamW
+from cream.training.trainer import recompute_layers, recomputing_cheaply
+from cream.utils.provenance import hash_of
+
+__all__ = ["main"]
+
+GIB = 2**30
+ENOUGH = 3.0  # seconds: a longer pass is measured once, after a warm-up at a depth of one or two
+TARGETS = [8192, 16384, 32768, 65536, 131072, 262144]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure a training step's cost by target, for CREAM and at full length."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cream.performance step-cost", description=main.__doc__
+    )
+    parser.add_argument("--shape", choices=random_models.SHAPES, default="llama2-7b")
+    parser.add_argument("--targets", type=_numbers, default=TARGETS, help="tokens, multiples of N")
+    parser.add_argument("--micro-batch", type=int, default=2, help="windows a pass of CREAM")
+    parser.add_argument("--offload", choices=("auto", "none", "moments"), default="auto")
+    parser.add_argument("--compile", choices=("layers", "none"), default="layers")
+    parser.add_argument("--depths", type=_numbers, default=[2, 4],
+                        help="layers at which a length is measured that does not fit")  # fmt: skip
+    parser.add_argument("--card-gib", type=float, help="plan for less than the card has")
+    parser.add_argument("--limit", type=int, default=150, help="seconds a process may take")
+    parser.add_argument("--rows", metavar="FILE", help="append rows to this JSON Lines file")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.one:
+        _inside(json.loads(given.one))
+        return
+    window = random_models.shape(given.shape).max_position_embeddings
+    if wrong := [one for one in given.targets if one % window or one < 2 * window]:
+        parser.error(f"target {wrong[0]} is not a multiple of the window {window}, from 2 on")
+    said = random_models.command("cream.performance step-cost", arguments)
+    for job in _jobs(given):
+        _run({**job, "command": said}, given.limit)
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+# ------------------------------------------------------------------------------ what is measured
+
+
+def _jobs(given: argparse.Namespace) -> list[dict]:
+    """Group the passes by what a process can share: a depth, and where the moments are."""
+    shape = random_models.shape(given.shape)
+    window, layers = shape.max_position_embeddings, shape.num_hidden_layers
+    base = {"base": "base", "corpus": "corpus", "precision": "master", "batch_size": 32,
+            "compile": given.compile, "recompute": "auto", "offload": given.offload}  # fmt: skip
+    asked = [("cream", target, given.micro_batch, window) for target in given.targets]
+    asked += [("full", target, 1, target) for target in given.targets]
+    groups: dict[str, list[dict]] = {"none": [], "moments": [], "shallow": []}
+    for method, target, micro, tokens in asked:
+        config = TrainConfig(**base, micro_batch=micro)
+        one = {"method": method, "target": target, "micro_batch": micro, "tokens": tokens}
+        settled, why = _settled(config, shape, tokens, given.card_gib)
+        if settled is None:
+            groups["shallow"].append({**one, "why": why, "depths": given.depths})
+            continue
+        one |= {"recompute": settled.recompute, "depths": [layers]}
+        groups[settled.offload if settled.offload == "moments" else "none"].append(one)
+    common = {"shape": given.shape, "compile": given.compile, "rows": given.rows}
+    return [
+        {**common, "passes": passes, "offload": name == "moments",
+         "layers": max(given.depths) if name == "shallow" else layers}
+        for name, passes in groups.items() if passes
+    ]  # fmt: skip
+
+
+def _settled(
+    config: TrainConfig, shape: object, tokens: int, gib: float | None
+) -> tuple[TrainConfig | None, str]:
+    """What memory decides for a pass of so many tokens, or None and the arithmetic."""
+    card, name = random_models.card()
+    card = int(gib * GIB) if gib else card
+    try:
+        settled, needed = memory.settle(config, shape, tokens, card, name)
+    except MemoryError as error:
+        return None, str(error)
+    return settled, str(needed)
+
+
+def _run(job: dict, limit: int) -> None:
+    """Measure a group in a process of its own, which says and writes what it finds as it goes."""
+    command = [sys.executable, "-m", "cream.performance.step_cost", "--one", json.dumps(job)]
+    where = "moments in RAM" if job["offload"] else "all on the card"
+    print(f"{job['layers']} layers, {where}: {len(job['passes'])} passes", flush=True)
+    environment = random_models.environment()
+    try:
+        done = subprocess.run(command, env=environment, timeout=limit, check=False)
+    except subprocess.TimeoutExpired:
+        print(f"not done within {limit} s; what was measured is kept", flush=True)
+        return
+    if done.returncode:
+        print(f"ended with exit code {done.returncode}; what was measured is kept", flush=True)
+
+
+# ------------------------------------------------------------------------------ in the process
+
+
+def _inside(job: dict) -> None:
+    """Measure every pass of a group, then the optimizer's step."""
+    torch._dynamo.config.automatic_dynamic_shapes = False  # each length as a run would compile it
+    torch._dynamo.config.recompile_limit = 64
+    start = time.perf_counter()
+    bare = random_models.shape(job["shape"], job["layers"])
+    config = {"scaling": "linear", "scale": max(p["target"] for p in job["passes"])}
+    config["scale"] //= bare.max_position_embeddings
+    model = random_models.random_weights(bare, **config).train()
+    model.config.use_cache = False
+    compiled = job["compile"] == "layers"
+    quick = compiled and model.device.type == "cuda"
+    masters = MasterAdamW(model.parameters(), 1e-5, max_norm=1.0, offload=job["offload"],
+                          compiled=quick)  # fmt: skip
+    print(f"model ready after {time.perf_counter() - start:.0f} s", flush=True)
+    layers, warm = model.base_model.layers, set()
+    with _written(job, model) as write:
+        for one in job["passes"]:
+            if "why" in one:
+                write("speed_efficiency", {**one, "fits": False}, None, None)
+            for depth in one["depths"]:
+                again = one.get("recompute", depth)  # what does not fit recomputes every layer
+                _arrange(model, layers, depth, again, compiled)
+                found = _pass(model, one, again, quick, warm)
+                write("speed_efficiency", {**one, "layers": depth, "recompute": again}, **found)
+        _arrange(model, layers, len(layers), 0, False)
+        if job["layers"] == random_models.shape(job["shape"]).num_hidden_layers:
+            write("speed_optimizer", {"method": "step"}, **_optimizer_step(masters))
+
+
+def _arrange(
+    model: PreTrainedModel,
+    layers: torch.nn.ModuleList,
+    depth: int,
+    again: int | str,
+    compiled: bool,
+) -> None:
+    """Give the model its first `depth` layers, compiled and recomputed as in a run."""
+    for layer in layers:
+        vars(layer).pop("forward", None)
+    _keep(model, layers[:depth])
+    recompute_layers(model, again if isinstance(again, int) else 0, compiled)
+
+
+def _keep(model: PreTrainedModel, layers: torch.nn.ModuleList) -> None:
+    model.base_model.layers = layers
+    model.config.num_hidden_layers = len(layers)
+
+
+def _pass(
+    model: PreTrainedModel, one: dict, again: int | str, quick: bool, warm: set
+) -> dict[str, float | None]:
+    """Seconds and GiB of a forward and backward pass; why not, where memory runs out."""
+    inputs = {name: value.to(model.device) for name, value in _inputs(model, one).items()}
+    chosen, compiled = model.base_model.layers, (one["micro_batch"], one["tokens"])
+    alike = not isinstance(again, int) or again in (0, len(chosen))  # what is computed of each
+    try:
+        with recomputing_cheaply(again != 0):
+            if (*compiled, alike) not in warm:
+                _keep(model, torch.nn.ModuleList([chosen[0], chosen[-1]][: 1 if alike else 2]))
+                _timed(model, inputs, quick)  # compiles, whatever the depth
+                _keep(model, chosen)
+                warm.add((*compiled, alike))
+            seconds = _timed(model, inputs, quick)
+            if seconds < ENOUGH:
+                seconds = min(_timed(model, inputs, quick) for _ in range(2))
+    except torch.OutOfMemoryError as error:
+        return {"seconds": None, "why": str(error).splitlines()[0], "peak": _forget()}
+    return {"seconds": seconds, "peak": _forget()}
+
+
+def _inputs(model: PreTrainedModel, one: dict) -> dict[str, torch.Tensor]:
+    """Random tokens at the positions that the method tells them."""
+    window = model.config.cream["window"]
+    rng = np.random.default_rng(0)
+    draw = sampler(one["method"], window, one["target"] // window)
+    examples = []
+    for number in range(one["micro_batch"]):
+        indices = draw.draw(2 * one["target"], 0, 0, number)
+        tokens = rng.integers(2, model.config.vocab_size, len(indices.positions))
+        examples.append({"input_ids": tokens, "position_ids": indices.positions})
+    return collate(examples)
+
+
+def _timed(model: PreTrainedModel, inputs: dict[str, torch.Tensor], quick: bool) -> float:
+    cuda = model.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    chunked_loss(model, inputs, compiled=quick).backward()
+    if cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def _forget() -> float | None:
+    """Give back what a pass held; its peak in GiB, on a card."""
+    if not torch.cuda.is_available():
+        return None
+    peak = torch.cuda.max_memory_allocated() / GIB
+    gc.collect()
+    torch.cuda.empty_cache()
+    return peak
+
+
+def _optimizer_step(masters: MasterAdamW) -> dict[str, float | None]:
+    """Seconds of the second step: the first makes the moments that lie in RAM."""
+    for _ in range(2):
+        cuda = torch.cuda.is_available()
+        if cuda:
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        masters.step()
+        if cuda:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    return {"seconds": seconds, "peak": _forget()}
+
+
+# --------------------------------------------------------------------------------- what is said
+
+
+@contextlib.contextmanager
+def _written(job: dict, model: PreTrainedModel) -> Iterator:
+    """Give a function that says and writes one measurement."""
+    resident = torch.cuda.memory_allocated() / GIB if torch.cuda.is_available() else None
+    shape, size = random_models.shape(job["shape"]), random_models.card()[0]
+    about = {"shape": job["shape"], "of_layers": shape.num_hidden_layers,
+             "compile": job["compile"], "offload": "moments" if job["offload"] else "none",
+             "resident_gib": resident, "card_gib": size and size / GIB,
+             "command": job["command"]}  # fmt: skip
+    header = {
+        "run": f"efficiency of {job['shape']}", "preset": job["shape"], "base": "random weights",
+        "model_hash": hash_of(shape.to_dict()), "window": shape.max_position_embeddings,
+        "card": models.card(model.device), "scaling": "linear", "seed": 0, "settings": about,
+    }  # fmt: skip
+
+    def write(
+        task: str, one: dict, seconds: float | None, peak: float | None, why: str | None = None
+    ) -> None:
+        target, method = one.get("target"), one["method"]
+        size = one["micro_batch"] * one["tokens"] if target else None
+        how = {**about, "score": "milliseconds", "fits": seconds is not None, "why": why}
+        how |= {k: v for k, v in one.items() if k not in ("target", "method", "depths")}
+        print(_line(task, one, seconds, peak, why), flush=True)
+        if not job["rows"]:
+            return
+        with Rows(job["rows"], header) as rows:
+            rows.append({
+                "task": task, "sample": 0, "prompt_hash": hash_of(task, method, str(target)),
+                "method": method, "token_length": target, "num_tokens": size,
+                "scale": target and target // shape.max_position_embeddings,
+                "settings": {k: v for k, v in how.items() if v is not None},
+                "score": seconds and 1000 * seconds, "peak_gib": peak,
+                "tokens_per_second": seconds and size and size / seconds,
+            })  # fmt: skip
+
+    yield write
+
+
+def _line(task: str, one: dict, seconds: float | None, peak: float | None, why: str | None) -> str:
+    if task == "speed_optimizer":
+        name = "optimizer step"
+    else:
+        name = f"{one['method']} at {one['target']:,}: {one['micro_batch']} x {one['tokens']:,}"
+    if "layers" in one:
+        name += f", {one['layers']} layers, recompute {one['recompute']}"
+    if seconds is None:
+        return f"{name}: does not fit ({why or one['why']})"
+    return f"{name}: {seconds:.2f} s" + ("" if peak is None else f", peak {peak:.1f} GiB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""Figures: rows and published numbers in, a matplotlib Figure out.
+
+Belongs here: how things are drawn; one public function a figure. Does not: statistics. Read first:
+`style`, then `evaluations`. Figures of the study stand in `study.figures`.
+"""
+
+from cream.plots.evaluations import (
+    accuracy_by_length,
+    accuracy_by_position,
+    document_lengths,
+    perplexity_by_length,
+    training_curves,
+    training_metrics,
+)
+from cream.plots.needle import needle_heatmap, passkey_by_length
+from cream.plots.positions import distance_coverage, indices_picture, middle_histogram
+
+__all__ = [
+    "accuracy_by_length",
+    "accuracy_by_position",
+    "distance_coverage",
+    "document_lengths",
+    "indices_picture",
+    "middle_histogram",
+    "needle_heatmap",
+    "passkey_by_length",
+    "perplexity_by_length",
+    "training_curves",
+    "training_metrics",
+]

@@ -1,0 +1,101 @@
+"""What a sampler's draws reach: relative distances, their share of token pairs, the middle's place.
+
+Measured from draws, never from formulas, so that the numbers speak of the code that trains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import fft
+
+from cream.positions.base import Indices, Sampler
+from cream.positions.cream import continuity_ends
+from cream.positions.registry import sampler
+
+__all__ = [
+    "answerable",
+    "cumulative_coverage",
+    "distance_counts",
+    "middle_centres",
+    "pair_mass",
+    "single_coverage",
+]
+
+
+def distance_counts(positions: np.ndarray, target_length: int) -> np.ndarray:
+    """Return how many token pairs stand at each distance 0 .. L-1: int64, shape (L,).
+
+    The autocorrelation of the told positions, exact because counts are rounded to whole numbers.
+    """
+    told = np.zeros(target_length)
+    told[positions] = 1
+    size = fft.next_fast_len(2 * target_length, real=True)
+    spectrum = fft.rfft(told, size)
+    counts = fft.irfft(spectrum.real**2 + spectrum.imag**2, size)[:target_length]
+    return np.rint(counts).astype(np.int64)
+
+
+def _counts(draw: Sampler, num_tokens: int, examples: int, seed: int) -> Iterator[np.ndarray]:
+    for index in range(examples):
+        positions = draw.draw(num_tokens, seed, 0, index).positions
+        yield distance_counts(positions, draw.target_length)
+
+
+def single_coverage(draw: Sampler, num_tokens: int, examples: int, seed: int = 0) -> np.ndarray:
+    """Return the share of distances 1 .. L-1 that each example shows, shape (examples,)."""
+    return np.array([(c[1:] > 0).mean() for c in _counts(draw, num_tokens, examples, seed)])
+
+
+def cumulative_coverage(draw: Sampler, num_tokens: int, examples: int, seed: int = 0) -> np.ndarray:
+    """Return the share of distances 1 .. L-1 seen in the first k examples, shape (examples,)."""
+    seen = np.zeros(draw.target_length, dtype=bool)
+    shares = []
+    for counts in _counts(draw, num_tokens, examples, seed):
+        seen |= counts > 0
+        shares.append(seen[1:].mean())
+    return np.array(shares)
+
+
+def pair_mass(
+    draw: Sampler, num_tokens: int, examples: int, bins: int = 8, seed: int = 0
+) -> np.ndarray:
+    """Return the share of token pairs in each of `bins` equal ranges of distance, shape (bins,)."""
+    total = np.zeros(draw.target_length, dtype=np.int64)
+    for counts in _counts(draw, num_tokens, examples, seed):
+        total += counts
+    total[0] = 0
+    edges = np.arange(bins) * draw.target_length // bins
+    return np.add.reduceat(total, edges) / total.sum()
+
+
+def middle_centres(
+    window: int, scale: int, mode: str, examples: int, seed: int = 0, **options: object
+) -> np.ndarray:
+    """Return where CREAM's middle is centred, as a share of L, shape (examples,).
+
+    `mode` is "relativity" or "continuity"; `options` are those of the sampler (`mean`, ...).
+    """
+    draw = sampler("cream", window, scale, mode=mode, **options)
+    first = window // 3 if mode == "relativity" else draw.ends or continuity_ends(window, scale)
+    places = (draw.draw(window, seed, 0, index).positions for index in range(examples))
+    return np.array([(p[first] + p[-first - 1]) / 2 for p in places]) / draw.target_length
+
+
+def answerable(
+    indices: Indices, questions: np.ndarray, records: np.ndarray, num_tokens: int
+) -> np.ndarray:
+    """Return the told distance of every query that a window can answer, int64 (answerable,).
+
+    `questions` are token spans (queries, 3): start, first token of the answer, end; `records` those
+    of what each asks for, (queries, 2). A window can answer a query if it holds all tokens of both;
+    the distance is from the record's last token to the answer's first.
+    """
+    place = np.full(num_tokens + 1, -1)
+    place[indices.tokens] = np.arange(len(indices.tokens))
+    held = np.concatenate([[0], np.cumsum(place[:num_tokens] >= 0)])
+    whole = [held[e] - held[s] == e - s for s, e in (questions[:, [0, 2]].T, records.T)]
+    asked = whole[0] & whole[1]
+    last, first = place[records[asked, 1] - 1], place[questions[asked, 1]]
+    return indices.positions[first] - indices.positions[last]

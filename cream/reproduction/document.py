@@ -1,0 +1,142 @@
+"""REPRODUCTION.md from the rows: each claim of the paper, what it says, what was measured.
+
+    python -m cream.reproduction data/results --out REPRODUCTION.md   # fill the tables in again
+    python -m cream.reproduction data/results --check REPRODUCTION.md # are they what the rows say?
+
+The prose of that file is written by hand; what stands between `<!-- rows: NAME -->` and
+`<!-- end: NAME -->` is written from rows by this module and replaced whole. No number is typed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from cream import notebook, results
+from cream.reproduction import figures
+from cream.reproduction.paper_claims import Evidence
+from cream.reproduction.tables import (
+    details,
+    leakage,
+    markdown,
+    queries,
+    releases,
+    second_look,
+    sensitivity,
+    slips,
+    summary,
+)
+from cream.reproduction.verdicts import told
+from cream.study import records, training_data
+from cream.study.analysis import contrasts, endpoints, tables
+
+__all__ = ["check", "evidence_of", "fill", "main", "parts"]
+
+# The commits that measured the rows of the first look (PREREGISTRATION, changes).
+FIRST_LOOK = ("80e8537", "dd79957", "0652a18", "f19db07", "34f6964")
+
+
+# ------------------------------------------------------------------------------------- the file
+
+
+def evidence_of(*paths: Path) -> tuple[Evidence, str]:
+    """Read what `paths` hold: a grid where there is one, rows of answers; and say what it is."""
+    file = records.find_grid(*paths)
+    rows = results.read(*paths)
+    if file is None:
+        empty = pd.DataFrame(columns=["claim", "n", "condition", "scaling"])
+        counts = training_data.read(paths[0] / "grid.parquet")
+        said = "No grid was run: there is no grid.parquet."
+        return Evidence(pd.DataFrame(), empty, rows, counts), said
+    frame, runs = tables.load(file)
+    drawn = figures.grid_source(file, frame)
+    said = (f"From {file.name} (SHA-256 {drawn['rows']}...; {len(frame):,} answers of "
+            f"{len(runs):,} models; commit {drawn['commit']}).")  # fmt: skip
+    counts = training_data.read(file)
+    found = contrasts.contrasts(runs, flagged=training_data.flagged(counts))
+    then = frame["commit"].astype(str).str[:7].isin(FIRST_LOOK)
+    first = endpoints.units(frame[then]) if then.any() else pd.DataFrame()
+    return Evidence(runs, found, rows, counts, first), said
+
+
+def parts(paths: Sequence[Path], paper: Path) -> dict[str, str]:
+    """Return every part of the file that is made from rows, by name."""
+    evidence, said = evidence_of(*paths)
+    every = details(evidence, paper) if len(evidence.contrasts) else {}
+    shared = leakage(evidence.layout)
+    rates = {name: sensitivity(evidence.runs, name) for name in ("lines", "kv", "in_window")}
+    seen, changed = queries(evidence.layout), second_look(evidence)
+    return {
+        "told": told(evidence),
+        "source": said,
+        "claims": markdown(summary(evidence, paper)),
+        "contrasts": "\n\n".join(f"### {title}\n\n{markdown(table)}" for title, table in
+                                 every.items()) or "Not run.",
+        "second look": (markdown(changed) if len(changed)
+                        else "No verdict changed, or no run was added after a first look."),
+        "sensitivity": "\n\n".join(f"### {endpoints.ENDPOINTS[name]}\n\n{markdown(table)}"
+                                   for name, table in rates.items() if len(table)) or "Not run.",
+        "queries": markdown(seen) if len(seen) else "Not counted.",
+        "leakage": markdown(shared) if len(shared) else "Not counted.",
+        "slips": slips(paper),
+        "releases": markdown(releases()),
+    }  # fmt: skip
+
+
+def fill(text: str, made: dict[str, str]) -> str:
+    """Return the text with each marked part replaced; ValueError for a mark that is not there."""
+    for name, part in made.items():
+        pattern = re.compile(rf"(<!-- rows: {name} -->\n).*?(\n?<!-- end: {name} -->)", re.S)
+        if len(pattern.findall(text)) != 1:
+            raise ValueError(
+                f"the file must have one <!-- rows: {name} --> and <!-- end: {name} -->; put them "
+                "where that part belongs"
+            )
+        before, after = pattern.search(text).span()
+        marked = f"<!-- rows: {name} -->\n{part}\n<!-- end: {name} -->"
+        text = text[:before] + marked + text[after:]
+    return text
+
+
+def check(text: str, made: dict[str, str]) -> list[str]:
+    """Return the lines that the rows would write and the text does not have, with those it has."""
+    filled = fill(text, made).splitlines()
+    there, wanted = set(text.splitlines()), set(filled)
+    return [*(f"- {line}" for line in text.splitlines() if line not in wanted),
+            *(f"+ {line}" for line in filled if line not in there)]  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Fill the tables of REPRODUCTION.md from rows, or compare them with what rows say."""
+    parser = argparse.ArgumentParser(prog="python -m cream.reproduction", description=__doc__)
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("rows", nargs="*", default=["data/results"], help="files or folders")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--out", metavar="FILE", help="fill its marked parts; default: print them")
+    what.add_argument("--check", metavar="FILE", help="exit 1 where it differs, with the lines")
+    given = parser.parse_args(arguments)
+    root = notebook.find_root()
+    try:
+        made = parts([root / path for path in given.rows], root / "data" / "paper")
+        if given.check:
+            wrong = check((root / given.check).read_text(encoding="utf-8"), made)
+            print("\n".join(wrong) or f"{given.check} says what the rows say.")
+            return int(bool(wrong))
+        if given.out:
+            path = root / given.out
+            beside = path.with_name(f".{path.name}.{os.getpid()}")
+            beside.write_text(fill(path.read_text(encoding="utf-8"), made), encoding="utf-8")
+            os.replace(beside, path)
+            print(f"{given.out}: {len(made)} parts written from rows")
+        else:
+            print("\n\n".join(made.values()))
+    except (OSError, ValueError) as error:
+        print(f"cream.reproduction: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,314 @@
+"""Rows on disk: one writer, one key, resume, read as tables.
+
+A row is one answer of one model to one sample, a flat dict with the columns of `COLUMNS`. While an
+evaluation runs, rows are appended to a JSON Lines file, each flushed to the disk before the next is
+computed; a killed evaluation, started again, asks `missing` and computes only what is not there:
+
+    with Rows("runs/x/rows.jsonl", header) as rows:
+        wanted = {rows.key(task, prompt_hash, sample): ... for ...}
+        for key in rows.missing(wanted):
+            rows.append({"task": task, "prompt_hash": prompt_hash, "sample": sample, "score": 1.0})
+
+Several processes each write a part (`rows.part1.jsonl`) beside the file; whoever opens the file
+next takes in what they left. Finished rows are published as Parquet (`to_parquet`); `read` takes
+either, and folders of them.
+What the rows mean together (means, intervals) belongs in `statistics` and `report`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from cream.results.schema import COLUMNS, SCHEMA, checked, foreign, parse, row_key, whole_lines
+from cream.utils.provenance import commit, hash_of, versions
+
+try:
+    import fcntl
+except ImportError:  # Windows: two writers of one file are not noticed there
+    fcntl = None
+
+__all__ = [
+    "COLUMNS",
+    "Rows",
+    "SCHEMA",
+    "current",
+    "drawn_from",
+    "needs",
+    "read",
+    "row_key",
+    "to_parquet",
+    "variant",
+]
+
+_SAMPLE = ["run", "task", "token_length", "gold_index", "depth_percent", "num_keys", "document",
+           "sample"]  # fmt: skip
+
+
+class Rows:
+    """The writer of one JSON Lines file of rows; a context manager.
+
+    `header` holds the columns that are constant for this evaluation; `model_hash` and `settings`
+    must be among them because every key needs them, and dicts in it are written as JSON. `versions`
+    and `commit` are filled in. A last line torn by a killed writer is dropped: its key is missing
+    again. With `part` (1 or more) it writes that part of the file and does not repeat the rows of
+    the file itself, which takes in all parts when it is next opened. ValueError for unknown columns
+    and for a file that holds something else; BlockingIOError while another process writes the file.
+    """
+
+    def __init__(self, path: str | Path, header: Mapping[str, object], part: int = 0) -> None:
+        self.path = _part(Path(path), part) if part else Path(path)
+        self.header = checked({"versions": versions(), "commit": commit(), **header})
+        for name in ("model_hash", "settings"):
+            if self.header.get(name) is None:
+                raise ValueError(f"the header of {self.path} has no {name}; every key needs it")
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            _lock(self._descriptor, self.path)
+            lines, self._end = whole_lines(self.path)
+            self._keys = {row["key"] for row in parse(self.path, lines)}
+            os.ftruncate(self._descriptor, self._end)
+            if part and Path(path).exists():
+                self._keys |= {row["key"] for row in parse(path, whole_lines(Path(path))[0])}
+            if not part:
+                self.absorb()
+        except BaseException:
+            self.close()
+            raise
+
+    def absorb(self) -> None:
+        """Take in the rows of the parts beside the file, and remove the parts."""
+        for part in sorted(self.path.parent.iterdir()):
+            if not _is_part(part, self.path):
+                continue
+            descriptor = os.open(part, os.O_RDWR)
+            try:
+                _lock(descriptor, part)
+                lines = whole_lines(part)[0]
+                rows = {
+                    row["key"]: line for row, line in zip(parse(part, lines), lines, strict=True)
+                }
+                found = self.missing(rows)
+                self._write(b"".join(rows[key] + b"\n" for key in found))
+                self._keys.update(found)
+                part.unlink()
+            finally:
+                os.close(descriptor)
+
+    def key(
+        self, task: str, prompt_hash: str, sample: int, settings: str | Mapping | None = None
+    ) -> str:
+        """Return the key that a row of this model and these settings has, or would have."""
+        settings = self.header["settings"] if settings is None else settings
+        return row_key(self.header["model_hash"], task, prompt_hash, sample, settings)
+
+    def missing(self, keys: Iterable[str]) -> list[str]:
+        """Return those of `keys` that have no row yet, in their order."""
+        return [key for key in keys if key not in self._keys]
+
+    def append(self, row: Mapping[str, object]) -> str:
+        """Write one row and return its key; a row that is there already is not written again.
+
+        `task`, `prompt_hash` and `sample` are needed. ValueError for unknown columns and values
+        that are not finite; OSError (a full disk) leaves the file as it was.
+        """
+        row = {**self.header, "schema": SCHEMA, **checked(row)}
+        for name in ("task", "prompt_hash", "sample"):
+            if row.get(name) is None:
+                raise ValueError(f"a row for {self.path} has no {name}; its key needs it")
+        row["key"] = row_key(*(row[n] for n in ("model_hash", "task", "prompt_hash", "sample")),
+                             row["settings"])  # fmt: skip
+        if row["key"] in self._keys:
+            return row["key"]
+        row.setdefault("date", datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"))
+        ordered = {name: row[name] for name in COLUMNS if row.get(name) is not None}
+        self._write((json.dumps(ordered, ensure_ascii=False, allow_nan=False) + "\n").encode())
+        self._keys.add(row["key"])
+        return row["key"]
+
+    def _write(self, line: bytes) -> None:
+        if self._descriptor is None:
+            raise ValueError(f"{self.path} is closed")
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._descriptor, line[written:])
+            os.fsync(self._descriptor)
+        except OSError as error:
+            os.ftruncate(self._descriptor, self._end)
+            raise OSError(
+                error.errno,
+                f"{error.strerror}: the row was not written to {self.path}; the {len(self._keys)} "
+                "rows before it are safe. Free some space and run the same command again",
+            ) from error
+        self._end += len(line)
+
+    def frame(self) -> pd.DataFrame:
+        """Return all rows of the file as a table."""
+        return read(self.path)
+
+    def close(self) -> None:
+        """Close the file and let others write it."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+        self._descriptor = None
+
+    def __enter__(self) -> Rows:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Keep a file to this process until its descriptor is closed."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BlockingIOError(
+            f"another process is writing {path}; wait for it or choose another path"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+
+
+def _part(path: Path, number: int) -> Path:
+    """Name a part of a file of rows; a folder that is read has its rows, too."""
+    return path.with_name(f"{path.stem}.part{number}{path.suffix}")
+
+
+def _is_part(candidate: Path, path: Path) -> bool:
+    pattern = rf"{re.escape(path.stem)}\.part[1-9]\d*{re.escape(path.suffix)}"
+    return re.fullmatch(pattern, candidate.name) is not None
+
+
+def read(*paths: str | Path) -> pd.DataFrame:
+    """Read rows of JSON Lines files, Parquet files and folders of them into one table.
+
+    Every column of `COLUMNS` is there; of rows with one key the last is kept. In a folder, files
+    that hold no rows (a training's metrics, a grid's answers) are passed over. FileNotFoundError
+    for a missing path, ValueError for a file of another schema.
+    """
+    frames = [_empty()]
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"there are no rows at {path}; evaluate a model first")
+        if path.is_dir():
+            files = sorted([*path.rglob("*.jsonl"), *path.rglob("*.parquet")])
+            frames += [_read_file(file) for file in files if _holds_rows(file)]
+        else:
+            frames.append(_read_file(path))
+    frame = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
+    return frame.drop_duplicates("key", keep="last", ignore_index=True)
+
+
+def _empty() -> pd.DataFrame:
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})
+
+
+def _schema(path: Path) -> object:
+    """The schema a file says it has, None if it says nothing."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        stored = parquet.read_schema(path)
+        return (stored.metadata or {}).get(b"cream", b"").decode() or None
+    with path.open("rb") as file:
+        try:
+            first = json.loads(file.readline())
+        except ValueError:
+            return None
+    return first.get("schema") if isinstance(first, dict) else None
+
+
+def _holds_rows(path: Path) -> bool:
+    """Whether a file says that it holds rows, of whatever version."""
+    return str(_schema(path)).startswith(SCHEMA.rpartition("-")[0])
+
+
+def _read_file(path: Path) -> pd.DataFrame:
+    if path.suffix == ".parquet":
+        if (schema := _schema(path)) != SCHEMA:
+            raise ValueError(foreign(path, schema))
+        frame = pd.read_parquet(path)
+    else:
+        frame = pd.DataFrame(parse(path, whole_lines(path)[0]))
+    return frame.reindex(columns=list(COLUMNS)).astype(COLUMNS)
+
+
+def to_parquet(frame: pd.DataFrame, path: str | Path) -> Path:
+    """Write rows as Parquet, sorted, so that the same rows give the same bytes in any order."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if unknown := [name for name in frame if name not in COLUMNS]:
+        raise ValueError(f"rows have no column {unknown[0]!r}; there are: {', '.join(COLUMNS)}")
+    ordered = frame.reindex(columns=list(COLUMNS)).astype(COLUMNS)
+    ordered = ordered.sort_values([*_SAMPLE, "settings", "key"], ignore_index=True)
+    table = pa.Table.from_pandas(ordered, preserve_index=False)
+    table = table.replace_schema_metadata({"cream": SCHEMA, **(table.schema.metadata or {})})
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        parquet.write_table(table, beside, compression="zstd")
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def current(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that speak for each run now.
+
+    A run trained again, or a sample whose prompt or settings changed, leaves older rows behind: of
+    each run and task the model evaluated last counts, of each sample (in each `variant`) its last
+    row.
+    """
+    ordered = frame.assign(variant=variant(frame)).sort_values(
+        "date", kind="stable", na_position="first"
+    )
+    last = ordered.groupby(["run", "task"], dropna=False)["model_hash"].transform("last")
+    ordered = ordered[(ordered["model_hash"] == last).fillna(True)]
+    kept = ordered.drop_duplicates([*_SAMPLE, "variant"], keep="last").sort_index()
+    return kept.drop(columns="variant").reset_index(drop=True)
+
+
+def variant(frame: pd.DataFrame) -> pd.Series:
+    """Return which form of its task each row answers: `style`, `mode`, `corpus` of its settings.
+
+    Rows of two variants are never averaged: they are two evaluations.
+    """
+    texts = {text: json.loads(text) for text in frame["settings"].dropna().unique()}
+    names = {
+        text: " ".join(str(how[name]) for name in ("style", "mode", "corpus") if name in how)
+        for text, how in texts.items()
+    }
+    return frame["settings"].map(names).fillna("").astype("string")
+
+
+def drawn_from(frame: pd.DataFrame) -> dict[str, str]:
+    """Return what a figure drawn from `frame` must carry: the hash of its rows, their commits."""
+    shown = ["key", "score", "contained", "nll", "tokens_per_second", "peak_gib"]
+    keys = sorted(map(str, frame[shown].itertuples(index=False, name=None)))
+    commits = sorted(set(frame["commit"].dropna()))
+    return {"rows": hash_of(*keys), "commit": ", ".join(commits) or "unknown"}
+
+
+def needs(rows: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Return the rows; ValueError when there are none, or one lacks what a figure needs."""
+    if rows.empty:
+        raise ValueError("there are no rows to draw; evaluate a model first")
+    for name in columns:
+        if rows[name].isna().any():
+            raise ValueError(f"{rows[name].isna().sum()} rows have no {name}; the figure needs it")
+    return rows

@@ -1,0 +1,40 @@
+"""Means, differences and their 95 % intervals, with n.
+
+Belongs here: what turns rows into numbers with an interval. Does not: sentences about the numbers
+(`study.analysis`, `reproduction`). Read first: `intervals`; `multilevel` has bases and seeds as
+units.
+"""
+
+from cream.statistics.intervals import (
+    Interval,
+    TwoLevel,
+    bootstrap_ratio,
+    holm,
+    mean_interval,
+    p_value,
+    paired_difference,
+    perplexity,
+    proportion,
+    two_level,
+    wilson,
+)
+from cream.statistics.tables import accuracies, by_method, match, perplexities, units
+
+__all__ = [
+    "Interval",
+    "TwoLevel",
+    "accuracies",
+    "bootstrap_ratio",
+    "by_method",
+    "holm",
+    "match",
+    "mean_interval",
+    "p_value",
+    "paired_difference",
+    "perplexities",
+    "perplexity",
+    "proportion",
+    "two_level",
+    "units",
+    "wilson",
+]

@@ -1,0 +1,92 @@
+"""Evaluations: one module a task builds examples and scores answers; `evaluate` runs any of them.
+
+What belongs here: `Example`, and the loop from examples to rows. A task is a module with
+`examples(...)` and either `score(prediction, example)`, for greedy answers, or
+`measure(model, examples)`, for what is computed otherwise; both give columns of a row.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from cream.inference.generation import BOS_POLICY, tokenize
+from cream.utils.provenance import hash_of
+
+__all__ = ["Example", "check_lengths"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One question to a model: a prompt (or tokens to score) and what the answer should be.
+
+    `token_length` is nominal; prompt and target together have at most so many tokens. `how` is
+    what else decides the result, and so belongs into the row's key. `tokens` may be the beginning
+    of a longer `context` that is read once for several examples.
+    """
+
+    task: str
+    sample: int
+    prompt: str
+    target: str
+    token_length: int
+    max_new_tokens: int = 0
+    stop: str | None = None
+    min_new_tokens: int = 0
+    gold_index: int | None = None
+    depth_percent: float | None = None
+    num_keys: int | None = None
+    document: str | None = None
+    tokens: tuple[int, ...] | None = None
+    context: tuple[int, ...] | None = None
+    how: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def prompt_hash(self) -> str:
+        """16 hex digits over what the model reads."""
+        return hash_of(self.prompt if self.tokens is None else self.tokens)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """How the answer is generated; part of the row's key."""
+        if self.tokens is not None:
+            return dict(self.how)
+        return {
+            **self.how,
+            "decoding": "greedy",
+            "max_new_tokens": self.max_new_tokens,
+            "min_new_tokens": self.min_new_tokens,
+            "stop": self.stop,
+            "bos": BOS_POLICY,
+        }
+
+
+def check_lengths(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    window: int | None,
+    label: str = "the model",
+) -> None:
+    """Refuse (ValueError) examples longer with their answers than `window`: how many, and one."""
+    if window is None:
+        return
+    sizes = [(_size(example, tokenizer), example) for example in examples]
+    if not (beyond := [(size, example) for size, example in sizes if size > window]):
+        return
+    size, example = max(beyond, key=lambda one: one[0])
+    lengths = Counter(one.token_length for _, one in beyond)
+    listed = ", ".join(f"{count} of {length} tokens" for length, count in sorted(lengths.items()))
+    raise ValueError(
+        f"{len(beyond)} of {len(examples)} samples exceed the model's window of {window} tokens "
+        f"(max_position_embeddings of {label or 'the model'}): {listed}. The longest is "
+        f"{example.task} sample {example.sample} with {size} tokens, its answer included. Ask "
+        "shorter ones, or a model extended further"
+    )
+
+
+def _size(example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
+    """The most tokens that are read at a time."""
+    if example.tokens is not None:
+        return min(len(example.tokens), example.token_length)
+    return len(tokenize(tokenizer, example.prompt)) + example.max_new_tokens

@@ -1,0 +1,98 @@
+"""Long text to hide things in: read from a corpus or a folder, measured and cut by tokens.
+
+What belongs here: where the text comes from and where its tokens end. What is hidden in it is the
+task's (`tasks.needle`).
+"""
+
+from itertools import accumulate
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from cream.data.corpus import Corpus
+
+__all__ = ["Stretch", "from_corpus", "from_folder", "stretch"]
+
+_CHARACTERS_PER_TOKEN = 6  # first guess of how much text to cut; twice as much if it was too little
+
+
+class Stretch(NamedTuple):
+    """A piece of text and the characters at which its tokens end; `ends[k]` follows k tokens."""
+
+    text: str
+    ends: list[int]
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens there are."""
+        return len(self.ends) - 1
+
+    def between(self, start: int, end: int) -> str:
+        """Return the text of tokens [start, end)."""
+        return self.text[self.ends[start] : self.ends[end]]
+
+
+def from_folder(folder: str | Path) -> str:
+    """Join the .txt files of a folder, by name.
+
+    FileNotFoundError for a folder that is not there or has none, ValueError for one that is not
+    UTF-8. The release joins them in whatever order the file system lists them (protocols 5.3).
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"haystack names {folder}, and there is no such folder")
+    files = sorted(folder.glob("*.txt"))
+    if not files:
+        raise FileNotFoundError(f"the haystack {folder} holds no .txt file")
+    texts = []
+    for file in files:
+        try:
+            texts.append(file.read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{file} is not UTF-8 ({error.reason}): convert or remove it"
+            ) from None
+    return "\n".join(texts)
+
+
+def from_corpus(
+    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, split: str = "test", kind: str = "text"
+) -> str:
+    """Join a split's documents of one kind; ValueError if it has none."""
+    documents = corpus.split(split)
+    found = [index for index, each in enumerate(documents.column("kind")) if each == kind]
+    if not found:
+        raise ValueError(f"the {split} split of {corpus.path} has no {kind}: use another corpus")
+    return "\n".join(
+        tokenizer.decode(documents.tokens(index), skip_special_tokens=True) for index in found
+    )
+
+
+def stretch(
+    tokenizer: PreTrainedTokenizerBase, haystack: str, start: int, num_tokens: int
+) -> Stretch:
+    """Cut `num_tokens` tokens of the haystack from the next word after `start`, and round its end.
+
+    `start` is a character; 0 is taken as it is. ValueError for a haystack with fewer tokens, and
+    for a tokenizer that cannot say where its tokens lie in a text (a slow one).
+    """
+    if not tokenizer.is_fast:
+        raise ValueError("the tokenizer is a slow one, which cannot place a sentence by tokens")
+    start = haystack.find(" ", start) + 1 if start else 0
+    turned, characters = haystack[start:] + "\n" + haystack[:start], 0
+    while characters < len(turned):
+        characters = 2 * characters or _CHARACTERS_PER_TOKEN * num_tokens
+        piece = turned[:characters]
+        offsets = tokenizer(
+            piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )["offset_mapping"]
+        # The last word may have been cut, so that its tokens are not those of the text.
+        if len(offsets) > num_tokens + 8 or (characters >= len(turned) and offsets):
+            ends = list(accumulate((end for _, end in offsets), max, initial=0))
+            if len(offsets) >= num_tokens:
+                return Stretch(piece, ends[: num_tokens + 1])
+    raise ValueError(
+        f"the haystack has {len(offsets) if turned.strip() else 0} tokens, fewer than the "
+        f"{num_tokens} of the longest prompt: join more texts, or ask for shorter lengths"
+    )

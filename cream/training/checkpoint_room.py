@@ -1,0 +1,63 @@
+"""Whether a disk holds a run's checkpoints and its model, by arithmetic, before training starts.
+
+What belongs here: bytes on disk. Bytes on a card are in `training_memory`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+from cream.training.config import TrainConfig
+
+__all__ = ["check_disk", "checkpoint_bytes", "model_bytes"]
+
+log = logging.getLogger(__name__)
+
+GIB = 2**30
+
+
+def check_disk(config: TrainConfig, count: int, run_dir: Path) -> int:
+    """Return how many checkpoints the disk has room for besides the one that is being written.
+
+    At most 2. 0: the old one is removed before the new one is written. OSError before anything is
+    computed where not even that fits, or the model at the end does not.
+    """
+    size, model = checkpoint_bytes(config, count), model_bytes(config, count)
+    there = run_dir.resolve()
+    while not there.exists():
+        there = there.parent
+    old = run_dir / "checkpoints"
+    free = shutil.disk_usage(there).free + sum(
+        one.stat().st_size for one in old.rglob("*") if one.is_file()
+    )
+    room = f"{there} has {free / GIB:.1f} GiB free"
+    if not config.save_steps:
+        if model > free:
+            raise OSError(f"the model takes {model / GIB:.1f} GiB and {room}; choose another place")
+        return 2
+    for kept in (2, 1):
+        if max((kept + 1) * size, kept * size + model) <= free:
+            return kept
+    said = f"a checkpoint takes {size / GIB:.1f} GiB, the model {model / GIB:.1f}, and {room}"
+    if size + model > free:
+        raise OSError(f"{said}; set save_steps=0 (no checkpoints) or choose another place")
+    log.warning(
+        "%s: each checkpoint is removed before the next is written; a run that dies meanwhile "
+        "starts anew",
+        said,
+    )
+    return 0
+
+
+def checkpoint_bytes(config: TrainConfig, count: int) -> int:
+    """Return the bytes of a checkpoint: weights as computed with, masters, two moments."""
+    if config.precision == "master":
+        return 14 * count
+    return (16 if config.zero in (1, 2, 3) else 12) * count
+
+
+def model_bytes(config: TrainConfig, count: int) -> int:
+    """Return the bytes of the model that a run leaves."""
+    return (2 if config.save_dtype == "bfloat16" else 4) * count

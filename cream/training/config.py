@@ -1,0 +1,203 @@
+"""The configuration of one fine-tuning run: its fields, what they may hold, and its JSON.
+
+What belongs here: checks that need neither model nor data, so that a typing error costs nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cream import rope
+from cream.positions import METHODS
+
+__all__ = ["TrainConfig", "closest", "read_config"]
+
+CHOICES = {
+    "method": METHODS,
+    "scaling": rope.KINDS,
+    "precision": ("auto", "float32", "bfloat16", "master"),
+    "offload": ("auto", "none", "moments"),
+    "zero": ("auto", 0, 1, 2, 3),
+    "zero_offload": ("auto", "none", "optimizer", "all"),
+    "save_dtype": ("float32", "bfloat16"),
+    "compile": ("auto", "none", "layers", "model"),
+}
+LEAST = {
+    "steps": 1, "batch_size": 1, "micro_batch": 1, "log_steps": 1, "seed": 0, "save_steps": 0,
+    "probe_steps": 0, "workers": 0, "weight_decay": 0, "max_grad_norm": 0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Every number of one fine-tuning run; `cream.presets` has the named ones.
+
+    ValueError names a value of the wrong type or out of bounds, and what it may be.
+    """
+
+    base: str  # the pre-trained model: a folder, or a hub id
+    corpus: str  # a folder that cream.data.corpus made
+    method: str = "cream"  # which tokens are read and the positions they are told
+    scaling: str = "linear"  # RoPE scaling
+    scale: int = 8  # s = L / N
+    steps: int = 1000  # optimizer steps
+    batch_size: int = 32  # examples a step, over all processes and accumulation
+    micro_batch: int = 32  # examples a forward pass on one device
+    learning_rate: float = 2e-5  # reached after the warm-up, then linearly to 0
+    warmup_steps: int = 10
+    seed: int = 0  # of the examples' order and positions
+    sampler_options: dict = field(default_factory=dict)
+    revision: str | None = None  # of the hub model
+    weight_decay: float = 0.0
+    adam_betas: tuple[float, float] = (0.9, 0.999)
+    max_grad_norm: float = 1.0
+    # "float32"; "bfloat16" compute on float32 weights, which every forward pass casts; "master":
+    # bfloat16 weights with their float32 masters in the optimizer (large models); "auto" by device
+    precision: str = "auto"
+    save_dtype: str = "float32"  # of model/
+    attention: str = "auto"
+    gradient_checkpointing: bool = False
+    # What a backward pass computes again (precision "master"): 0 nothing, "cheap" element-wise
+    # results of compiled layers, a number also that many whole layers, "auto" as memory demands
+    recompute: int | str = 0
+    offload: str = "auto"  # AdamW's "moments" in RAM, "none", "auto" as memory demands ("master")
+    # DeepSpeed's ZeRO: over the processes it shards 1 AdamW's states and the masters, 2 gradients,
+    # 3 weights, too; 0 none of it; "auto" the least that fits, 0 for one process and small models
+    zero: int | str = "auto"
+    zero_offload: str = "auto"  # in RAM: "none", AdamW's and masters ("optimizer"), weights ("all")
+    compile: str = "auto"  # "none", "layers", "model" (CUDA graphs) or "auto" by device and steps
+    save_steps: int = 0  # 0: no checkpoints
+    log_steps: int = 10
+    probe: str | None = None  # "module:function", called with the model and the tokenizer
+    probe_steps: int = 0  # 0: never
+    workers: int = 0  # data loader processes
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            _check_type(name, getattr(self, name), hint)
+        for name, least in LEAST.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                known = ", ".join(map(str, choices))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {known}")
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ValueError(
+                f"warmup_steps is {self.warmup_steps}; it must lie in [0, steps = {self.steps})"
+            )
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate is {self.learning_rate}; it must be larger than 0")
+        _check_memory_settings(self)
+        _check_sharding(self)
+        rope.scaling(self.scaling, self.scale)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether DeepSpeed holds the optimizer; False while `zero` is not settled."""
+        return self.zero in (1, 2, 3)
+
+    def to_json(self) -> str:
+        """Return the configuration as JSON, one field a line."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> TrainConfig:
+        """Read what `to_json` wrote; ValueError names a field that is unknown or missing."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("config.json does not hold the fields of a run")
+        fields = {f.name for f in dataclasses.fields(cls)}
+        if unknown := [closest(name, fields) for name in sorted(set(values) - fields)]:
+            raise ValueError(f"config.json has unknown fields: {', '.join(unknown)}")
+        if missing := [name for name in ("base", "corpus") if name not in values]:
+            raise ValueError(f"config.json lacks {' and '.join(missing)}")
+        if isinstance(values.get("adam_betas"), list):
+            values["adam_betas"] = tuple(values["adam_betas"])
+        return cls(**values)
+
+
+def _check_type(name: str, value: object, hint: object) -> None:
+    if hint is float:
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+    elif hint is int:
+        good = isinstance(value, int) and not isinstance(value, bool)
+    elif hint == tuple[float, float]:
+        good = isinstance(value, tuple) and len(value) == 2
+    else:
+        good = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)
+    if not good:
+        wanted = hint.__name__ if isinstance(hint, type) else str(hint)
+        raise ValueError(f"{name} is {value!r}; it must be of type {wanted}")
+
+
+def _check_memory_settings(config: TrainConfig) -> None:
+    """Refuse what cannot be had together of precision, recompute, offload and compile."""
+    again = config.recompute
+    if again not in ("auto", "cheap") and not (isinstance(again, int) and again >= 0):
+        raise ValueError(f"recompute is {again!r}; choose auto, cheap or a number of layers from 0")
+    if config.precision != "master":
+        for name in ("recompute", "offload"):
+            if (value := getattr(config, name)) not in (0, "auto", "none"):
+                raise ValueError(
+                    f"{name} is {value!r} and precision {config.precision!r}; only 'master' has it"
+                )
+        return
+    if config.compile == "model":
+        raise ValueError("compile is 'model' and precision 'master'; choose 'layers' or 'none'")
+    if again == "cheap" and config.compile == "none":
+        raise ValueError("recompute is 'cheap', which compiled layers do; compile is 'none'")
+    if again != 0 and config.gradient_checkpointing:
+        raise ValueError(
+            f"recompute is {again!r} and gradient_checkpointing recomputes all layers; set one"
+        )
+
+
+def _check_sharding(config: TrainConfig) -> None:
+    """Refuse what DeepSpeed does not do, or does not do together with our own optimizer."""
+    zero, place = config.zero, config.zero_offload
+    if place in ("optimizer", "all") and (zero == 0 or config.precision == "auto"):
+        raise ValueError(f"zero_offload is {place!r}, which ZeRO does; set zero to 1, 2 or 3")
+    if place == "all" and zero in (1, 2):
+        raise ValueError(f"zero_offload is 'all', for zero 3 alone; zero is {zero}")
+    if zero in ("auto", 0):
+        return
+    if config.precision not in ("master", "float32"):
+        raise ValueError(
+            f"zero is {zero} and precision {config.precision!r}; choose 'master' (bfloat16 "
+            "weights, float32 masters) or 'float32'"
+        )
+    if config.offload == "moments":
+        raise ValueError(f"offload is 'moments' and zero {zero}; choose zero_offload='optimizer'")
+    if config.compile == "model":
+        raise ValueError(f"compile is 'model' and zero {zero}; choose 'layers' or 'none'")
+    if zero == 3 and config.probe and config.probe_steps:
+        raise ValueError(
+            "probe_steps is set and zero 3: one process asks, and none has the weights; choose "
+            "zero 2 or probe_steps 0"
+        )
+
+
+def closest(name: str, fields: set[str]) -> str:
+    """Return an unknown field's name, with the one that may have been meant."""
+    near = difflib.get_close_matches(name, fields, 1)
+    return f"{name} (did you mean {near[0]}?)" if near else name
+
+
+def read_config(run_dir: str | Path) -> TrainConfig:
+    """Read config.json of a run directory; the error names the file and what is wrong in it."""
+    path = Path(run_dir) / "config.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; `python -m cream.presets NAME {run_dir}` writes one, and "
+            "notebooks/02_train.ipynb does when it trains"
+        )
+    try:
+        return TrainConfig.from_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,375 @@
+"""Fine-tuning at length N on skipped positions: what a run directory holds, and how it is filled.
+
+A run directory holds `config.json` (every number of the run), `metrics.jsonl` (a line a log),
+`checkpoints/` (for resuming) and `model/` (a stock Hugging Face checkpoint with its tokenizer).
+A run is started, resumed after any interruption and skipped when done by the same call:
+
+    train(config, run_dir)                         # from a notebook
+    python -m cream.training RUN_DIR               # from any launcher; reads RUN_DIR/config.json
+
+What the fields mean is in `training_config`, what an example is in `examples`, the optimizer loop
+in `trainer`, what is written while it goes in `training_log`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import logging
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import (
+    AutoConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainingArguments,
+)
+from transformers.trainer_callback import PrinterCallback
+
+from cream import models, rope
+from cream.data.dataset import ExampleDataset, collate
+from cream.models.checkpoints import check_files
+from cream.models.hardware import training_flops
+from cream.positions import sampler
+from cream.training import checkpoint_room, memory, parallel, zero
+from cream.training.callbacks import (
+    CheckpointSeal,
+    MetricsLog,
+    ProbeCallback,
+    ProgressBar,
+    last_complete_checkpoint,
+)
+from cream.training.config import TrainConfig, read_config
+from cream.training.trainer import (
+    CreamTrainer,
+    compile_layers,
+    decoder_layers,
+    learning_rate_factor,
+    recompute_layers,
+    recomputing_cheaply,
+)
+
+__all__ = [
+    "ExampleDataset",
+    "TrainConfig",
+    "base_place",
+    "check_directory",
+    "claim",
+    "collate",
+    "learning_rate_factor",
+    "train",
+]
+
+log = logging.getLogger(__name__)
+
+Probe = Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]
+Load = Callable[..., PreTrainedModel]
+
+
+def train(
+    config: TrainConfig,
+    run_dir: str | Path,
+    probe: Probe | None = None,
+    root: str | Path = ".",
+    progress: bool = True,
+    load: Load | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> Path:
+    """Train, or go on after an interruption, and return the folder of the finished model.
+
+    `probe` (or the function that `config.probe` names) is given the model and the tokenizer every
+    `probe_steps`, and its numbers are logged. The folders that `config` names start at `root`.
+    `load` stands in for `models.load`, which it is called like. ValueError when the directory holds
+    another run, MemoryError (before anything is loaded) for a card that is too small.
+    """
+    run_dir, root, asked = Path(run_dir), Path(root), config
+    check_directory(config, run_dir)
+    if (run_dir / "model").exists():
+        log.info("%s is finished; nothing to train", run_dir)
+        return run_dir / "model"
+    _environment(config)
+    machine = parallel.Machine.here()
+    _accumulation(config, machine.processes)
+    probe = probe or _named_probe(config.probe)
+    extended, tokenizer, dataset = _material(config, root)
+    config = _settled(config, extended, len(dataset[0]["input_ids"]), machine)
+    count = memory.parameters(extended)
+    room = checkpoint_room.check_disk(config, count, run_dir)
+    # Before DeepSpeed is set up: later, stage 3 would divide what is being read.
+    place = None if parallel.loads_on_card(config, count, machine) else "cpu"
+    model = _loaded(config, root, tokenizer, load or models.load, place)
+    arguments = _arguments(config, run_dir, room)
+    trainer = CreamTrainer(
+        config,
+        uneven=dataset.uneven,
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collate,
+    )
+    trainer.sparing = room == 0
+    _prepare(trainer, asked, tokenizer, run_dir)
+    if probe and config.probe_steps:
+        trainer.add_callback(ProbeCallback(probe, tokenizer, config.probe_steps, run_dir))
+    for callback in [*([ProgressBar()] if progress else []), *callbacks]:
+        trainer.add_callback(callback)
+    checkpoint = _left(config, arguments, run_dir)
+    cheaply = config.precision == "master" and config.recompute != 0
+    with recomputing_cheaply(cheaply), zero.alone():
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    _save(trainer, tokenizer, run_dir)
+    return run_dir / "model"
+
+
+def _environment(config: TrainConfig) -> None:
+    """Set what must be set before a device is used."""
+    if config.precision == "master":  # a card that is nearly full has no room for gaps
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    if not torch.cuda.is_available():  # else DeepSpeed, which accelerate looks for, warns of it
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
+
+def _left(config: TrainConfig, arguments: TrainingArguments, run_dir: Path) -> Path | None:
+    """Return the checkpoint to go on from, if a run of the same kind left one."""
+    with arguments.main_process_first(local=False):  # which removes what is torn
+        _sweep(run_dir)
+        checkpoint = last_complete_checkpoint(run_dir / "checkpoints")
+    if checkpoint:
+        zero.check_resumable(checkpoint, config.zero, arguments.world_size)
+    return checkpoint
+
+
+def _save(trainer: CreamTrainer, tokenizer: PreTrainedTokenizerBase, run_dir: Path) -> None:
+    """Write model/, from the float32 weights, wherever they are; once, by the first process."""
+    model, dtype = trainer.model, getattr(torch, trainer.config.save_dtype)
+    first, state = trainer.is_world_process_zero(), None
+    if trainer.config.sharded:
+        state = zero.gathered_weights(model, dtype, keep=first)
+        model = zero.shell(model, dtype)
+    elif trainer.masters is not None:
+        trainer.masters.restore(dtype)
+    if first:
+        model.config.use_cache = True
+        if state is None:
+            model.to(dtype)
+        models.save(model, tokenizer, run_dir / "model", state_dict=state)
+    trainer.accelerator.wait_for_everyone()
+
+
+def check_directory(config: TrainConfig, run_dir: Path) -> None:
+    """Raise ValueError if a directory holds another run, naming the fields that differ."""
+    if not (run_dir / "config.json").exists():
+        if found := [n for n in ("model", "checkpoints") if (run_dir / n).exists()]:
+            raise ValueError(
+                f"{run_dir} holds {' and '.join(found)} but no config.json that says of what run; "
+                "choose another run directory or remove this one"
+            )
+        return
+    there = read_config(run_dir)
+    differs = [
+        f"{f.name} {getattr(there, f.name)!r} -> {getattr(config, f.name)!r}"
+        for f in dataclasses.fields(config)
+        if getattr(there, f.name) != getattr(config, f.name)
+    ]
+    if differs:
+        raise ValueError(
+            f"{run_dir} holds another run ({'; '.join(differs)}); choose another run directory "
+            "or remove this one"
+        )
+
+
+def _sweep(run_dir: Path) -> None:
+    """Remove what a killed process was writing: parts of a model, files not yet renamed."""
+    for left in [*run_dir.glob(".model.*"), *run_dir.glob("**/*.partial")]:
+        shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def claim(config: TrainConfig, run_dir: Path) -> None:
+    """Write config.json, once all that can be checked has been: nothing half-written."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    beside = run_dir / f"config.{os.getpid()}.partial"
+    beside.write_text(config.to_json(), encoding="utf-8")
+    os.replace(beside, run_dir / "config.json")
+
+
+def _material(
+    config: TrainConfig, root: Path
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, ExampleDataset]:
+    """Check base, corpus and sampler against each other, before the weights are loaded."""
+    base = base_place(config.base, root)
+    check_files(base)
+    tokenizer = models.load_tokenizer(base, revision=config.revision)
+    about = AutoConfig.from_pretrained(base, revision=config.revision)
+    extended = models.extend(about, rope.scaling(config.scaling, config.scale))
+    window = models.describe(extended)["window"]
+    draw = sampler(config.method, window, config.scale, **config.sampler_options)
+    examples = config.steps * config.batch_size
+    dataset = ExampleDataset(root / config.corpus, draw, config.seed, examples, tokenizer)
+    return extended, tokenizer, dataset
+
+
+def _loaded(
+    config: TrainConfig,
+    root: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    load: Load,
+    device: str | None,
+) -> PreTrainedModel:
+    # DeepSpeed makes its float32 masters of bfloat16 weights.
+    dtype = torch.bfloat16 if config.sharded and config.precision == "master" else torch.float32
+    model = load(
+        base_place(config.base, root),
+        scaling=config.scaling,
+        scale=config.scale,
+        attention=config.attention,
+        dtype=dtype,
+        revision=config.revision,
+        **({} if device is None else {"device": device}),
+    )
+    models.check_pair(model, tokenizer)
+    return model
+
+
+def _settled(
+    config: TrainConfig, about: PreTrainedConfig, window: int, machine: parallel.Machine
+) -> TrainConfig:
+    """Decide what memory decides, or say before anything is loaded that it does not fit."""
+    config, said = parallel.choose(config, about, window, machine)
+    if said and os.environ.get("RANK", "0") == "0":
+        log.info("%s", said)
+    if config.sharded:
+        zero.quieten()
+    return config
+
+
+def base_place(base: str, root: Path) -> str:
+    """Return a base's folder, or the name as it is for the hub.
+
+    A name like data/typo beside an existing data/ is a missing folder, not a model of the hub.
+    """
+    place = root / base
+    folder = place.is_dir() or (Path(base).parent != Path(".") and place.parent.is_dir())
+    return str(place) if folder else base
+
+
+def _prepare(
+    trainer: CreamTrainer, asked: TrainConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path
+) -> None:
+    """Settle how the model computes, write down what was asked for, and what is logged."""
+    model, config = trainer.model, trainer.config
+    model.config.use_cache = False
+    if config.gradient_checkpointing:
+        # The first name is the newer one; the second warns where both are there.
+        enable = getattr(model, "activation_checkpointing_enable", None)
+        (enable or model.gradient_checkpointing_enable)({"use_reentrant": False})
+    if config.precision == "master":
+        count = config.recompute if isinstance(config.recompute, int) else 0
+        recompute_layers(model, count, trainer.compiled == "layers")
+    elif trainer.compiled == "layers":
+        compile_layers(model)
+    if config.zero == 3:
+        zero.gather_layers_whole(decoder_layers(model))
+    if trainer.is_world_process_zero():
+        claim(asked, run_dir)
+    trainer.remove_callback(PrinterCallback)
+    window = len(trainer.train_dataset[0]["input_ids"])
+    flops = training_flops(model.config, model.num_parameters(), window)
+    metrics = run_dir / "metrics.jsonl"
+    trainer.add_callback(MetricsLog(metrics, config.batch_size * window, flops))
+    trainer.add_callback(CheckpointSeal())
+
+
+def _accumulation(config: TrainConfig, processes: int) -> int:
+    """Return how many forward passes of every process make a step."""
+    accumulation, rest = divmod(config.batch_size, config.micro_batch * processes)
+    if rest or not accumulation:
+        raise ValueError(
+            f"batch_size {config.batch_size} is not a multiple of micro_batch "
+            f"{config.micro_batch} x {processes} processes; change one of them"
+        )
+    if torch.cuda.is_available() and config.compile == "model" and accumulation > 1:
+        raise ValueError(
+            f"compile is 'model', whose CUDA graphs cannot accumulate gradients, and batch_size "
+            f"{config.batch_size} takes {accumulation} forward passes; choose 'layers' or a larger "
+            "micro_batch"
+        )
+    return accumulation
+
+
+def _arguments(config: TrainConfig, run_dir: Path, room: int = 2) -> TrainingArguments:
+    """Return the Trainer's settings; `room` is how many checkpoints are kept."""
+    cuda, master = torch.cuda.is_available(), config.precision == "master"
+    accumulation = _accumulation(config, int(os.environ.get("WORLD_SIZE", "1")))
+    arguments = TrainingArguments(
+        output_dir=str(run_dir / "checkpoints"),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.micro_batch,
+        gradient_accumulation_steps=accumulation,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_betas[0],
+        adam_beta2=config.adam_betas[1],
+        # Our own optimizer clips by itself.
+        max_grad_norm=0.0 if master and not config.sharded else config.max_grad_norm,
+        seed=config.seed,
+        use_cpu=not cuda,
+        bf16=master and config.sharded,
+        deepspeed=parallel.deepspeed_config(config) if config.sharded else None,
+        optim="adamw_torch_fused",
+        save_strategy="steps" if config.save_steps else "no",
+        save_steps=config.save_steps or config.steps,
+        save_total_limit=max(room, 1),
+        logging_steps=config.log_steps,
+        logging_nan_inf_filter=False,
+        train_sampling_strategy="sequential",
+        remove_unused_columns=False,
+        dataloader_num_workers=config.workers,
+        dataloader_persistent_workers=config.workers > 0,
+        dataloader_pin_memory=cuda,
+        accelerator_config={"non_blocking": cuda},
+        disable_tqdm=True,
+        report_to=[],
+    )
+    # One process drives one GPU: nn.DataParallel would multiply the batch by the cards it sees.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
+
+
+def _named_probe(name: str | None) -> Probe | None:
+    if name is None:
+        return None
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"probe is {name!r}; it must be MODULE:FUNCTION ({error})") from error
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Train the run that a directory's config.json describes."""
+    parser = argparse.ArgumentParser(prog="python -m cream.training", description=main.__doc__)
+    parser.add_argument("run_dir", type=Path, help="the run directory; holds config.json")
+    parser.add_argument("--root", type=Path, default=".", help="where config.json's folders start")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help="what launchers pass")
+    given = parser.parse_args(arguments)
+    try:
+        config = read_config(given.run_dir)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
+    first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
+    try:
+        model = train(config, given.run_dir, root=given.root)
+    except (MemoryError, OSError, ValueError, ModuleNotFoundError) as error:
+        parser.exit(1, f"{error}\n")
+    if PartialState().is_main_process:
+        print(model)
+    PartialState().destroy_process_group()

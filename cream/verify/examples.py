@@ -1,0 +1,143 @@
+"""From rows back to questions: the examples that committed rows say they answer, built again.
+
+A row names its task, length, place and sample, and the hash of its prompt; the prompt itself is not
+stored. What belongs here: a builder a task, which reads from rows what it has to be called with.
+What is done with the examples is `verify`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Hashable
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+from transformers import PreTrainedTokenizerBase
+
+from cream.data.corpus import open_corpus
+from cream.tasks import (
+    haystack,
+    kv_retrieval,
+    longchat_lines,
+    needle,
+    passkey,
+    perplexity,
+    perplexity_texts,
+    perplexity_variants,
+)
+from cream.tasks.base import Example
+
+__all__ = ["MODULES", "NEEDS_CORPUS", "Texts", "identity", "identity_of", "rebuild"]
+
+MODULES = {
+    "longchat_lines": longchat_lines,
+    "kv_retrieval": kv_retrieval,
+    "needle": needle,
+    "passkey": passkey,
+    "perplexity": perplexity,
+    "historical_perplexity": perplexity_variants,
+}
+NEEDS_CORPUS = ("needle", "perplexity", "historical_perplexity")
+_PLACE = ("gold_index", "depth_percent", "num_keys", "document")
+
+
+class Texts(NamedTuple):
+    """What questions are built with: a tokenizer, its window, a corpus where a task needs one."""
+
+    tokenizer: PreTrainedTokenizerBase
+    window: int
+    corpus: Path | None = None
+
+
+def identity(row: pd.Series) -> Hashable:
+    """Return what a row answers, by all that it says but the prompt's hash."""
+    place = tuple(None if pd.isna(row[name]) else row[name] for name in _PLACE)
+    mode = json.loads(row["settings"]).get("mode")
+    return row["task"], int(row["token_length"]), int(row["sample"]), mode, *place
+
+
+def identity_of(example: Example) -> Hashable:
+    """Return the same of an example."""
+    place = tuple(getattr(example, name) for name in _PLACE)
+    return (example.task, example.token_length, example.sample, example.settings.get("mode"),
+            *place)  # fmt: skip
+
+
+def rebuild(rows: pd.DataFrame, texts: Texts, seed: int = 0) -> dict[Hashable, Example]:
+    """Build the examples of one model's `rows` of one task again, by their identity.
+
+    Lengths, depths, numbers of samples and of questions a record are read from the rows, so all
+    rows of the model and task must be given; `seed` is that of the questions, which rows do not
+    name. ValueError for a task of which this module has no builder.
+    """
+    (task,) = set(rows["task"])
+    if task not in _BUILDERS:
+        raise ValueError(f"no builder for {task}: there are {', '.join(_BUILDERS)}")
+    found: dict[Hashable, Example] = {}
+    for _, part in rows.groupby("settings"):
+        settings = json.loads(part["settings"].iloc[0])
+        built = _BUILDERS[task](part, texts, settings, seed)
+        found |= {identity_of(example): example for example in built}
+    return found
+
+
+def _lengths(rows: pd.DataFrame) -> list[int]:
+    return sorted(int(length) for length in rows["token_length"].unique())
+
+
+def _samples(rows: pd.DataFrame) -> int:
+    return int(rows["sample"].max()) + 1
+
+
+def _lines(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+    questions = int(rows.groupby("document").size().max())
+    return longchat_lines.examples(
+        texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"], questions
+    )
+
+
+def _pairs(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+    if settings["style"] != "miniature":
+        raise ValueError(f"objects in style {settings['style']} are not built again here")
+    return kv_retrieval.examples(texts.tokenizer, _lengths(rows), _samples(rows), seed)
+
+
+def _needles(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+    if settings.get("mode", "alone") != "alone":
+        raise ValueError(f"needles in mode {settings['mode']} are not built again here")
+    text = haystack.from_corpus(open_corpus(texts.corpus, texts.tokenizer), texts.tokenizer)
+    depths = sorted(float(depth) for depth in rows["depth_percent"].unique())
+    return needle.grid(texts.tokenizer, text, _lengths(rows), depths, _samples(rows), seed,
+                       settings["style"])  # fmt: skip
+
+
+def _keys(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+    style = settings["style"]
+    return passkey.examples(texts.tokenizer, _lengths(rows), _samples(rows), seed, style)
+
+
+def _documents(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+    found = perplexity_texts.of_corpus(texts.corpus, texts.tokenizer)
+    return perplexity.examples(
+        found.documents, _lengths(rows), _samples(rows), texts.tokenizer.bos_token_id,
+        settings["mode"], settings.get("stride"), corpus=settings.get("corpus"),
+    )  # fmt: skip
+
+
+def _historical(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+    found = perplexity_texts.of_corpus(texts.corpus, texts.tokenizer)
+    return perplexity_variants.examples(
+        found.documents, _lengths(rows), _samples(rows), settings["window"], settings["stride"],
+        texts.tokenizer.bos_token_id, [settings["mode"]], settings.get("corpus"),
+    )  # fmt: skip
+
+
+_BUILDERS: dict[str, Callable[[pd.DataFrame, Texts, dict, int], list[Example]]] = {
+    "longchat_lines": _lines,
+    "kv_retrieval": _pairs,
+    "needle": _needles,
+    "passkey": _keys,
+    "perplexity": _documents,
+    "historical_perplexity": _historical,
+}

@@ -1,0 +1,196 @@
+"""Are committed rows what this code computes? A random sample of them, computed again.
+
+A row is computed again from its model, task, length, place, sample and settings alone: the question
+is built, the model asked, and key, prompt hash, prediction and scores are compared. The base and
+its scaled form lie in data/; a fine-tuned model is checked where its run folder holds the weights
+that the row names, and counted as not checkable otherwise. What belongs here: choosing rows,
+computing and comparing them; the command is `verify`.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cream import results
+from cream.evaluation import models
+from cream.evaluation.runner import evaluate, keyed
+from cream.tasks.base import Example
+from cream.verify.examples import MODULES, NEEDS_CORPUS, Texts, identity, identity_of, rebuild
+
+__all__ = ["CORPUS", "Checked", "Unchecked", "compare", "pick", "table", "verify"]
+
+CORPUS = "runs/reproduce/corpus"  # where `make reproduce` puts it
+EXACT = ("key", "prompt_hash", "model_hash", "target", "prediction", "score", "contained")
+CLOSE = {"nll": 1e-4, "rouge_l": 1e-6}  # relative; other processors add in another order
+
+
+class Unchecked(NamedTuple):
+    """Rows that this machine cannot compute again, and why."""
+
+    what: str
+    rows: int
+    why: str
+
+
+class Checked(NamedTuple):
+    """Which rows were computed again, what differs (a row a value), and what could not be."""
+
+    rows: pd.DataFrame
+    differing: pd.DataFrame
+    unchecked: list[Unchecked]
+
+
+class _Model(NamedTuple):
+    """A model whose rows can be checked, and all of them."""
+
+    subject: models.Subject
+    rows: pd.DataFrame
+
+
+def verify(
+    frame: pd.DataFrame,
+    root: str | Path,
+    rows: int = 40,
+    seed: int = 0,
+    corpus: str | Path = CORPUS,
+    progress: bool = True,
+) -> Checked:
+    """Compute a random sample of `frame` again, spread over its models and tasks, and compare it.
+
+    Folders are looked for under `root`. `seed` decides the sample alone.
+    """
+    root = Path(root)
+    if rows < 1:
+        raise ValueError(f"rows {rows} must be at least 1")
+    found, unchecked = _models(frame, root)
+    usable = [_usable(model.rows, root / corpus) for model in found]
+    unchecked += [one for _, missing in usable for one in missing]
+    parts = [part for part, _ in usable]
+    wanted = pick(pd.concat(parts, ignore_index=True), rows, seed) if parts else frame.iloc[:0]
+    differing = [pd.DataFrame(columns=["row", "value", "committed", "computed"])]
+    for model in found:
+        mine = wanted[wanted["model_hash"] == model.rows["model_hash"].iloc[0]]
+        if len(mine):
+            differing.append(_again(model, mine, root / corpus, progress))
+    return Checked(wanted, pd.concat(differing, ignore_index=True), unchecked)
+
+
+def pick(frame: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
+    """Return `rows` random rows, as many of each model and task as there are to be had."""
+    shuffled = frame.iloc[np.random.default_rng(seed).permutation(len(frame))]
+    turn = shuffled.groupby(["model_hash", "task"]).cumcount()
+    order = turn.sort_values(kind="stable").index[:rows]
+    return shuffled.loc[order].sort_index()
+
+
+def _models(frame: pd.DataFrame, root: Path) -> tuple[list[_Model], list[Unchecked]]:
+    """The models that are here with the weights their rows name, and those that are not."""
+    found, unchecked = [], []
+    for (run, base, hashed), rows in frame.groupby(["run", "base", "model_hash"], dropna=False):
+        try:
+            (subject,) = models.find(run, f"data/{base}", root, rows["preset"].iloc[0])
+            here = subject.weights_hash()
+        except (OSError, ValueError) as error:
+            unchecked.append(Unchecked(run, len(rows), f"not here ({_short(error)})"))
+            continue
+        # A base is shipped: if it is another than the rows', that is what has to be said.
+        if here == hashed or Path(subject.path).is_relative_to(root / "data"):
+            found.append(_Model(subject, rows))
+        else:
+            why = f"the folder holds other weights ({here}; the rows are of {hashed})"
+            unchecked.append(Unchecked(run, len(rows), why))
+    return found, unchecked
+
+
+def _short(error: Exception) -> str:
+    return str(error).split(":")[0][:100]
+
+
+def _usable(rows: pd.DataFrame, corpus: Path) -> tuple[pd.DataFrame, list[Unchecked]]:
+    """The rows whose questions can be built and computed here."""
+    run, unchecked, keep = rows["run"].iloc[0], [], []
+    for (task, settings), part in rows.groupby(["task", "settings"]):
+        if why := _obstacle(task, json.loads(settings), corpus):
+            unchecked.append(Unchecked(f"{run}, {task}", len(part), why))
+        else:
+            keep.append(part)
+    return pd.concat(keep) if keep else rows.iloc[:0], unchecked
+
+
+def _obstacle(task: str, settings: Mapping[str, object], corpus: Path) -> str | None:
+    if task not in MODULES:
+        return "no builder of its questions"
+    if task in NEEDS_CORPUS and not corpus.is_dir():
+        return f"its texts are not here: make them with 01_data (looked in {corpus.name})"
+    if settings.get("dtype") != "float32" and not torch.cuda.is_available():
+        return f"computed in {settings.get('dtype')}, which needs a GPU"
+    return None
+
+
+def _again(model: _Model, wanted: pd.DataFrame, corpus: Path, progress: bool) -> pd.DataFrame:
+    """Ask one model the questions of the wanted rows again; what differs, a row a value."""
+    base = models.base_of(model.subject.path)
+    texts = Texts(base.tokenizer, int(model.rows["window"].iloc[0]), corpus)
+    loaded = model.subject.load(getattr(torch, json.loads(wanted["settings"].iloc[0])["dtype"]))
+    differing = []
+    for task, part in wanted.groupby("task"):
+        built = rebuild(model.rows[model.rows["task"] == task], texts)
+        asked = {identity(row) for _, row in part.iterrows()} & set(built)
+        computed = ask(loaded, task, [built[one] for one in asked], progress)
+        differing += [_differences(row, computed.get(identity(row))) for _, row in part.iterrows()]
+    return pd.concat(differing, ignore_index=True)
+
+
+def ask(
+    loaded: models.Loaded,
+    task: str,
+    examples: Sequence[Example],
+    progress: bool,
+    named: Callable[[Example], Hashable] = identity_of,
+) -> dict[Hashable, pd.Series]:
+    """Return the row that each example gives, by what `named` makes of the example."""
+    if not examples:
+        return {}
+    with tempfile.TemporaryDirectory() as folder:
+        with results.Rows(Path(folder) / "rows.jsonl", loaded.header) as file:
+            found = evaluate(
+                loaded.model, loaded.tokenizer, MODULES[task], examples, file, loaded.settings,
+                allow_beyond=loaded.allow_beyond, progress=progress, label=loaded.header["run"],
+            ).set_index("key", drop=False)  # fmt: skip
+            keys = keyed(examples, file, loaded.settings)
+    return {named(one): found.loc[key] for key, (one, _) in keys.items()}
+
+
+def _differences(row: pd.Series, computed: pd.Series | None) -> pd.DataFrame:
+    where = f"{row['run']}, {row['task']}, {row['token_length']} tokens, sample {row['sample']}"
+    if computed is None:
+        return table([(where, "question", row["prompt_hash"], "no such question is built")])
+    return table((where, *each) for each in compare(row, computed))
+
+
+def table(rows: Iterable) -> pd.DataFrame:
+    """Return what differs as a table: which row, which value, committed and computed."""
+    return pd.DataFrame(list(rows), columns=["row", "value", "committed", "computed"])
+
+
+def compare(committed: pd.Series, computed: pd.Series) -> Iterator[tuple[str, object, object]]:
+    """Yield (column, committed, computed) of every value that is not the same."""
+    for name in (*EXACT, *CLOSE):
+        was, now = committed[name], computed[name]
+        if pd.isna(was) and pd.isna(now):
+            continue
+        if pd.isna(was) or pd.isna(now):
+            yield name, was, now
+        elif name in CLOSE:
+            if abs(now - was) > CLOSE[name] * max(abs(was), 1.0):
+                yield name, was, now
+        elif was != now:
+            yield name, was, now

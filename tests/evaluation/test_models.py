@@ -1,0 +1,170 @@
+"""Names of models: what they resolve to, what their rows say, and what is refused."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+
+from cream import models
+from cream.evaluation import models as evaluation_models
+from cream.evaluation.models import ask, find
+from cream.tasks import longchat_lines
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_model, tiny_tokenizer):
+    """A project folder with a base, a finished run and a run that has not finished."""
+    root = tmp_path_factory.mktemp("project")
+    models.save(tiny_model(256), tiny_tokenizer, root / "base")
+    for name in ("done", "going"):
+        (root / "runs" / name).mkdir(parents=True)
+        config = {"base": "base", "method": "pose", "seed": 3, "steps": 10, "batch_size": 4}
+        (root / "runs" / name / "config.json").write_text(json.dumps(config))
+    scaled = models.load(root / "base", scaling="yarn", scale=4)
+    models.save(scaled, tiny_tokenizer, root / "runs/done/model")
+    return root
+
+
+def test_names_become_models(place):
+    original, scaled, trained = find("original, scaled:linear:8,runs/done", "base", place, "tiny")
+    assert (original.method, scaled.method, trained.method) == ("original", "scaled", "pose")
+    found = [one.load() for one in (original, scaled, trained)]
+    assert [one.header["scaling"] for one in found] == ["none", "linear", "yarn"]
+    assert [one.header["scale"] for one in found] == [1, 8, 4]
+    assert [one.header["window"] for one in found] == [256] * 3
+    assert [one.header["base"] for one in found] == ["base"] * 3
+    assert [one.allow_beyond for one in found] == [True, False, False]
+    assert len({one.header["model_hash"] for one in found}) == 3
+    assert found[2].header["seed"] == 3 and found[2].header["preset"] == "tiny"
+    assert found[2].header["tokens_trained"] == 10 * 4 * 256
+    assert found[0].settings == {"dtype": "float32"}
+
+
+def test_a_folder_with_a_checkpoint_is_a_model(place):
+    (one,) = find("runs/done/model", "base", place)
+    assert one.load().header["scaling"] == "yarn"
+
+
+def test_all_models_are_asked_the_same(place, tmp_path, tiny_tokenizer):
+    examples = longchat_lines.examples(tiny_tokenizer, [200, 400], 2)
+    listed = find("original,runs/done", "base", place)
+    rows = tmp_path / "rows.jsonl"
+    frame = ask(listed, longchat_lines, examples, rows, progress=False)
+    assert frame.groupby("method")["prompt_hash"].apply(frozenset).nunique() == 1
+    assert frame.groupby("run").size().to_dict() == {"original": 4, "runs/done": 4}
+    before = rows.read_bytes()
+    assert ask(listed, longchat_lines, examples, rows, progress=False).equals(frame)
+    assert rows.read_bytes() == before
+
+
+def test_another_tokenizer_is_refused(place, tmp_path, tiny_tokenizer, tiny_model):
+    from transformers import PreTrainedTokenizerFast
+
+    other = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer)
+    other.add_tokens(["word"])
+    models.save(tiny_model(256, vocab_size=640), other, place / "other")
+    examples = longchat_lines.examples(tiny_tokenizer, [200], 1)
+    with pytest.raises(ValueError, match="other has another tokenizer"):
+        listed = find("original,other", "base", place)
+        ask(listed, longchat_lines, examples, tmp_path / "rows.jsonl", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (" , ", ValueError, "names no model"),
+        ("original,original", ValueError, "names original twice"),
+        ("scaled:yarns:8", ValueError, "a kind of none, linear, ntk, yarn"),
+        ("scaled:yarn", ValueError, "write scaled:KIND:SCALE"),
+        ("scaled:yarn:2.5", ValueError, "a whole scale"),
+        ("runs/none", FileNotFoundError, "there is no folder .*runs/none: train it with 02_train"),
+        ("runs/going", FileNotFoundError, "has no finished model"),
+    ],
+)
+def test_names_that_lead_nowhere_are_refused(names, error, message, place):
+    with pytest.raises(error, match=message):
+        find(names, "base", place)
+
+
+def test_what_examples_need_of_a_base(place):
+    base = evaluation_models.base_of("base", place)
+    assert base.window == 256 and base.path == str(place / "base") and len(base.tokenizer) == 600
+    assert evaluation_models.token_lengths("0.6, 1,7.8", 512) == [307, 512, 3994]
+    assert evaluation_models.token_lengths((1, 2.4), 512) == [512, 1229]
+    with pytest.raises(ValueError, match="lengths '1;2' must be multiples of N"):
+        evaluation_models.token_lengths("1;2", 512)
+
+
+def test_cards_have_names():
+    import torch
+
+    assert evaluation_models.card(torch.device("cpu")) == "cpu"
+
+
+def retrained(root, tokenizer, **change):
+    """Write a run again with other weights (scale 1.01) or another RoPE."""
+    model = models.load(root / "base", **{"scaling": "yarn", "scale": 4, **change})
+    if not change:
+        model.get_output_embeddings().weight.data.mul_(1.01)
+    shutil.rmtree(root / "runs/changing/model", ignore_errors=True)
+    models.save(model, tokenizer, root / "runs/changing/model")
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["weights", "scaling", "scale", "dtype", "prompt", "max_new_tokens", "stop", "min_new_tokens",
+     "style", "nothing"],
+)  # fmt: skip
+def test_no_changed_thing_reuses_an_old_row(place, tmp_path, tiny_tokenizer, monkeypatch, change):
+    """Weights, RoPE, prompt, generation: each asks all anew; only the same again asks nothing."""
+    (place / "runs/changing").mkdir(exist_ok=True)
+    (place / "runs/changing/config.json").write_text('{"base": "base", "method": "cream"}')
+    same = {"scaling": "yarn", "scale": 4}
+    retrained(place, tiny_tokenizer, **same)
+    asked = longchat_lines.examples(tiny_tokenizer, [100], 2)
+
+    def run(asked):
+        subject, rows = find("runs/changing", "base", place), tmp_path / "rows.jsonl"
+        return ask(subject, longchat_lines, asked, rows, progress=False)
+
+    first = run(asked)
+    if change in ("weights", "scaling", "scale"):
+        retrained(place, tiny_tokenizer, **{"weights": {}, "scaling": {"scaling": "ntk"},
+                                            "scale": {"scale": 8}}[change])  # fmt: skip
+    if change == "dtype":
+        load = models.load
+        monkeypatch.setattr(
+            models, "load", lambda path, dtype=None, **k: load(path, dtype=dtype or "bfloat16", **k)
+        )
+    made = {
+        "prompt": {"prompt": "\n" + asked[0].prompt},
+        "max_new_tokens": {"max_new_tokens": 9},
+        "stop": {"stop": None},
+        "min_new_tokens": {"min_new_tokens": 2},
+        "style": {"how": {"style": "official"}},
+    }.get(change, {})
+    second = run([dataclasses.replace(one, **made) for one in asked])
+    assert len(second) == 2
+    assert set(first["key"]).isdisjoint(second["key"]) == (change != "nothing")
+
+
+def test_samples_beyond_a_target_length_are_refused_before_any_model_is_loaded(
+    place, tmp_path, tiny_tokenizer, monkeypatch
+):
+    """The base may be asked beyond its window, a model scaled to 1,024 tokens not beyond that."""
+    asked = longchat_lines.examples(tiny_tokenizer, [900, 1100], 2)
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("loaded"))
+    for name in ("scaled:linear:4", "runs/done"):
+        with pytest.raises(ValueError, match=f"2 of 4 samples.* 1024 .*of {name}.: 2 of 1100"):
+            ask(find(f"original,{name}", "base", place), longchat_lines, asked, tmp_path / "rows")
+    assert not (tmp_path / "rows").exists()
+
+
+def test_configs_are_those_of_the_loaded_models(place):
+    for one in find("original,scaled:ntk:8,runs/done", "base", place):
+        loaded = one.load()
+        config = one.config()
+        assert config.max_position_embeddings == loaded.model.config.max_position_embeddings
+        assert one.header(config).items() <= loaded.header.items()
+        assert one.weights_hash() == loaded.header["model_hash"]

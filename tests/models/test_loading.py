@@ -1,0 +1,266 @@
+"""Loading, extending, checking and describing models; checkpoints are in test_checkpoints."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import tiny_models
+import torch
+from tiny_models import WINDOW
+from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, Phi3Config
+
+from cream import rope
+from cream.models import loading
+
+FAMILIES = sorted(tiny_models.FAMILIES)
+SCALINGS = [kind for kind in rope.KINDS if kind != "none"]
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """One saved base a family: {family: directory}."""
+    root = tmp_path_factory.mktemp("bases")
+    return {
+        family: loading.save(
+            loading.create(tiny_models.config(family), 0), tiny_models.tokenizer(), root / family
+        )
+        for family in FAMILIES
+    }
+
+
+def _tokens(length: int = 5 * WINDOW) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(2, tiny_models.VOCABULARY, (1, length), generator=generator)
+
+
+@torch.no_grad()
+def _logits(model) -> torch.Tensor:
+    return model(_tokens(), use_cache=False).logits
+
+
+@pytest.mark.parametrize("name", SCALINGS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loaded_model_turns_by_the_formulas(bases, family, name):
+    """Against a stock base whose rotary tables were overwritten with the reference's."""
+    model = loading.load(bases[family], name, 8, device="cpu")
+    stock = AutoModelForCausalLM.from_pretrained(bases[family]).eval()
+    if getattr(stock.config, "sliding_window", None):
+        stock.config.sliding_window = None
+    theta, dim = stock.config.rope_parameters["rope_theta"], loading.rotary_dim(stock.config)
+    frequencies, factor = tiny_models.reference_rotation(name, 8, theta, dim, WINDOW)
+    for module in stock.modules():
+        if hasattr(module, "inv_freq"):
+            module.inv_freq.copy_(torch.tensor(frequencies))
+            module.attention_scaling = factor
+    torch.testing.assert_close(_logits(model), _logits(stock), rtol=0, atol=1e-4)
+    base = loading.load(bases[family], device="cpu")
+    assert (_logits(model) - _logits(base)).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", rope.KINDS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_extended_config_says_so(family, name):
+    base = tiny_models.config(family)
+    theta = base.rope_parameters["rope_theta"]
+    config = loading.extend(base, rope.scaling(name, 8))
+    scale = 1 if name == "none" else 8
+    assert config.max_position_embeddings == scale * WINDOW
+    assert loading.describe(config) == {
+        "window": WINDOW,
+        "scaling": name,
+        "scale": scale,
+        "theta": theta,
+        "target_length": scale * WINDOW,
+    }
+    assert loading.describe(base)["scaling"] == "none", "the base's config was changed"
+    part = base.rope_parameters.get("partial_rotary_factor")
+    assert config.rope_parameters.get("partial_rotary_factor") == part
+
+
+def test_describe_names_a_scaling_of_others():
+    rope_parameters = {
+        "rope_type": "llama3",
+        "rope_theta": 5e5,
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32,
+    }
+    config = tiny_models.config("llama", rope_parameters=rope_parameters)
+    about = loading.describe(config)
+    assert about["scaling"] == "llama3" and about["target_length"] == WINDOW
+    with pytest.raises(ValueError, match=r"already scales its RoPE \(llama3\)"):
+        loading.extend(config, rope.Linear(8))
+
+
+def test_scaling_twice_is_refused_by_name(bases, tmp_path):
+    once = loading.load(bases["llama"], "yarn", 4, device="cpu")
+    loading.save(once, tiny_models.tokenizer(), tmp_path / "once")
+    assert loading.describe(loading.load(tmp_path / "once", device="cpu").config)["scale"] == 4
+    for again in rope.KINDS:
+        with pytest.raises(ValueError, match=r"already scales its RoPE \(yarn\)"):
+            loading.load(tmp_path / "once", again, 4)
+
+
+def test_bases_that_cannot_be_extended_are_refused_with_the_reason():
+    nested = Gemma3TextConfig(num_hidden_layers=2)
+    with pytest.raises(ValueError, match="each layer type its own RoPE"):
+        loading.extend(nested, rope.Linear(8))
+    with pytest.raises(ValueError, match="gpt2 config has no rope_parameters"):
+        loading.extend(GPT2Config(), rope.Linear(8))
+    with pytest.raises(ValueError, match="ALiBi"):
+        loading.extend(tiny_models.config("llama", alibi=True), rope.Linear(8))
+    with pytest.raises(ValueError, match="phi3 configs take no linear scaling"):
+        loading.extend(Phi3Config(pad_token_id=0), rope.Linear(8))
+
+
+def test_a_family_that_ignores_its_config_is_refused():
+    """The built model is measured, so no family can pass by quietly not following."""
+    model = loading.create(tiny_models.config("llama"), 0)
+    model.config = loading.extend(model.config, rope.Yarn(8))
+    with pytest.raises(ValueError, match="does not turn by the yarn frequencies"):
+        loading.check_rotation(model)
+
+
+def test_a_tampered_checkpoint_is_refused(bases, tmp_path):
+    model = loading.load(bases["llama"], "ntk", 8, device="cpu")
+    folder = loading.save(model, tiny_models.tokenizer(), tmp_path / "ntk")
+    text = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(text.replace('"scale": 8', '"scale": 4'))
+    with pytest.raises(ValueError, match="does not turn by the ntk frequencies"):
+        loading.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("sliding", [WINDOW, 4 * WINDOW])
+def test_a_sliding_window_that_never_acted_is_lifted(sliding, caplog):
+    config = loading.extend(tiny_models.config("mistral", sliding_window=sliding), rope.Linear(4))
+    assert config.sliding_window is None and "lifted" in caplog.text
+    kinds = ["sliding_attention"] * 2
+    config = tiny_models.config(
+        "qwen2", use_sliding_window=True, sliding_window=sliding, layer_types=kinds
+    )
+    assert loading.extend(config, rope.Linear(4)).layer_types == ["full_attention"] * 2
+
+
+def test_sliding_windows_that_act_are_refused_or_kept():
+    with pytest.raises(ValueError, match="every layer slides over 32 tokens"):
+        loading.extend(tiny_models.config("mistral", sliding_window=32), rope.Linear(4))
+    config = loading.extend(tiny_models.alternating(), rope.Linear(4))
+    assert config.sliding_window == 32 and "sliding_attention" in config.layer_types
+    idle = tiny_models.config("qwen2", use_sliding_window=False, sliding_window=8)
+    assert loading.extend(idle, rope.Linear(4)).layer_types == ["full_attention"] * 2
+
+
+def test_extending_reaches_tokens_beyond_a_lifted_window(bases):
+    """A Mistral of window N extended: token 0 still moves logits 5 N later."""
+    model = loading.load(bases["mistral"], "linear", 8, device="cpu")
+    tokens = _tokens()
+    moved = tokens.clone()
+    moved[0, 0] += 1
+    with torch.no_grad():
+        effect = (model(tokens).logits - model(moved).logits)[0, -1].abs().max()
+    assert effect > 0
+
+
+def test_create_is_the_same_for_a_seed_and_leaves_the_generator_alone():
+    config = tiny_models.config("llama")
+    state = torch.get_rng_state()
+    one, two, other = (loading.create(config, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(_logits(one), _logits(two))
+    assert not torch.equal(_logits(one), _logits(other))
+    assert one.dtype == torch.float32 and not one.training
+
+
+def test_load_defaults_and_choices(bases, caplog):
+    caplog.set_level(logging.INFO, logger="cream.models")
+    model = loading.load(bases["llama"], device="cpu")
+    assert model.dtype == torch.float32 and not model.training
+    assert "attention: sdpa on cpu" in caplog.text
+    model = loading.load(bases["llama"], dtype=torch.bfloat16, attention="eager", device="cpu")
+    assert model.dtype == torch.bfloat16 and model.config._attn_implementation == "eager"
+
+
+def test_rotary_tables_stay_float32_in_bfloat16_models(bases):
+    model = loading.load(bases["llama"], "yarn", 8, dtype=torch.bfloat16, device="cpu")
+    tables = [module.inv_freq for module in model.modules() if hasattr(module, "inv_freq")]
+    assert tables and all(table.dtype == torch.float32 for table in tables)
+
+
+@pytest.mark.parametrize(
+    ("capability", "installed", "picked"),
+    [((9, 0), True, None), ((8, 0), True, "flash_attention_2"), ((8, 0), False, None)],
+)
+def test_attention_is_picked_by_card_and_by_what_is_installed(
+    monkeypatch, capability, installed, picked
+):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: installed or None)
+    assert loading._attention("auto", torch.device("cuda", 0)) == picked
+    assert loading._attention("eager", torch.device("cuda", 0)) == "eager"
+
+
+@pytest.mark.parametrize(
+    ("place", "attention", "small", "usual"),
+    [
+        ("cpu", "auto", 1, torch.float32),
+        ("cuda", "auto", 10**9, torch.float32),
+        ("cuda", "auto", 1, torch.bfloat16),
+        ("cuda", "flash_attention_2", 10**9, torch.bfloat16),
+    ],
+)
+def test_small_models_compute_in_float32_on_a_card(
+    monkeypatch, bases, place, attention, small, usual
+):
+    monkeypatch.setattr(loading, "SMALL", small)
+    config = loading.load_config(bases["llama"])
+    assert loading._usual_dtype(config, torch.device(place), attention) == usual
+
+
+def test_scale_without_scaling_is_refused(bases):
+    with pytest.raises(ValueError, match="scale is 8 but scaling is not given"):
+        loading.load(bases["llama"], scale=8)
+    with pytest.raises(ValueError, match="whole number of at least 2"):
+        loading.load(bases["llama"], scaling="yarn")
+
+
+def test_pairs_are_checked(bases, caplog):
+    model = loading.load(bases["llama"], device="cpu")
+    loading.check_pair(model, loading.load_tokenizer(bases["llama"]))
+    assert not caplog.text
+    with pytest.raises(ValueError, match="65 tokens and the model 64 embeddings"):
+        loading.check_pair(model, tiny_models.tokenizer(extra=60))
+    tokenizer = tiny_models.tokenizer()
+    tokenizer.eos_token = "a"
+    loading.check_pair(model, tokenizer)
+    assert "ends texts with id 3" in caplog.text
+
+
+@pytest.mark.parametrize("reader", [loading.load, loading.load_tokenizer])
+def test_missing_places_are_named_without_asking_the_hub(reader, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    for place in (tmp_path / "nowhere", "./nowhere", "runs/nowhere", "a/b/c"):
+        with pytest.raises(FileNotFoundError, match="no such checkpoint directory"):
+            reader(place)
+
+
+def test_a_directory_without_tokenizer_is_named(bases, tmp_path):
+    shutil.copytree(bases["llama"], tmp_path / "m")
+    for file in (tmp_path / "m").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="gives no tokenizer"):
+        loading.load_tokenizer(tmp_path / "m")
+
+
+def test_extended_positions_are_finite_far_out(bases):
+    """Positions up to sN - 1, through every scaling, give finite logits."""
+    ends = torch.tensor(np.r_[0:8, 4000:4008, 64 * WINDOW - 8 : 64 * WINDOW])[None]
+    for name in SCALINGS:
+        model = loading.load(bases["llama"], name, 64, device="cpu")
+        with torch.no_grad():
+            logits = model(_tokens(24), position_ids=ends, use_cache=False).logits
+        assert torch.isfinite(logits).all()

@@ -1,0 +1,281 @@
+"""The grid from plan to Parquet on a model of one layer: resumed, sharded, cut, merged."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import lzma
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import LlamaConfig
+
+from cream import models
+from cream.data import mixture
+from cream.data.mixture import RECIPES
+from cream.study import design, fast_training, records, runner, scoring, worker
+from cream.study.design import Recipe
+from cream.verify import study
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Two bases of one tiny layer with the miniature's tokenizer, and two small corpora."""
+    home = tmp_path_factory.mktemp("grid")
+    tokenizer = models.load_tokenizer(ROOT / "data" / "miniature")
+    # Of so large weights that attention, and with it the losses, depend on the rotation.
+    config = LlamaConfig(vocab_size=len(tokenizer), hidden_size=16, intermediate_size=16,
+                         num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=512,
+                         tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
+                         initializer_range=0.5)  # fmt: skip
+    for seed in (0, 1):
+        models.save(models.create(config, seed), tokenizer, home / f"base{seed}")
+    patch = pytest.MonkeyPatch()
+    small = {"source": "standard-library", "text_tokens": 30_000}
+    for name in ("grid-text", "grid-mixed"):
+        changed = {**vars(RECIPES[name]), **small}
+        patch.setitem(mixture.RECIPES, name, mixture.Recipe(**changed))
+    patch.setattr(design, "SCALE", 2)
+    patch.setattr(design, "BATCH", 8)
+    runner.prepare(home / "out", str(home / "base0"))
+    yield home
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def known(home):
+    """What the workers are given."""
+    bases = [str(home / "base0"), str(home / "base1")]
+    return runner.setting(home / "out", bases, ["tiny"], "runs/sources")
+
+
+@pytest.fixture(scope="module")
+def listed(home):
+    """A plan of two bases and one seed; `home` made the scale 2."""
+    return design.plan("tiny", ["base0", "base1"], [0])
+
+
+@pytest.fixture(scope="module")
+def measured(known, listed):
+    """Records of all its runs."""
+    torch.set_num_threads(1)
+    here = worker.Bench(known)
+    return [here.measure(run) for run in listed]
+
+
+def test_every_run_is_measured_and_its_record_is_json(listed, measured):
+    """No two models are alike; untuned ones are not trained; full reads as many tokens."""
+    assert len(measured) == len(listed) == 12
+    assert all(json.loads(json.dumps(each)) for each in measured)
+    for run, record in zip(listed, measured, strict=True):
+        assert record["step"] == ("eager" if run.steps else "none")
+        assert record["tokens_trained"] == run.steps * 2 * 512
+        if run.steps:
+            assert len(record["losses"]) == 10 and np.isfinite(record["losses"]).all()
+    assert len({json.dumps(each["nll"]) for each in measured}) == len(measured)
+
+
+def test_a_run_does_not_depend_on_those_before_it(known, listed, measured):
+    """The last one alone gives the same answers and losses."""
+    again = worker.Bench(known).measure(listed[-1])
+    for name in ("losses", "right", "wrong", "nll"):
+        assert again[name] == measured[-1][name]
+
+
+@pytest.mark.slow
+def test_compiled_steps_give_the_same_records(known, listed, tmp_path, monkeypatch):
+    """In a spawned worker, both shapes, both bases: the answers of steps not compiled, here."""
+    tuned = [r for r in listed if r.steps and r.scaling == "yarn"]
+    with records.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+        given = dataclasses.replace(known, compiled=True)
+        assert runner.run([tuned], given, rows, 1, minutes=5)["done"] == 4
+    monkeypatch.setattr(design, "BATCH", 32)  # a spawned worker knows of no patches
+    assert len({(r.base, r.batch) for r in tuned}) == len(tuned) == 4
+    here = worker.Bench(dataclasses.replace(known, compiled=False))
+    for run, one in zip(tuned, records.records(tmp_path / "rows.jsonl"), strict=True):
+        wanted = here.measure(run)
+        assert (one["key"], one["step"], wanted["step"]) == (wanted["key"], "compiled", "eager")
+        assert one["losses"] == pytest.approx(wanted["losses"], abs=2e-4)
+        np.testing.assert_allclose(one["nll"], wanted["nll"], rtol=1e-6)
+
+
+def test_a_step_that_cannot_be_compiled_is_computed_as_it_is(
+    known, listed, measured, monkeypatch, caplog
+):
+    """Said aloud, and recorded; what the failed attempt left in the model is gone."""
+
+    def fail(model):
+        model.requires_grad_(False)
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(fast_training, "_compile", fail)
+    run = next(r for r in listed if r.steps)
+    record = worker.Bench(dataclasses.replace(known, compiled=True)).measure(run)
+    assert "no compiler here" in caplog.text and "no compiled code" in caplog.text
+    assert record["step"] == "eager" and record["losses"] == measured[listed.index(run)]["losses"]
+
+
+def test_processes_write_what_one_bench_measures(known, listed, measured, tmp_path):
+    """Through spawned workers and a file; a second call finds nothing to do; a torn line goes."""
+    path = tmp_path / "rows.jsonl"
+    few = [r for r in listed if not r.steps][:2]
+    with records.Ledger(path, {"card": "test"}) as rows:
+        counted = runner.run([few], known, rows, processes=1, minutes=5)
+        assert counted["done"] == 2 and not counted["failed"]
+    with path.open("ab") as file:
+        file.write(b'{"schema": "cream-gr')
+    with records.Ledger(path, {}) as rows:
+        assert rows.keys == {known.key(r) for r in few}
+        rows.append({"key": known.key(few[0]), "plan": "another"})
+    found = records.records(path)
+    assert len(path.read_text().splitlines()) == 2
+    assert [each["nll"] for each in found] == [measured[listed.index(r)]["nll"] for r in few]
+    assert all(each["card"] == "test" and each["plan"] == "tiny" for each in found)
+
+
+def test_no_run_begins_after_the_deadline(known, listed, tmp_path):
+    """Nothing done, nothing failed, nothing hangs."""
+    with records.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+        assert runner.run([listed], known, rows, processes=1, minutes=0.0)["done"] == 0
+
+
+def test_a_failed_run_does_not_lose_the_others(known, listed, tmp_path):
+    """A corpus that is not there: reported, and the untuned model still has its row."""
+    broken = dataclasses.replace(known, corpora={"mixed": "nowhere", "text": "nowhere"})
+    tuned = next(r for r in listed if r.steps)
+    with records.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+        counted = runner.run([[tuned, listed[0]]], broken, rows, processes=1, minutes=5)
+    assert counted["failed"] == 1 and counted["done"] == 1
+
+
+def test_merged_rows_say_everything(home, known, measured, tmp_path):
+    """A row a question and run, scored as the tasks score; read back the same; order is nothing."""
+    for name, part in (("a", measured[:5]), ("b", measured[3:])):
+        with records.Ledger(tmp_path / f"{name}.jsonl", {"card": "test"}) as rows:
+            for each in part:
+                rows.append(each)
+    files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
+    one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
+    runner.merge(files, home / "out", one, str(home / "base0"), "runs/sources")
+    runner.merge(files[::-1], home / "out", two, str(home / "base0"), "runs/sources")
+    frame = runner.read(one)
+    pd.testing.assert_frame_equal(frame, runner.read(two))
+    asked = known.questions["tiny"]
+    assert len(frame) == len(measured) * (len(asked.items) + 2)
+    assert frame["key"].nunique() == len(measured)
+    asked = frame[frame["task"] != "perplexity"]
+    wrong = asked[asked["score"] == 0]
+    assert (wrong["prediction"] != wrong["target"]).all()
+    assert (wrong["right"] < wrong["answer_tokens"]).all()
+    first = frame[(frame["key"] == measured[0]["key"]) & (frame["task"] == "perplexity")]
+    np.testing.assert_allclose(sorted(first["nll"]), sorted(measured[0]["nll"][0]))
+    assert frame["score"].dtype == "float32" or str(frame["score"].dtype) == "Float32"
+
+
+def test_questions_come_back_as_they_were_built(home, known):
+    """Every field of every item; a file that holds another token is refused, not repaired."""
+    path, (name,) = next((home / "out").glob("questions-tiny-*.json.xz")), ["tiny"]
+    base = models.load_tokenizer(home / "base0")
+    built = scoring.build(name, base, 512, home / "out" / "corpora" / "text")
+    found = known.questions[name]
+    assert found.hash == built.hash and len(found.items) == len(built.items) > 0
+    assert (found.name, found.window, found.lengths) == (name, 512, built.lengths)
+    for one, wanted in zip(found.items, built.items, strict=True):
+        assert one.example == wanted.example
+        np.testing.assert_array_equal(one.prompt, wanted.prompt, strict=True)
+        np.testing.assert_array_equal(one.target, wanted.target, strict=True)
+    for (title, ids), (wanted_title, wanted_ids) in zip(
+        found.documents, built.documents, strict=True
+    ):
+        assert title == wanted_title
+        np.testing.assert_array_equal(ids, wanted_ids, strict=True)
+    held = json.loads(lzma.decompress(path.read_bytes()))
+    held["questions"]["items"][0]["prompt"][5] += 1
+    other = path.with_name("other.json.xz")
+    other.write_bytes(lzma.compress(json.dumps(held).encode()))
+    with pytest.raises(ValueError, match=r"other\.json\.xz does not hold.*delete it"):
+        scoring.stored(other)
+    other.write_bytes(b"torn")
+    with pytest.raises(ValueError, match="delete it"):
+        scoring.stored(other)
+
+
+def test_a_run_is_trained_again_from_its_row(home, known, listed, measured):
+    """Its losses and endpoints come back; those of another seed are found, and another key."""
+    (home / "runs").mkdir(exist_ok=True)
+    if not (home / "runs" / "bases").exists():
+        (home / "runs" / "bases").symlink_to(home)
+    tokenizer = models.load_tokenizer(home / "base0")
+    frame = records.unfold(measured, known.questions, tokenizer)
+    one = frame[frame["key"] == measured[listed.index(listed[-1])]["key"]]
+    found = study.train_again(one, home, out="out")
+    assert len(found.rows) == 1 and found.differing.empty and not found.unchecked
+    losses = json.dumps([each + 0.05 for each in json.loads(one["losses"].iloc[0])])
+    odd = one.assign(losses=losses, nll=one["nll"] * 1.2)
+    found = study.train_again(odd, home, out="out")
+    assert list(found.differing["value"]) == ["losses", "log_ppl_near", "log_ppl_far"]
+    found = study.train_again(one.assign(seed=99), home, out="out")
+    assert list(found.differing["value"]) == ["key"]
+    found = study.train_again(one.assign(base="base9"), home, out="out")
+    assert found.rows.empty and found.unchecked[0].rows == 1
+
+
+def test_records_of_other_questions_are_refused(known, measured):
+    """Their answers would be taken for those of other questions."""
+    odd = {**measured[0], "questions_hash": "0" * 16}
+    with pytest.raises(ValueError, match="answered questions 0000"):
+        records.unfold([odd], known.questions, models.load_tokenizer(ROOT / "data" / "miniature"))
+
+
+def test_files_of_others_are_refused(tmp_path):
+    """By name and line."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"schema": "cream-rows-1"}\n')
+    with pytest.raises(ValueError, match="line 1, is no record of a grid"):
+        records.Ledger(path, {})
+    with pytest.raises(FileNotFoundError, match="start the grid"):
+        records.records(tmp_path / "none.jsonl")
+    with pytest.raises(FileNotFoundError, match=r"python -m cream\.grid"):
+        runner.read(tmp_path / "none.parquet")
+
+
+def test_bases_of_other_tokenizers_are_refused(home, tmp_path):
+    """Before anything is trained."""
+    import tiny_models
+
+    model = models.create(tiny_models.config("llama"), 0)
+    models.save(model, tiny_models.tokenizer(), tmp_path / "odd")
+    with pytest.raises(ValueError, match="another tokenizer"):
+        runner.setting(home / "out", [str(home / "base0"), str(tmp_path / "odd")], ["tiny"], "x")
+
+
+def test_recipes_come_back_as_they_were_written(home, known, measured, tmp_path, monkeypatch):
+    """And a grid without them says what to run first."""
+    path, chosen = tmp_path / "recipe.json", {("text", "yarn"): Recipe(100, 3e-4)}
+    with records.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+        rows.append({**measured[0], "plan": "recipe"})
+    monkeypatch.setattr(runner, "choose", lambda *_: (chosen, pd.DataFrame({"score": [1.0]})))
+    runner.write_recipes([tmp_path / "rows.jsonl"], known, path)
+    assert runner.read_recipes(path) == chosen
+    with pytest.raises(FileNotFoundError, match="cream.study recipe"):
+        runner.read_recipes(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["primary", "--shard", "4/4"],
+        ["primary", "--seeds", "x"],
+        ["primary", "--rows", "x", "--recipe", "none.json"],
+    ],
+)
+def test_the_command_refuses_what_it_cannot_do(words, capsys):
+    """With a sentence, before anything is computed."""
+    with pytest.raises(SystemExit) as stopped:
+        runner.main(words)
+    assert stopped.value.code not in (0, None)
