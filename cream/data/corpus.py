@@ -26,8 +26,10 @@ from transformers import PreTrainedTokenizerBase
 
 from cream.data.tokenization import encoded, pieces
 from cream.data.tokenizer import train_tokenizer
-from cream.data.writer import FORMAT, Shelf, beside, token_type
+from cream.data.writer import FORMAT, SHORT, Shelf, beside, token_type
+from cream.models.embeddings import never_in_text
 from cream.utils.provenance import commit, hash_of, versions
+from cream.utils.text_files import printable, read_text
 
 __all__ = ["Corpus", "Documents", "build", "open_corpus", "tokenizer_hash", "train_tokenizer"]
 
@@ -107,6 +109,17 @@ class Corpus:
         """Return a row a source: split, source, kind, documents kept and dropped, tokens."""
         return pd.DataFrame(self.manifest["counts"])
 
+    def left_out(self) -> list[str]:
+        """Return what was not read or not kept, a line each: dropped documents by reason, ...."""
+        found = self.manifest
+        reasons = found.get("reasons", {SHORT: found["dropped"]})
+        lines = [f"{many:,} documents dropped: {reason}" for reason, many in reasons.items()]
+        if padding := found.get("padding"):
+            lines.append("{tokens:,} tokens of padding cut from {documents:,} documents".format(
+                **padding
+            ))  # fmt: skip
+        return [*(lines or ["no document was dropped"]), *found.get("notes", [])]
+
     def table(self) -> pd.DataFrame:
         """Return a row a document: split, source, name, kind, num_tokens."""
         parts = []
@@ -136,13 +149,19 @@ def open_corpus(path: str | Path, tokenizer: PreTrainedTokenizerBase | None = No
     corpus = Corpus(path, manifest)
     for name, counted in manifest["splits"].items():
         _check_split(corpus, name, counted["documents"])
-    if tokenizer is not None and tokenizer_hash(tokenizer) != manifest["tokenizer"]["hash"]:
+    if tokenizer is not None and not _cuts_alike(tokenizer, manifest["tokenizer"]):
         raise ValueError(
             f"{path} was tokenised by {manifest['tokenizer']['name']} "
             f"({manifest['tokenizer']['vocab_size']} entries), not by the tokenizer given "
             f"({len(tokenizer)} entries): build a corpus for this base with 01_data"
         )
     return corpus
+
+
+def _cuts_alike(tokenizer: PreTrainedTokenizerBase, named: Mapping[str, Any]) -> bool:
+    """Whether a tokenizer gives every text the ids that the manifest's gave."""
+    known = {named["hash"], named.get("text_hash", named["hash"])}
+    return not known.isdisjoint((tokenizer_hash(tokenizer), tokenizer_hash(tokenizer, True)))
 
 
 def _check_split(corpus: Corpus, name: str, expected: int) -> None:
@@ -166,18 +185,20 @@ def _manifest(path: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        return json.loads(read_text(file))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON ({error}): build the corpus again") from None
 
 
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase, text_only: bool = False) -> str:
     """Return 16 hex digits that two tokenizers share when they cut text alike.
 
     Over the vocabulary and a probe with and without special tokens, not over files, whose layout
-    differs between library versions.
+    differs between library versions. With `text_only`, tokens that text never gives (such as
+    padding that was added) do not count.
     """
-    vocabulary = sorted(tokenizer.get_vocab().items())
+    unused = {*never_in_text(tokenizer)} if text_only else set()
+    vocabulary = sorted(each for each in tokenizer.get_vocab().items() if each[0] not in unused)
     return hash_of(vocabulary, tokenizer(PROBE)["input_ids"],
                    tokenizer(PROBE, add_special_tokens=False)["input_ids"])  # fmt: skip
 
@@ -193,6 +214,7 @@ def build(
     piece_tokens: int | None = None,
     overwrite: bool = False,
     progress: bool = True,
+    notes: Iterable[str] = (),
 ) -> Corpus:
     """Tokenise, filter and store a stream of documents; skip when that corpus is there already.
 
@@ -209,14 +231,16 @@ def build(
         piece_tokens: cut training texts of two or more times this length into equal pieces of at
             least this many tokens, since an epoch reads one window of each document.
         overwrite: replace a corpus of another recipe.
+        notes: what the manifest says besides; no part of the identity.
 
     Raises:
-        ValueError: no document is long enough, a token id outside the vocabulary, a tokenizer
-            without BOS, or ``out`` holds a corpus of another recipe.
-        OSError: the disk is full; nothing is left behind.
+        ValueError: no document is long enough, a token id outside the vocabulary, or ``out`` holds
+            a corpus of another recipe.
+        OSError: the disk, a quota or a limit is full; nothing is left behind.
     """
+    bos = bos and tokenizer.bos_token_id is not None
     out, settings = Path(out), {"window": window, "bos": bos, "piece_tokens": piece_tokens}
-    _check_settings(tokenizer, **settings)
+    _check_settings(window, piece_tokens)
     identity = hash_of(FORMAT, dict(recipe), settings, tokenizer_hash(tokenizer))
     if _is_there(out, identity, overwrite):
         return open_corpus(out)
@@ -233,7 +257,7 @@ def build(
         manifest = {
             "format": FORMAT, "recipe_hash": identity, "recipe": dict(recipe), **settings,
             "bos_policy": _bos_policy(tokenizer, bos), "tokenizer": _named(tokenizer),
-            "sources": [dict(source) for source in sources], **counted,
+            "sources": [dict(source) for source in sources], "notes": list(notes), **counted,
             "command": " ".join(sys.argv), "commit": commit(), "versions": versions(),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
@@ -244,21 +268,20 @@ def build(
 
 def _named(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     name = Path(tokenizer.name_or_path).name
-    return {"name": name, "hash": tokenizer_hash(tokenizer), "vocab_size": len(tokenizer)}
+    return {"name": printable(name), "hash": tokenizer_hash(tokenizer),
+            "text_hash": tokenizer_hash(tokenizer, True), "vocab_size": len(tokenizer)}  # fmt: skip
 
 
-def _check_settings(
-    tokenizer: PreTrainedTokenizerBase, window: int, bos: bool, piece_tokens: int | None
-) -> None:
+def _check_settings(window: int, piece_tokens: int | None) -> None:
     if window < 2:
         raise ValueError(f"window {window} must be at least 2 tokens")
     if piece_tokens is not None and piece_tokens < window:
         raise ValueError(f"piece_tokens {piece_tokens} is below the window {window}: raise it")
-    if bos and tokenizer.bos_token_id is None:
-        raise ValueError("the tokenizer has no BOS token: pass bos=False")
 
 
 def _bos_policy(tokenizer: PreTrainedTokenizerBase, bos: bool) -> str:
+    if tokenizer.bos_token_id is None:
+        return "none prepended: the tokenizer has no BOS token"
     if not bos:
         return "none prepended"
     token = f"{tokenizer.bos_token} ({tokenizer.bos_token_id})"

@@ -11,7 +11,7 @@ import itertools
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +22,12 @@ from transformers import PreTrainedTokenizerBase
 
 from cream.data import distributions, manuals, readers
 from cream.data.chat import ChatTemplate
+from cream.data.columns import unpadded
 from cream.data.corpus import Corpus, build
-from cream.data.retrieval import documents
+from cream.data.retrieval import documents as retrieval_documents
 from cream.data.tokenization import count_tokens
 from cream.utils.provenance import hash_of
+from cream.utils.text_files import printable
 
 __all__ = ["RECIPES", "Recipe", "generate", "get", "prepare", "spans", "training_texts"]
 
@@ -42,6 +44,14 @@ class Generated(NamedTuple):
     answers: list[tuple[int, int]]
 
 
+class _Text(NamedTuple):
+    """A recipe's documents, what the manifest says of their sources, and notes beside that."""
+
+    documents: Iterator[dict[str, Any]]
+    facts: list[dict[str, Any]]
+    notes: Sequence[str] = ()
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides a corpus but the tokenizer."""
@@ -51,7 +61,7 @@ class Recipe:
     piece_tokens: int | None = 4096  # training texts are cut into pieces of at least this many
     share: float = 0.5  # of the training tokens that is generated retrieval documents
     generated_tokens: int = 4096  # at least this many a generated document
-    families: tuple[str, ...] = documents.FAMILIES
+    families: tuple[str, ...] = retrieval_documents.FAMILIES
     query_placement: str = "interleaved"  # or "end": see findings on data that decides who wins
     evaluation_form: float = 0.2  # share of generated documents that begin like an evaluation
     fill: tuple[float, float] = (0.2, 0.95)  # share of a document that such a beginning takes
@@ -63,7 +73,7 @@ class Recipe:
     seed: int = 0  # of the generated documents
     text_tokens: int | None = None  # at most about this many tokens of training text
     split: str = "train"  # where documents of one's own go that are not split yet
-    field: str = "text"  # of a JSON record or dataset row
+    field: str | None = None  # of a JSON record or dataset row; None: text, ids or conversations
     revision: str | None = None  # of a hub data set
     held_out: float = 0.0  # share of one's own documents for validation, and again for test
     chat_template: str = "auto"
@@ -76,9 +86,9 @@ class Recipe:
             raise ValueError(
                 f"generated_tokens {self.generated_tokens} is below the window {self.window}"
             )
-        if unknown := set(self.families) - set(documents.FAMILIES):
+        if unknown := set(self.families) - set(retrieval_documents.FAMILIES):
             raise ValueError(
-                f"unknown families {sorted(unknown)}: choose from {documents.FAMILIES}"
+                f"unknown families {sorted(unknown)}: choose from {retrieval_documents.FAMILIES}"
             )
 
 
@@ -134,7 +144,7 @@ def get(preset: str, root: str | Path = ".", **overrides: object) -> Recipe:
     """Return a preset's recipe, its fields replaced by every override that is not None.
 
     A source that exists below ``root`` is read there; ``piece_tokens=0`` leaves texts whole.
-    ValueError for an unknown preset.
+    Lengths that are not overridden are at least the window. ValueError for an unknown preset.
     """
     if preset not in RECIPES:
         raise ValueError(f"there is no recipe for preset {preset!r}: choose from {list(RECIPES)}")
@@ -144,7 +154,16 @@ def get(preset: str, root: str | Path = ".", **overrides: object) -> Recipe:
     here = Path(root) / Path(str(changed.get("source", ""))).expanduser()
     if "source" in changed and changed["source"] not in NAMED and here.exists():
         changed["source"] = str(here)
-    return dataclasses.replace(RECIPES[preset], **changed)
+    return dataclasses.replace(RECIPES[preset], **(_at_least_the_window(preset, changed) | changed))
+
+
+def _at_least_the_window(preset: str, changed: Mapping[str, Any]) -> dict[str, int]:
+    """The preset's lengths, raised to a window that was given."""
+    usual, window = RECIPES[preset], changed.get("window")
+    if not isinstance(window, int):
+        return {}
+    lengths = {name: getattr(usual, name) for name in ("piece_tokens", "generated_tokens")}
+    return {name: max(own, window) for name, own in lengths.items() if own is not None}
 
 
 def prepare(
@@ -165,46 +184,46 @@ def prepare(
             ``sources.fetch`` and ``corpus.build``; nothing is left half-written.
     """
     chat = ChatTemplate.choose(recipe.chat_template, tokenizer)
-    text, facts = _text(recipe, chat, Path(cache), progress)
+    text, facts, notes = _text(recipe, chat, Path(cache), progress)
     described = {**dataclasses.asdict(recipe), "families": list(recipe.families)}
+    described["field"] = recipe.field or "text"  # as it stood before there was None
     if recipe.wording == "evaluation":  # corpora made before there was another keep their identity
         del described["wording"]
-    described["source"] = Path(recipe.source).name if _is_local(recipe) else recipe.source
+    local = printable(Path(recipe.source).name)
+    described["source"] = local if _is_local(recipe) else recipe.source
     described |= {"sources": facts, "chat": chat.facts(), "extraction": manuals.VERSION}
     described["generators"] = _generator_hash(recipe) if recipe.share else None
     # One bar at a time: pinned text and generated documents show their own.
     own_bars = recipe.source in distributions.TIERS
-    stream = _mixed(text, recipe, tokenizer, progress and own_bars)
+    stream = _mixed(unpadded(text, tokenizer), recipe, tokenizer, progress and own_bars)
     return build(
         out, stream, tokenizer, recipe.window, described, facts, recipe.bos,
-        recipe.piece_tokens, overwrite, progress and not own_bars,
+        recipe.piece_tokens, overwrite, progress and not own_bars, notes,
     )  # fmt: skip
 
 
 def training_texts(recipe: Recipe, cache: str | Path = "runs/sources") -> Iterator[str]:
     """Yield the training texts of a recipe, such as a tokenizer is trained on."""
-    for document in _text(recipe, None, Path(cache), progress=True)[0]:
+    for document in _text(recipe, None, Path(cache), progress=True).documents:
         if document["split"] == "train" and "text" in document:
             yield document["text"]
 
 
-def _text(
-    recipe: Recipe, chat: ChatTemplate | None, cache: Path, progress: bool
-) -> tuple[Iterator[dict[str, Any]], list[dict[str, Any]]]:
+def _text(recipe: Recipe, chat: ChatTemplate | None, cache: Path, progress: bool) -> _Text:
     if recipe.source in distributions.TIERS:
         pinned = distributions.distributions(recipe.source)
         facts = [
             {key: getattr(each, key) for key in ("name", "version", "sha256", "licence", "split")}
             for each in pinned
         ]
-        return distributions.documents(cache, recipe.source, progress=progress), facts
+        return _Text(distributions.documents(cache, recipe.source, progress=progress), facts)
     if recipe.source == "standard-library":
         opened = readers.standard_library()
     else:
         opened = readers.open_source(
             recipe.source, recipe.field, chat, recipe.split, recipe.held_out, recipe.revision
         )
-    return opened.documents, [opened.facts]
+    return _Text(opened.documents, [opened.facts], opened.notes)
 
 
 def _is_local(recipe: Recipe) -> bool:
@@ -320,7 +339,7 @@ def _made(
     index: int,
     texts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
-) -> tuple[documents.Document, int, bool]:
+) -> tuple[retrieval_documents.Document, int, bool]:
     """A document with its spans, its tokens, and whether only its answers are learnt."""
     rng = np.random.default_rng([recipe.seed, index])
     haystack = texts[int(rng.integers(len(texts)))] if family == "needle" else None
@@ -330,7 +349,7 @@ def _made(
         counted[0] = count_tokens(tokenizer, words)
         return counted[0]
 
-    made = documents.training_document(
+    made = retrieval_documents.training_document(
         family, rng, recipe.generated_tokens, count, haystack, recipe.query_placement,
         recipe.evaluation_form, recipe.fill, recipe.uniform, recipe.most_queries, far=recipe.far,
         wording=recipe.wording,
@@ -340,13 +359,13 @@ def _made(
 
 def spans(
     recipe: Recipe, tokenizer: PreTrainedTokenizerBase, names: Sequence[str], cache: str | Path
-) -> dict[str, documents.Document]:
+) -> dict[str, retrieval_documents.Document]:
     """Make generated documents of a corpus again, by their names, for where their queries stand."""
     texts = [
         each["text"] if "text" in each else tokenizer.decode(each["input_ids"])
         for each in _mixed(
-            _text(recipe, None, Path(cache), False)[0], dataclasses.replace(recipe, share=0.0),
-            tokenizer, False,
+            _text(recipe, None, Path(cache), False).documents,
+            dataclasses.replace(recipe, share=0.0), tokenizer, False,
         )
         if each["split"] == "train" and each["kind"] == "text"
     ]  # fmt: skip
@@ -360,9 +379,9 @@ def spans(
 def _generator_hash(recipe: Recipe) -> str:
     """Return what changes when the generators do, so that a corpus of old ones is not reused."""
     texts = []
-    for family in documents.FAMILIES:
+    for family in retrieval_documents.FAMILIES:
         rng = np.random.default_rng(recipe.seed)
-        texts.append(documents.training_document(
+        texts.append(retrieval_documents.training_document(
             family, rng, 500, text="Some text. " * 50, query_placement=recipe.query_placement,
             far=recipe.far, wording=recipe.wording,
         ).text)  # fmt: skip

@@ -3,28 +3,38 @@
 What belongs here: reading JSONL, text folders, saved datasets, ShareGPT dumps, hub data sets and
 the standard library's own modules as one stream of documents, and naming what was read. Every
 document is ``{"split", "source", "name", "kind"}`` with ``text``, or ``input_ids`` where the
-source was tokenised before.
+source was tokenised before; ``dropped`` is the reason of one that has no text, ``padding`` the
+tokens that were cut off. Cells are read in ``columns``, files in ``json_lines``.
 """
 
+import gzip
 import hashlib
 import importlib.util
-import json
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import pyarrow as pa
 
 from cream.data.chat import ChatTemplate
+from cream.data.columns import SYSTEM, Part, check_template, content, fields_read, ids_of, parts_of
 from cream.data.writer import SPLITS
+from cream.utils.jsonl import json_list, rows_of
+from cream.utils.text_files import folder_of, printable, read_text
 
 __all__ = ["ACCEPTED", "STANDARD_LIBRARY", "Source", "open_source", "standard_library"]
 
+logger = logging.getLogger(__name__)
+
 ACCEPTED = (
     "a .jsonl file (a text field, or conversations), a .json ShareGPT dump (a list of "
-    "conversations), a folder of .txt files, a folder that datasets saved (text or input_ids), "
-    "or a hub data set's id"
+    "conversations), a .txt file or a folder of them, a folder that datasets saved (text, "
+    "input_ids or conversations), or a hub data set's id"
 )
+LINES, TEXT = (".jsonl", ".jsonl.gz"), ".txt"
+DATA = (*LINES, ".parquet", ".arrow")  # beside texts, they may be what was meant
 # Modules long enough to try everything out with, wherever Python runs; their text differs
 # between Python versions, so nothing that is published comes from them.
 STANDARD_LIBRARY = {
@@ -41,11 +51,12 @@ class Source(NamedTuple):
 
     documents: Iterator[dict[str, Any]]
     facts: dict[str, Any]
+    notes: tuple[str, ...] = ()  # what was ignored or read under another name
 
 
 def open_source(
     source: str,
-    field: str = "text",
+    field: str | None = None,
     chat: ChatTemplate | None = None,
     split: str = "train",
     held_out: float = 0.0,
@@ -55,7 +66,8 @@ def open_source(
 
     Args:
         source: see ``ACCEPTED``.
-        field: the field of a JSON record or dataset row that holds the text.
+        field: the field of a JSON record or dataset row that holds the text, the ids or the turns.
+            None is "text" or a usual name of conversations, and before them a data set's input_ids.
         chat: renders conversations; needed for those only.
         split: where the documents go, unless a saved DatasetDict or hub set has splits itself.
         held_out: the share of documents, by a hash of their names, that goes to validation and
@@ -71,30 +83,30 @@ def open_source(
         raise ValueError(f"held_out is {held_out}: it must lie in [0, 0.5)")
     path = Path(source).expanduser()
     if path.exists():
-        documents, facts = _local(path, field, chat, split)
+        found = _local(path, field, chat, split)
     elif path.suffix or source.count("/") != 1 or path.is_absolute():
         raise FileNotFoundError(f"{source} does not exist; accepted are {ACCEPTED}")
     else:
-        documents, facts = _hub(source, revision, field, split)
-    if held_out:
-        documents = _hold_out(documents, held_out)
-    return Source(documents, facts)
+        found = _hub(source, revision, field, chat, split)
+    for note in found.notes:
+        logger.warning("%s: %s", printable(path.name), note)
+    documents = _named_apart(found.documents)
+    return found._replace(documents=_hold_out(documents, held_out) if held_out else documents)
 
 
-def _local(
-    path: Path, field: str, chat: ChatTemplate | None, split: str
-) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
-    if path.is_file() and path.suffix in (".jsonl", ".json"):
-        return _from_records(path, field, chat, split), _file_facts(path, [path])
-    if path.is_dir() and any(
-        (path / name).is_file() for name in ("state.json", "dataset_dict.json")
-    ):
-        saved = datasets.load_from_disk(str(path))
-        return _from_saved(path.name, saved, field, split), _file_facts(path, _arrow_files(path))
-    texts = [path] if path.suffix == ".txt" else sorted(path.rglob("*.txt"))
-    if not texts:
-        raise ValueError(f"{path} holds nothing that is read here; accepted are {ACCEPTED}")
-    return _from_texts(path, texts, split), _file_facts(path, texts)
+def _local(path: Path, field: str | None, chat: ChatTemplate | None, split: str) -> Source:
+    name = path.name.lower()
+    if path.is_file() and name.endswith((".json", *LINES)):
+        return Source(_from_records(path, field, chat, split), _file_facts(path, [path]))
+    if path.is_file() and name.endswith(TEXT):
+        return Source(_from_texts(path, [path], split), _file_facts(path, [path]))
+    if _is_saved(path):
+        parts = parts_of(printable(path.name), _load_saved(path), field, split)
+        facts = _file_facts(path, sorted(path.rglob("*.arrow")))
+        return _from_parts(printable(path.name), parts, facts, field, chat)
+    if path.is_dir():
+        return _from_folder(path, split)
+    raise ValueError(f"{path} holds nothing that is read here; accepted are {ACCEPTED}")
 
 
 def _file_facts(path: Path, files: list[Path]) -> dict[str, Any]:
@@ -102,92 +114,121 @@ def _file_facts(path: Path, files: list[Path]) -> dict[str, Any]:
     for file in files:
         with file.open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
-    size = sum(file.stat().st_size for file in files)
-    return {"name": path.name, "files": len(files), "bytes": size, "sha256": digest.hexdigest()}
+    size, name = sum(file.stat().st_size for file in files), printable(path.name)
+    return {"name": name, "files": len(files), "bytes": size, "sha256": digest.hexdigest()}
 
 
-def _arrow_files(path: Path) -> list[Path]:
-    return sorted(path.rglob("*.arrow"))
+def _is_saved(path: Path) -> bool:
+    return any((path / name).is_file() for name in ("state.json", "dataset_dict.json"))
+
+
+def _load_saved(path: Path) -> datasets.Dataset | datasets.DatasetDict:
+    try:
+        return datasets.load_from_disk(str(path))
+    except (OSError, ValueError, LookupError, TypeError, pa.ArrowException) as error:
+        raise ValueError(
+            f"{path} is no whole data set that datasets saved ({type(error).__name__}: {error}): "
+            "save or copy it again, with at least one row"
+        ) from error
+
+
+def _from_folder(path: Path, split: str) -> Source:
+    found = folder_of(path, TEXT)
+    data = [name for name in found.others if _is_data(path / name)]
+    if not found.files or data:
+        raise ValueError(
+            f"{path} holds {len(found.files)} .txt files and {', '.join(data)}: a folder is read "
+            "for its .txt files alone; give the data file itself, or a folder of texts only"
+            if data
+            else f"{path} holds nothing that is read here; accepted are {ACCEPTED}"
+        )
+    notes = (found.note(),) if found.note() else ()
+    return Source(_from_texts(path, found.files, split), _file_facts(path, found.files), notes)
+
+
+def _is_data(path: Path) -> bool:
+    """Whether a file beside texts may be what was meant: rows, or a list in JSON."""
+    if path.suffix.lower() != ".json" or not path.is_file():
+        return path.name.lower().endswith(DATA)
+    with path.open("rb") as file:
+        return file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
 
 
 def _from_texts(root: Path, files: list[Path], split: str) -> Iterator[dict[str, Any]]:
+    source = printable(root.name)
     for file in files:
-        try:
-            text = file.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{file} is not UTF-8 text ({error}): convert it first") from None
         name = file.name if file == root else file.relative_to(root).as_posix()
-        yield {"split": split, "source": root.name, "name": name, "kind": "text", "text": text}
+        yield {"split": split, "source": source, "name": printable(name), "kind": "text",
+               "text": read_text(file)}  # fmt: skip
 
 
-def _records(path: Path) -> Iterator[tuple[str, Any]]:
+def _records(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (place, record) of a JSON list or of JSON lines."""
-    with path.open(encoding="utf-8") as stream:
-        if path.suffix == ".json":
-            try:
-                records = json.load(stream)
-            except ValueError as error:
-                raise ValueError(f"{path} is not JSON: {error}") from None
-            if not isinstance(records, list):
-                raise ValueError(f"{path} holds no JSON list; accepted are {ACCEPTED}")
-            yield from ((f"record {number}", each) for number, each in enumerate(records, 1))
-            return
-        for number, line in enumerate(stream, 1):
-            if not line.strip():
-                continue
-            try:
-                yield f"line {number}", json.loads(line)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number} is not JSON: {error}") from None
+    if path.suffix.lower() == ".json":
+        yield from json_list(path, fields)
+        return
+    opened = gzip.open if path.suffix.lower() == ".gz" else open
+    with opened(path, "rb") as file:
+        yield from rows_of(file, path, fields)
 
 
 def _from_records(
-    path: Path, field: str, chat: ChatTemplate | None, split: str
+    path: Path, field: str | None, chat: ChatTemplate | None, split: str
 ) -> Iterator[dict[str, Any]]:
-    for place, record in _records(path):
-        if not isinstance(record, Mapping):
-            raise ValueError(f"{path}, {place} is no JSON object; accepted are {ACCEPTED}")
-        base = {"split": split, "source": path.name, "name": str(record.get("id", place))}
-        if "conversations" in record and field not in record:
-            if chat is None:
-                raise ValueError(f"{path} holds conversations: name a chat template")
-            text = chat.render(record["conversations"], f"{path}, {place}")
-            # What the template cannot say is empty: dropped and counted as too short.
-            yield {**base, "kind": "chat", "text": text or ""}
-        elif isinstance(record.get(field), str):
-            yield {**base, "kind": "text", "text": record[field]}
-        else:
-            raise ValueError(
-                f"{path}, {place} has no text in field {field!r}; its fields are "
-                f"{', '.join(map(str, record))}: name the right one with field"
-            )
+    base = {"split": split, "source": printable(path.name)}
+    for place, record in _records(path, fields_read(field)):
+        short, given = place.rpartition(", ")[2], record.get("id")
+        name = str(given) if isinstance(given, str | int) and str(given).strip() else short
+        yield {**base, "name": name, "place": short, **content(record, place, field, chat)}
 
 
-def _from_saved(
-    name: str, saved: datasets.Dataset | datasets.DatasetDict, field: str, split: str
+def _from_parts(
+    name: str,
+    parts: list[Part],
+    facts: dict[str, Any],
+    field: str | None,
+    chat: ChatTemplate | None,
+) -> Source:
+    renamed = [f"{part.name} is read as {part.split}" for part in parts if part.name != part.split]
+    # What the default would not have read is another corpus.
+    over = [part for part in parts if field == "text" and "input_ids" in part.rows.column_names]
+    facts = facts | ({"column": field} if over else {})
+    if turns := [part for part in parts if part.kind == "turns"]:
+        check_template(name, turns[0].column, chat)
+    rows = (row for part in parts for row in _rows(name, part, len(parts) > 1, chat))
+    return Source(rows, facts, ("; ".join(renamed),) if renamed else ())
+
+
+def _rows(
+    name: str, part: Part, several: bool, chat: ChatTemplate | None
 ) -> Iterator[dict[str, Any]]:
-    parts = saved if isinstance(saved, datasets.DatasetDict) else {split: saved}
-    if not set(parts) & set(SPLITS):
-        raise ValueError(f"{name} has splits {', '.join(parts)}; expected are {', '.join(SPLITS)}")
-    for part, rows in parts.items():
-        if part not in SPLITS:
-            continue
-        column = "input_ids" if "input_ids" in rows.column_names else field
-        if column not in rows.column_names:
-            raise ValueError(
-                f"{name} has columns {', '.join(rows.column_names)}: neither input_ids nor "
-                f"{field!r}; name the text column with field"
-            )
-        key = "input_ids" if column == "input_ids" else "text"
-        only = rows.select_columns([column]).with_format("numpy" if key == "input_ids" else None)
-        for number, row in enumerate(only):
-            yield {"split": part, "source": name, "name": f"row {number}", "kind": "text",
-                   key: row[column]}  # fmt: skip
+    base = {"split": part.split, "source": name, "kind": "text"}
+    before = "" if part.name == part.split else f"{part.name} "
+    where = f"{name}, {part.name}" if several else name
+    if part.kind == "ids":
+        for number, (ids, padding) in enumerate(ids_of(where, part)):
+            yield {**base, "name": f"{before}row {number}", "input_ids": ids, "padding": padding}
+        return
+    columns = [each for each in (part.column, *SYSTEM) if each in part.rows.column_names]
+    for number, row in enumerate(part.rows.select_columns(columns)):
+        found = content(row, f"{where}, row {number}", part.column, chat)
+        yield {**base, "name": f"{before}row {number}", **found}
+
+
+def _named_apart(documents: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield documents whose names differ: one that repeats an id gets its place as well."""
+    seen: set[tuple[str, str]] = set()
+    for document in documents:
+        name, place = document["name"], document.pop("place", "repeated")
+        while (document["split"], name) in seen:
+            name = f"{name} ({place})"
+        seen.add((document["split"], name))
+        yield {**document, "name": name}
 
 
 def _hub(
-    source: str, revision: str | None, field: str, split: str
-) -> tuple[Iterator[dict[str, Any]], dict[str, Any]]:
+    source: str, revision: str | None, field: str | None, chat: ChatTemplate | None, split: str
+) -> Source:
     try:
         builder = datasets.load_dataset_builder(source, revision=revision)
         builder.download_and_prepare()
@@ -202,7 +243,7 @@ def _hub(
     # The builder's hash is the commit that was read, also where none was asked for.
     facts = {"name": source, "revision": revision, "commit": builder.hash, "rows": rows,
              "fingerprints": {name: part._fingerprint for name, part in saved.items()}}  # fmt: skip
-    return _from_saved(source, saved, field, split), facts
+    return _from_parts(source, parts_of(source, saved, field, split), facts, field, chat)
 
 
 def _hold_out(documents: Iterator[dict[str, Any]], share: float) -> Iterator[dict[str, Any]]:

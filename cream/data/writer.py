@@ -3,8 +3,8 @@
 What belongs here: what is laid on disk and how it is counted. Reading is in ``corpus``.
 """
 
+import collections
 import contextlib
-import errno
 import hashlib
 import os
 import shutil
@@ -16,12 +16,15 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from cream.utils.disk import no_room
+
 __all__ = ["FORMAT", "SPLITS", "Shelf", "beside", "token_type"]
 
 FORMAT = 2
 SPLITS = ("train", "validation", "test")
 BATCH_TOKENS = 4_000_000
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REASONS = 20  # kinds of dropped documents that are told apart
+SHORT = "shorter than the window"
 
 
 def token_type(vocab_size: int) -> str:
@@ -125,6 +128,8 @@ class Shelf:
         self.splits: dict[str, _Split] = {}
         self.counts: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.longest_dropped = 0
+        self.reasons: collections.Counter[str] = collections.Counter()
+        self.padding: collections.Counter[str] = collections.Counter()
 
     def add(self, document: Mapping[str, Any]) -> None:
         """Store a document with ``tokens``; ValueError for a bad split or a foreign token id."""
@@ -135,7 +140,10 @@ class Shelf:
         start = {"split": split, "source": source, "kind": kind, "documents": 0, "tokens": 0,
                  "dropped": 0, "dropped_tokens": 0}  # fmt: skip
         count = self.counts.setdefault((split, source, kind), start)
-        if len(tokens) < self.window:
+        if padding := document.get("padding"):
+            self.padding.update(documents=1, tokens=padding)
+        if "dropped" in document or len(tokens) < self.window:
+            self._drop(document.get("dropped", SHORT))
             count["dropped"] += 1
             count["dropped_tokens"] += len(tokens)
             self.longest_dropped = max(self.longest_dropped, len(tokens))
@@ -153,21 +161,34 @@ class Shelf:
         answers = np.asarray(document.get("answers", ()), dtype=np.int32).ravel()
         self.splits[split].add(tokens, answers, source, document["name"], kind)
 
+    def _drop(self, reason: str) -> None:
+        full = len(self.reasons) >= REASONS and reason not in self.reasons
+        self.reasons["for other reasons" if full else reason] += 1
+
+    def _check_left(self, dropped: int) -> None:
+        if self.splits:
+            return
+        why = f"all shorter than the window of {self.window} tokens"
+        if set(self.reasons) - {SHORT}:
+            why = ", ".join(f"{many} dropped ({each})" for each, many in self.reasons.items())
+            why = f"and with a window of {self.window} tokens {why}"
+        raise ValueError(
+            f"no document is left: {dropped} were read, {why} (the longest has "
+            f"{self.longest_dropped}): give longer documents, join short ones, or lower the window"
+        )
+
     def close(self) -> dict[str, Any]:
         """Finish the splits; return counts for the manifest. ValueError if nothing is left."""
         counts = list(self.counts.values())
         dropped = sum(each["dropped"] for each in counts)
-        if not self.splits:
-            raise ValueError(
-                f"no document is left: {dropped} were read, all shorter than the window of "
-                f"{self.window} tokens (the longest has {self.longest_dropped}): give longer "
-                "documents, join short ones, or lower the window"
-            )
+        self._check_left(dropped)
         order = [name for name in SPLITS if name in self.splits]
         return {
             "splits": {name: self.splits[name].close() for name in order},
             "counts": counts,
             "dropped": dropped,
+            "reasons": dict(self.reasons),
+            **({"padding": dict(self.padding)} if self.padding else {}),
         }
 
     def abandon(self) -> None:
@@ -181,8 +202,8 @@ class Shelf:
 def beside(out: Path) -> Iterator[Path]:
     """Give a folder next to ``out`` that becomes ``out`` on success and vanishes on failure.
 
-    Folders of processes that are no more are swept away. A full disk is reported by ``out``'s
-    name as OSError, with the same errno, after the unfinished folder is gone.
+    Folders of processes that are no more are swept away. A full disk, quota or file size limit is
+    reported by ``out``'s name as OSError, with the same errno, after the unfinished folder is gone.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
     for left in out.parent.glob(f".{out.name}.building-*"):
@@ -197,13 +218,8 @@ def beside(out: Path) -> Iterator[Path]:
         os.replace(folder, out)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError) and error.errno in FULL:
-            free = shutil.disk_usage(out.parent).free / 1e6
-            raise OSError(
-                error.errno,
-                f"the disk is full: {out} could not be written ({free:.0f} MB free now that the "
-                "unfinished files are removed): free space or choose another place",
-            ) from error
+        if isinstance(error, OSError) and (why := no_room(error, out)):
+            raise OSError(error.errno, why) from error
         raise
 
 

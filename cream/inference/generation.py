@@ -219,7 +219,8 @@ def settings(
         ends = [] if eos is None else eos if isinstance(eos, list) else [eos]
         eos = [*ends, tokenizer.encode(stop, add_special_tokens=False)[-1]]
     pad = tokenizer.pad_token_id
-    if pad is None:
+    # A padding token that was added has no embedding; what is masked may be any id that has one.
+    if pad is None or pad >= model.get_input_embeddings().num_embeddings:
         pad = (eos[0] if isinstance(eos, list) else eos) or 0
     return GenerationConfig(
         max_new_tokens=max_new_tokens,

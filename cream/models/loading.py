@@ -32,11 +32,13 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from cream import rope
 from cream.models import hub
 from cream.models.checkpoints import check_files, check_place, save, weights_digest
+from cream.models.embeddings import check_embedded
 from cream.rope.config import check_rotation, describe, extend, rotary_dim, settle_rotation
 
 __all__ = [
     "check_pair",
     "check_rotation",
+    "check_vocabulary",
     "create",
     "describe",
     "extend",
@@ -207,14 +209,24 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> PreTrainedT
     return _read(AutoTokenizer, path, revision)
 
 
+def check_vocabulary(
+    tokenizer: PreTrainedTokenizerBase, path: str | Path, revision: str | None = None
+) -> None:
+    """Check a tokenizer against the config at its model's place, before text is cut by it.
+
+    ValueError as `check_pair`; a place that holds a tokenizer without a config is not checked.
+    """
+    try:
+        config = load_config(path, revision).get_text_config()
+    except (OSError, ValueError):
+        return
+    if rows := getattr(config, "vocab_size", None):
+        check_embedded(tokenizer, rows)
+
+
 def check_pair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ValueError if the tokenizer gives ids that the model has no embedding for."""
-    rows = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > rows:
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens and the model {rows} embeddings: they are "
-            "not a pair, load both from the same place"
-        )
+    """Raise ValueError if the tokenizer gives text ids that the model has no embedding for."""
+    check_embedded(tokenizer, model.get_input_embeddings().num_embeddings)
     ends = model.config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     if None not in (tokenizer.eos_token_id, *ends) and tokenizer.eos_token_id not in ends:

@@ -27,7 +27,9 @@ from pathlib import Path
 import pandas as pd
 
 from cream.results.schema import COLUMNS, SCHEMA, checked, foreign, parse, row_key, whole_lines
+from cream.utils.disk import no_room
 from cream.utils.provenance import commit, hash_of, versions
+from cream.utils.text_files import folder_of
 
 try:
     import fcntl
@@ -143,10 +145,12 @@ class Rows:
             os.fsync(self._descriptor)
         except OSError as error:
             os.ftruncate(self._descriptor, self._end)
+            why = no_room(error, self.path) or "free some space"
             raise OSError(
                 error.errno,
                 f"{error.strerror}: the row was not written to {self.path}; the {len(self._keys)} "
-                "rows before it are safe. Free some space and run the same command again",
+                f"rows before it are safe. {why[0].upper()}{why[1:]}; then run the same command "
+                "again",
             ) from error
         self._end += len(line)
 
@@ -195,15 +199,15 @@ def read(*paths: str | Path) -> pd.DataFrame:
     """Read rows of JSON Lines files, Parquet files and folders of them into one table.
 
     Every column of `COLUMNS` is there; of rows with one key the last is kept. In a folder, files
-    that hold no rows (a training's metrics, a grid's answers) are passed over. FileNotFoundError
-    for a missing path, ValueError for a file of another schema.
+    that hold no rows (a training's metrics, a grid's answers) and hidden ones (an editor's copies)
+    are passed over. FileNotFoundError for a missing path, ValueError for a file of another schema.
     """
     frames = [_empty()]
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"there are no rows at {path}; evaluate a model first")
         if path.is_dir():
-            files = sorted([*path.rglob("*.jsonl"), *path.rglob("*.parquet")])
+            files = folder_of(path, ".jsonl", ".parquet").files
             frames += [_read_file(file) for file in files if _holds_rows(file)]
         else:
             frames.append(_read_file(path))

@@ -161,18 +161,19 @@ def _texts(
     corpus: object, tokenizer: PreTrainedTokenizerBase, length: int, documents: int
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The first documents that are long enough; where there are too few, pieces of all, joined."""
-    bos = np.array([tokenizer.bos_token_id])
+    bos = np.array([] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id], np.int64)
     listed = list(from_corpus(corpus, tokenizer.bos_token_id))
-    long = [(name, ids) for name, ids in listed if len(ids) >= length - 1]
+    own = length - len(bos)  # tokens of the text
+    long = [(name, ids) for name, ids in listed if len(ids) >= own]
     if len(long) < documents:
         joined = np.concatenate([ids for _, ids in listed])
-        count = len(joined) // (length - 1)
+        count = len(joined) // own
         if count < documents:
             raise ValueError(f"the test text gives {count} pieces of {length} tokens: ask fewer")
-        pieces = joined[: count * (length - 1)].reshape(count, length - 1)
+        pieces = joined[: count * own].reshape(count, own)
         long = [(f"joined text, piece {k}", ids) for k, ids in enumerate(pieces)]
     for name, ids in long[:documents]:
-        yield name, np.concatenate([bos, ids[: length - 1]]).astype(np.int64)
+        yield name, np.concatenate([bos, ids[:own]]).astype(np.int64)
 
 
 def as_item(tokenizer: PreTrainedTokenizerBase, example: Example) -> Item:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from cream.data.corpus import Corpus
+from cream.utils.text_files import folder_of, read_text
 
 __all__ = ["Stretch", "from_corpus", "from_folder", "stretch"]
 
@@ -42,18 +43,10 @@ def from_folder(folder: str | Path) -> str:
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"haystack names {folder}, and there is no such folder")
-    files = sorted(folder.glob("*.txt"))
+    files = [file for file in folder_of(folder, ".txt").files if file.parent == folder]
     if not files:
         raise FileNotFoundError(f"the haystack {folder} holds no .txt file")
-    texts = []
-    for file in files:
-        try:
-            texts.append(file.read_text(encoding="utf-8"))
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{file} is not UTF-8 ({error.reason}): convert or remove it"
-            ) from None
-    return "\n".join(texts)
+    return "\n".join(map(read_text, files))
 
 
 def from_corpus(

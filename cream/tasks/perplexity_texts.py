@@ -125,9 +125,14 @@ def from_corpus(
 
 
 def of_corpus(path: str | Path, tokenizer: PreTrainedTokenizerBase, split: str = "test") -> Texts:
-    """Open the texts of a folder that 01_data made; ValueError for one of another tokenizer."""
+    """Open the texts of a folder that 01_data made, or its conversations where it has no texts.
+
+    ValueError for a corpus of another tokenizer.
+    """
     opened = open_corpus(path, tokenizer)
-    return Texts(from_corpus(opened, tokenizer.bos_token_id, split))
+    kinds = set(opened.split(split).column("kind"))
+    kind = "chat" if "chat" in kinds and "text" not in kinds else "text"
+    return Texts(from_corpus(opened, tokenizer.bos_token_id, split, kind))
 
 
 def of_source(
@@ -145,7 +150,7 @@ def of_source(
     """
     known, here = PAPER.get(source), Path(root) / Path(source).expanduser()
     local = str(here) if here.exists() else source
-    place, own = (known.hub, known.field) if known else (local, "text")
+    place, own = (known.hub, known.field) if known else (local, None)
     found = open_source(place, field or own, split=split or "train", revision=revision)
     named = source if known else Path(source).name
     documents = _tokenised(found.documents, tokenizer, named, split)
@@ -165,7 +170,7 @@ def _as_text(documents: Iterable[dict], named: str, split: str | None) -> Iterat
             continue
         if "text" not in document:
             raise ValueError(
-                f"{named} holds input_ids of an unnamed tokenizer: give the text, or make a corpus "
-                "for this base with 01_data"
+                f"{named} holds input_ids of an unnamed tokenizer: name its text with field, or "
+                "make a corpus for this base with 01_data"
             )
         yield document

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cream import rope
 from cream.positions import METHODS
+from cream.utils.text_files import read_text
 
 __all__ = ["TrainConfig", "closest", "read_config"]
 
@@ -198,6 +199,6 @@ def read_config(run_dir: str | Path) -> TrainConfig:
             "notebooks/02_train.ipynb does when it trains"
         )
     try:
-        return TrainConfig.from_json(path.read_text(encoding="utf-8"))
+        return TrainConfig.from_json(read_text(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

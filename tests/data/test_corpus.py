@@ -1,5 +1,6 @@
 """Corpora: stored tokens are the tokenizer's; nothing short, foreign or half-written stays."""
 
+import errno
 import json
 import os
 import pickle
@@ -150,15 +151,30 @@ def test_nothing_is_left_when_no_document_is_long_enough(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_full_disk_leaves_nothing_and_says_so(tmp_path, haystack, tiny_tokenizer) -> None:
+def test_a_file_size_limit_is_not_a_full_disk(tmp_path, haystack, tiny_tokenizer) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
-        with pytest.raises(OSError, match="the disk is full: .*c could not be written"):
+        with pytest.raises(OSError, match=r"\(4,096 bytes by ulimit -f\): .*c could not be"):
             make(tmp_path / "c", haystack, tiny_tokenizer)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("number", "says"), [(errno.ENOSPC, "the disk is full: "), (errno.EDQUOT, "your quota")]
+)
+def test_a_full_disk_leaves_nothing_and_says_so(
+    tmp_path, haystack, tiny_tokenizer, monkeypatch, number, says
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr("cream.data.writer._Split.flush", full)
+    with pytest.raises(OSError, match=says + r".*c could not be written") as found:
+        make(tmp_path / "c", haystack, tiny_tokenizer)
+    assert found.value.errno == number and list(tmp_path.iterdir()) == []
 
 
 def test_leftovers_of_a_killed_build_are_swept(tmp_path, haystack, tiny_tokenizer) -> None:

@@ -6,17 +6,16 @@ and `question` has lost its last word ("Type:", "Answer:", "Summary:"), so that 
 say the instruction twice; such rows are refused here.
 """
 
-import io
 import re
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from transformers.utils import cached_file
 
-from cream.utils.jsonl import parsed
+from cream.utils.jsonl import rows_of
 
 __all__ = ["FIELDS", "HUB", "REVISION", "locate", "read"]
 
@@ -61,40 +60,34 @@ def read(place: Path, task: str) -> list[dict[str, Any]]:
     Raises FileNotFoundError for a task that has no file, and ValueError with the file and line for
     one that is damaged, empty, of another task or of other fields.
     """
-    rows = []
     try:
         with _opened(place, task) as (name, file):
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    rows.append(_row(line, task, f"{name}, line {number}"))
-    except (zipfile.BadZipFile, UnicodeDecodeError, EOFError) as error:
+            found = rows_of(file, name, (*FIELDS, "_id", "dataset"))
+            return [_checked(row, task, where) for where, row in found]
+    except (zipfile.BadZipFile, EOFError) as error:
         raise ValueError(f"{place} is damaged at {task}: fetch it again ({error})") from error
-    if not rows:
-        raise ValueError(f"{name} holds no rows: fetch it again")
-    return rows
 
 
 @contextmanager
-def _opened(place: Path, task: str) -> Iterator[tuple[str, TextIO]]:
+def _opened(place: Path, task: str) -> Iterator[tuple[str, BinaryIO]]:
     """The task's lines; in a folder and in the archive they may lie under data/."""
     names = (f"{task}.jsonl", f"data/{task}.jsonl")
     if place.is_dir():
         found = [place / name for name in names if (place / name).is_file()]
         if not found:
             raise FileNotFoundError(f"{place} has no {names[0]}: leave {task} out, or add it")
-        with found[0].open(encoding="utf-8") as file:
+        with found[0].open("rb") as file:
             yield str(found[0]), file
         return
     with zipfile.ZipFile(place) as archive:
         inside = [name for name in names if name in archive.namelist()]
         if not inside:
             raise FileNotFoundError(f"{place} has no {names[1]}: is it LongBench's data.zip?")
-        with archive.open(inside[0]) as raw:
-            yield f"{place}, {inside[0]}", io.TextIOWrapper(raw, encoding="utf-8")
+        with archive.open(inside[0]) as file:
+            yield f"{place}, {inside[0]}", file
 
 
-def _row(line: str, task: str, where: str) -> dict[str, Any]:
-    row = parsed(where, line, FIELDS)
+def _checked(row: dict[str, Any], task: str, where: str) -> dict[str, Any]:
     if absent := [name for name in FIELDS if name not in row]:
         copied = ": it is a reformatted copy, its prompts would not be LongBench's"
         hint = copied if "question" in row else f": use the data of {HUB}"

@@ -143,7 +143,7 @@ def test_damage_is_named_with_its_line(tmp_path):
     with pytest.raises(ValueError, match="holds no rows"):
         read(written(tmp_path, "\n"), "qasper")
     (tmp_path / "qasper.jsonl").write_bytes(b'{"context": "\xff"}\n')
-    with pytest.raises(ValueError, match="is damaged at qasper"):
+    with pytest.raises(ValueError, match="qasper.jsonl is not UTF-8: line 1, column 14"):
         read(tmp_path, "qasper")
     (tmp_path / "cut.zip").write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(ValueError, match="cut.zip is damaged at qasper"):
