@@ -32,6 +32,7 @@ __all__ = ["Parameter", "Run", "begin", "declared", "find_root"]
 _LITERALS = (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))
 _IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 _BEGUN = "_cream_begun"
+_NUMBERS = "numbers"  # of a parameter that holds one or several: a number, a list, text with commas
 _SIMPLE = {"int": int, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict}
 
 
@@ -74,7 +75,8 @@ class Run:
 def begin(name: str, namespace: MutableMapping[str, object], root: str | Path | None = None) -> Run:
     """Check the parameters of notebook `name` in `namespace` (its globals()) and print the header.
 
-    A whole number given for a float becomes that float in `namespace`, true and false given as text
+    One number or a list for a parameter of `numbers` becomes text with commas. A whole number given
+    for a float becomes that float in `namespace`, true and false given as text
     for a bool that bool. Names that were not declared
     are refused by the first call in a kernel only: later ones are the reader's own. ValueError says
     which parameter, what was given and what is declared.
@@ -180,6 +182,9 @@ def _value(name: str, namespace: Mapping[str, object], known: Parameter) -> obje
     value = namespace[known.name]
     if value in ("true", "false") and ast.unparse(known.kind or ast.Constant(None)) == "bool":
         value = value == "true"  # papermill reads True and False alone
+    if known.kind is not None and _several(known.kind) and _is_numbers(value):
+        each = value if isinstance(value, list | tuple) else [value]
+        return ",".join(one if isinstance(one, str) else repr(one) for one in each)
     if known.kind is None or _fits(value, known.kind):
         whole = isinstance(value, int) and not isinstance(value, bool)
         return float(value) if whole and _only_float(known.kind) else value
@@ -189,6 +194,21 @@ def _value(name: str, namespace: Mapping[str, object], known: Parameter) -> obje
     raise ValueError(
         f"{name} declares `{known}` and was given {value!r}, a {type(value).__name__}{hint}"
     )
+
+
+def _several(kind: ast.expr) -> bool:
+    return _NUMBERS in ast.unparse(kind).split(" | ")
+
+
+def _is_numbers(value: object) -> bool:
+    """Whether a value is a number or a list of them, by themselves or as text."""
+    if isinstance(value, list | tuple):
+        return (
+            bool(value)
+            and not any(isinstance(each, list | tuple) for each in value)
+            and all(_is_numbers(each) or isinstance(each, str) for each in value)
+        )
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _only_float(kind: ast.expr | None) -> bool:
@@ -201,6 +221,8 @@ def _fits(value: object, kind: ast.expr) -> bool:
             return value is None
         case ast.BinOp(left=left, op=ast.BitOr(), right=right):
             return _fits(value, left) or _fits(value, right)
+        case ast.Name(id="numbers"):
+            return isinstance(value, str)
         case ast.Name(id="float"):
             return isinstance(value, int | float) and not isinstance(value, bool)
         case ast.Name(id="int"):

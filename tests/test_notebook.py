@@ -198,3 +198,31 @@ def test_the_form_of_optional_that_papermill_understands(project):
         assert notebook.begin("tiny", {"scale": scale}, root=project).parameters == {"scale": scale}
     with pytest.raises(ValueError, match=r"scale: int \| None = None.*'64x'"):
         notebook.begin("tiny", {"scale": "64x"}, root=project)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [(8, "8"), (7.8, "7.8"), ([0.6, 1, 2], "0.6,1,2"), ("0.6,1", "0.6,1"), (["1", 2], "1,2"),
+     ((75, 140), "75,140"), (None, None)],
+)  # fmt: skip
+def test_one_number_a_list_and_text_with_commas_are_all_taken(given, wanted):
+    known = notebook.Parameter("lengths", notebook.ast.parse("numbers | None").body[0].value, None)
+    assert notebook._value("x", {"lengths": given}, known) == wanted
+
+
+@pytest.mark.parametrize("given", [True, [], {}, [[1]], [True], {"a": 1}])
+def test_what_is_no_number_is_still_refused(given):
+    known = notebook.Parameter("lengths", notebook.ast.parse("numbers | None").body[0].value, None)
+    with pytest.raises(ValueError, match="x declares `lengths: numbers"):
+        notebook._value("x", {"lengths": given}, known)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("03_longchat_lines", ["lengths"]), ("04_lost_in_the_middle", ["lengths", "num_keys"]),
+     ("05_needle", ["lengths", "depths"]), ("07_perplexity", ["lengths"])],
+)  # fmt: skip
+def test_every_notebook_takes_them(name, parameters):
+    known = notebook.declared(notebook.find_root() / "notebooks" / f"{name}.ipynb")
+    for each in parameters:
+        assert notebook._value(name, {each: 8}, known[each]) == "8"

@@ -19,10 +19,10 @@ import torch
 import torch.distributed as dist
 
 from cream.results import Rows
+from cream.utils.launcher import NAMES, said_when_waiting, whole
 
 __all__ = ["Processes", "current", "leave", "shared_rows"]
 
-_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
 _PATIENCE = timedelta(days=30)  # one process may be done days before another
 
 
@@ -52,14 +52,14 @@ def current() -> Processes:
 
     ValueError on a host with fewer GPUs than processes.
     """
-    if any(name not in os.environ for name in _NAMES) or os.environ["WORLD_SIZE"] == "1":
+    if not all(map(os.environ.get, NAMES)) or whole("WORLD_SIZE", 1) == 1:
         return Processes()
     return _met()
 
 
 @cache
 def _met() -> Processes:
-    local, cards = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+    local, cards = whole("LOCAL_RANK", 0), torch.cuda.device_count()
     if cards and local >= cards:
         raise ValueError(
             f"process {local} of this host has no GPU of its own, there are {cards}: start at most "
@@ -70,7 +70,8 @@ def _met() -> Processes:
     if dist.is_initialized():
         group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     else:
-        dist.init_process_group("gloo", timeout=_PATIENCE)
+        with said_when_waiting():
+            dist.init_process_group("gloo", timeout=_PATIENCE)
         group = None
     return Processes(dist.get_rank(), dist.get_world_size(), group)
 

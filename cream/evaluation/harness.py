@@ -28,8 +28,11 @@ from transformers import PreTrainedModel
 
 from cream.data.chat import UserTurn
 from cream.evaluation.models import Loaded, Served, Subject
+from cream.inference.prompt_tokens import appended
+from cream.models import load_tokenizer
 from cream.results import Rows, variant
 from cream.statistics import by_method, match, paired_difference
+from cream.utils.launcher import whole
 from cream.utils.provenance import hash_of
 
 __all__ = [
@@ -110,13 +113,15 @@ def ask(
     unknown tasks and prompts beyond a model's window; ConnectionError for data that do not come.
     """
     policy = policy or Policy()
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if whole("WORLD_SIZE", 1) > 1:
         raise ValueError("the harness is run in one process: start 08_benchmarks without torchrun")
     if served := [one.name for one in subjects if not isinstance(one, Subject)]:
         raise ValueError(
             f"{', '.join(served)} is behind a server, and these tasks need log-likelihoods of "
             "given answers: name a checkpoint"
         )
+    for subject in subjects:
+        _check_ending(subject, policy)
     tasks, frames = _load(names), []
     for subject in subjects:
         loaded = subject.load()
@@ -127,6 +132,17 @@ def ask(
         frames.append(frame[frame["key"].isin(keys)])
         del loaded, model
     return pd.concat(frames, ignore_index=True)
+
+
+def _check_ending(subject: Subject, policy: Policy) -> None:
+    """Refuse to ask with BOS by a tokenizer that also ends each prompt: the harness keeps both."""
+    tokenizer = load_tokenizer(subject.path)
+    if policy.bos and (ending := tokenizer.convert_ids_to_tokens(appended(tokenizer))):
+        raise ValueError(
+            f"bos is true and the tokenizer of {subject.name} also appends {' '.join(ending)} to "
+            "every text, so that answers would be scored behind an end token: set bos to false, "
+            "or remove the ending from its post-processor (add_eos_token)"
+        )
 
 
 def task_names(text: str, root: str | Path = ".") -> list[str]:

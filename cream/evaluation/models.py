@@ -1,7 +1,8 @@
 """The models that an evaluation asks, as its notebook's `models` parameter names them.
 
     original              the base as it is, also beyond its window
-    scaled:yarn:8         the base with its RoPE scaled by 8, not tuned
+    scaled                the base with its RoPE scaled as the preset trains it, not tuned
+    scaled:yarn:8         the same with a scaling and a scale of your own
     runs/x                what a run trained; or any folder with a checkpoint
     http://host/v1#NAME   what an OpenAI-compatible server calls NAME (see `servers`)
 
@@ -9,9 +10,12 @@ What belongs here: from such a name to a loaded model, to the columns its rows h
 the loop that asks several models the same examples.
 """
 
+import dataclasses
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -25,6 +29,8 @@ from cream.data.corpus import tokenizer_hash
 from cream.evaluation import distributed
 from cream.evaluation.runner import evaluate, keyed
 from cream.inference.server import Address, Failed, Server, parse
+from cream.models.checkpoints import rope_state
+from cream.models.identity import checkpoint_place, equal_weights, folder_name
 from cream.tasks.base import Example, check_lengths
 
 __all__ = [
@@ -53,6 +59,7 @@ class Subject:
     seed: int | None = None
     tokens_trained: int | None = None
     preset: str | None = None
+    foreign: bool = False  # no run of ours: the folder's name stands for its method
 
     def load(self, dtype: torch.dtype | None = None) -> "Loaded":
         """Load the model (see `models.load` for dtype) and its tokenizer, and hash its weights."""
@@ -182,7 +189,7 @@ def token_lengths(multiples: str | Sequence[float], window: int) -> list[int]:
     parts = multiples.split(",") if isinstance(multiples, str) else multiples
     try:
         lengths = [round(float(part) * window) for part in parts]
-    except ValueError:
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(
             f"lengths {multiples!r} must be multiples of N with commas between, as in '0.6,1,2'"
         ) from None
@@ -199,7 +206,8 @@ def find(
 ) -> list[Subject | Served]:
     """Resolve a comma-separated list of names; relative folders start at `root`.
 
-    Raises ValueError for an empty list, a model given twice or a scaling that does not exist, and
+    `preset` says what `scaled` alone means. Raises ValueError for an empty list, a model given
+    twice (by another spelling, a link or a copy, too) or a scaling that does not exist, and
     FileNotFoundError for a run that is not there or not finished, before anything is loaded.
     """
     listed = [name.strip() for name in names.split(",") if name.strip()]
@@ -208,17 +216,57 @@ def find(
     if twice := {name for name in listed if listed.count(name) > 1}:
         raise ValueError(f"models names {', '.join(sorted(twice))} twice: name each model once")
     found = [_subject(name, base, Path(root), preset) for name in listed]
-    runs = [one.name if isinstance(one, Subject) else _run(one.address) for one in found]
-    if twice := {run for run in runs if runs.count(run) > 1}:
+    for (name, one), (other, two) in combinations(zip(listed, found, strict=True), 2):
+        _refuse_same(name, one, other, two)
+    return _named_apart(found)
+
+
+def _refuse_same(name: str, one: Subject | Served, other: str, two: Subject | Served) -> None:
+    """Refuse (ValueError) two names of one model: its answers would count as those of two."""
+    ours, theirs = _weights_of(one), _weights_of(two)
+    if _run(one) == _run(two) and (isinstance(one, Served) or isinstance(two, Served)):
         raise ValueError(
-            f"models asks {', '.join(sorted(twice))} twice, by itself and behind a server: ask "
-            "once into one file of rows and once into another to compare them"
+            f"models asks {_run(one)} twice, by itself and behind a server: ask once into one file "
+            "of rows and once into another to compare them"
         )
-    return found
+    if ours is None or theirs is None:
+        return
+    first, second = checkpoint_place(ours.path), checkpoint_place(theirs.path)
+    if ours.path == theirs.path or (first is not None and first == second):
+        if (ours.scaling, ours.scale) == (theirs.scaling, theirs.scale):
+            raise ValueError(
+                f"models names {name} and {other}, which are one model ({ours.path}): its answers "
+                "would be counted twice, so name it once"
+            )
+        return
+    if first is None or second is None or not equal_weights(first, second):
+        return
+    if rope_state(ours.config()) == rope_state(theirs.config()):
+        raise ValueError(
+            f"models names {name} and {other}, whose weights and RoPE are equal ({first}, "
+            f"{second}): one model would be counted twice, so leave one of them out"
+        )
 
 
-def _run(address: Address) -> str:
-    return address.checkpoint or address.model
+def _weights_of(one: Subject | Served) -> Subject | None:
+    """The checkpoint that answers, as far as it is known."""
+    return one if isinstance(one, Subject) else one.checkpoint
+
+
+def _run(one: Subject | Served) -> str:
+    known = _weights_of(one)
+    return known.name if known else one.address.model
+
+
+def _named_apart(found: list[Subject | Served]) -> list[Subject | Served]:
+    """Call two folders of one last name (a/model, b/model) by their paths, not pooled as one."""
+    methods = [one.method for one in found if isinstance(one, Subject)]
+    return [
+        dataclasses.replace(one, method=one.name)
+        if isinstance(one, Subject) and one.foreign and methods.count(one.method) > 1
+        else one
+        for one in found
+    ]
 
 
 def ask(
@@ -239,8 +287,14 @@ def ask(
     """
     subjects, frames, failures, first = list(subjects), [], [], None
     _check(subjects, examples)
+    hashes: dict[str, str] = {}
     for subject in subjects:
         loaded = subject.load()
+        if (same := hashes.setdefault(_whose(loaded), subject.name)) != subject.name:
+            raise ValueError(
+                f"{same} and {subject.name} have equal weights and RoPE: one model would be "
+                "counted twice, so leave one of them out"
+            )
         mine = tokenizer_hash(loaded.tokenizer)
         first = first or mine
         if mine != first:
@@ -252,6 +306,11 @@ def ask(
     if failures:
         raise Failed("\n".join(dict.fromkeys(failures)))
     return pd.concat(frames, ignore_index=True)
+
+
+def _whose(loaded: Loaded) -> str:
+    """The identity of what answers: a model's hash, apart for each engine."""
+    return f"{loaded.header['model_hash']} {loaded.settings.get('engine', '')}"
 
 
 def _check(subjects: Sequence[Subject | Served], examples: Sequence[Example]) -> None:
@@ -303,10 +362,12 @@ def _subject(name: str, base: str | Path, root: Path, preset: str | None) -> Sub
         return Served(name, address, path, checkpoint, preset)
     if name == "original":
         return Subject(path=path, method="original", **named)
-    if name.startswith("scaled:"):
-        scaling, scale = _scaled(name)
+    if name == "scaled" or name.startswith("scaled:"):
+        scaling, scale = _as_trained(preset) if name == "scaled" else _scaled(name)
+        named["name"] = f"scaled:{scaling}:{scale}"
         return Subject(path=path, method="scaled", scaling=scaling, scale=scale, **named)
-    folder = root / name
+    named["name"] = folder_name(os.path.expanduser(name), root)
+    folder = root / named["name"]
     if not folder.is_dir():
         raise FileNotFoundError(
             f"models names {name}, and there is no folder {folder}: train it with 02_train, or use "
@@ -327,14 +388,36 @@ def _scaled(name: str) -> tuple[str, int]:
             f"{name!r} is no scaled base: write scaled:KIND:SCALE with a kind of "
             f"{', '.join(rope.KINDS)} and a whole scale, for example scaled:yarn:8"
         )
+    if parts[1] == "none":
+        raise ValueError(f"{name} has no scaling, which is the base as it is: write original")
     return parts[1], int(parts[2])
+
+
+def _as_trained(preset: str | None) -> tuple[str, int]:
+    """The scaling and scale that a preset trains with, which `scaled` alone stands for."""
+    from cream import presets  # imports the trainer, which no other name needs
+
+    if preset is None:
+        raise ValueError(
+            "'scaled' alone means as the preset trains it, and no preset is given: write "
+            "scaled:KIND:SCALE, for example scaled:yarn:8"
+        )
+    train = presets.get(preset).train
+    if train.scaling == "none":
+        raise ValueError(
+            f"models names scaled, and the preset {preset} trains without a scaling: leave it out, "
+            "or write scaled:KIND:SCALE, for example scaled:yarn:8"
+        )
+    return train.scaling, train.scale
 
 
 def _trained(folder: Path, named: dict[str, str | None]) -> Subject:
     """A run directory of ours, or a folder that holds a checkpoint itself."""
     config = json.loads((folder / "config.json").read_text()) if _has_config(folder) else {}
     if "model_type" in config:
-        return Subject(path=str(folder), method=folder.name, **named)
+        if folder.name == "model" and _is_run(folder.parent):
+            return _trained(folder.parent, {**named, "name": str(Path(named["name"]).parent)})
+        return Subject(path=str(folder), method=folder.name, foreign=True, **named)
     if not (folder / "model").is_dir():
         raise FileNotFoundError(
             f"{folder} has no finished model: run 02_train with this run directory again, it goes "
@@ -351,6 +434,13 @@ def _trained(folder: Path, named: dict[str, str | None]) -> Subject:
         seed=config.get("seed"),
         tokens_trained=trained,
         **known,
+    )
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a folder's config.json is that of a run, not of a model."""
+    return _has_config(folder) and "model_type" not in json.loads(
+        (folder / "config.json").read_text()
     )
 
 

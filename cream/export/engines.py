@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import functools
 import json
 import os
 import shlex
@@ -26,6 +27,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from cream import models
 from cream.data.retrieval import documents
 from cream.export import engine_worker, model_card
+from cream.inference.prompt_tokens import num_prompt_tokens, prompt_ids
 from cream.utils import provenance
 
 __all__ = ["COMMANDS", "FACTS", "check", "compare", "convert", "main", "questions"]
@@ -55,9 +57,9 @@ def questions(
     asked = []
     for length in lengths:
         rng = np.random.default_rng(length)
-        count = lambda text: len(tokenizer(text)["input_ids"])  # noqa: E731
+        count = functools.partial(num_prompt_tokens, tokenizer)
         text = documents.training_document("lines", rng, length, count=count).text
-        tokens = tokenizer(text)["input_ids"][:length]
+        tokens = prompt_ids(tokenizer, text)[:length]
         if len(tokens) < length:
             raise ValueError(f"the prompt of {length} tokens has {len(tokens)}: use other lengths")
         with torch.no_grad():

@@ -23,6 +23,7 @@ from cream.inference import memory
 from cream.inference.batching import Batch, plan
 from cream.inference.kv_cache import keeps_all, read_heads
 from cream.inference.likelihood import check_window, log_likelihood
+from cream.inference.prompt_tokens import prompt_ids, prompts_ids
 from cream.inference.stopping import StopString, cut, decode, until_end
 
 __all__ = [
@@ -62,8 +63,8 @@ class Completion(NamedTuple):
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-    """Token ids of a prompt, with the tokenizer's own special tokens (`BOS_POLICY`)."""
-    return tokenizer(prompt, add_special_tokens=True)["input_ids"]
+    """Token ids of a prompt, with what the tokenizer puts before a text (`BOS_POLICY`)."""
+    return prompt_ids(tokenizer, prompt)
 
 
 def greedy(
@@ -93,8 +94,7 @@ def greedy(
         raise ValueError(f"batch_size {batch_size!r} must be 'auto' or a whole number from 1")
     if not prompts:
         return iter(())
-    listed = tokenizer(list(prompts), add_special_tokens=True)["input_ids"]
-    ids = [np.asarray(row, dtype=np.int64) for row in listed]
+    ids = [np.asarray(row, dtype=np.int64) for row in prompts_ids(tokenizer, prompts)]
     for index, row in enumerate(ids):
         if not len(row):
             raise ValueError(f"prompt {index} has no tokens")

@@ -4,7 +4,8 @@
     http://localhost:8000/v1#NAME=runs/x          and which, you say, has the weights of runs/x
     http://localhost:8000/v1?timeout=60&requests=4#NAME    60 s for an answer, 4 questions at a time
 
-What belongs here: asking a server for greedy completions, and telling an answer from what is none.
+A space in NAME is written %20. What belongs here: asking a server for greedy completions, and
+telling an answer from what is none.
 A request that was refused, hung, or came back as something else has no answer: it is counted under
 its reason and nothing is made up in its place. A key that the server wants is read from the
 environment, CREAM_API_KEY.
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import NamedTuple
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from transformers import PreTrainedTokenizerBase
 
@@ -66,7 +67,7 @@ def parse(name: str) -> Address | None:
     if not name.startswith(("http://", "https://")):
         return None
     parts = urlsplit(name)
-    model, _, checkpoint = parts.fragment.partition("=")
+    model, _, checkpoint = (unquote(each) for each in parts.fragment.partition("="))
     if not parts.hostname or not model:
         raise ValueError(
             f"{name!r} names no model: write URL#NAME with the name that the server gives it, "

@@ -10,8 +10,11 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
+import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,22 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from cream.rope import to_legacy
 
-__all__ = ["check_files", "check_place", "rope_state", "save", "weights_digest"]
+__all__ = [
+    "check_files",
+    "check_place",
+    "check_unexpected",
+    "rope_state",
+    "save",
+    "weight_files",
+    "weights_digest",
+]
+
+log = logging.getLogger(__name__)
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_ADAPTER = "adapter_config.json"
+_READ_QUANTIZED = ("mxfp4", "fp8")  # which transformers itself widens
+_OTHER_SENSES = re.compile(r"(^|[._])(vision|visual|image|audio|multi_modal|mm)([._]|$)")
 # What says nothing new: an older name of rope_type, and what exports repeat for other engines.
 _REPEATED = ("type", "short_mscale", "long_mscale")
 # What 4.x families call the keys that transformers 5 gathers in rope_parameters.
@@ -55,14 +71,20 @@ def check_files(path: str | Path) -> None:
     if not directory.exists():
         return
     if not (directory / "config.json").is_file():
+        if (directory / _ADAPTER).is_file():
+            raise ValueError(_beside(directory, "and no model"))
         raise FileNotFoundError(f"{directory} holds no config.json: it is not a checkpoint")
-    for name in _weight_files(directory):
+    if (directory / _ADAPTER).is_file():
+        raise ValueError(_beside(directory, "beside a model"))
+    _check_precision(directory / "config.json")
+    for name in weight_files(directory):
         _check_weights(directory / name)
 
 
-def _weight_files(directory: Path) -> list[str]:
+def weight_files(directory: Path) -> list[str]:
+    """Return the names of a local checkpoint's safetensors files; ValueError if it is pickled."""
     if (directory / _INDEX).is_file():
-        return sorted(set(json.loads((directory / _INDEX).read_text())["weight_map"].values()))
+        return sorted(set(_indexed(directory / _INDEX).values()))
     pickled = sorted(p.name for p in directory.iterdir() if p.suffix in (".bin", ".pt", ".pth"))
     if not (directory / _WEIGHTS).is_file() and pickled:
         raise ValueError(
@@ -70,6 +92,62 @@ def _weight_files(directory: Path) -> list[str]:
             "are not read, convert them to safetensors"
         )
     return [_WEIGHTS]
+
+
+def _indexed(file: Path) -> dict[str, str]:
+    """Read which file holds which weight; ValueError for a torn index."""
+    found = _json(file).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+        raise ValueError(f"{file} has no weight_map: it is torn, download or save it again")
+    return found
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(
+            f"{file} is no whole JSON file ({error}): download or save it again"
+        ) from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no JSON object: download or save it again")
+    return found
+
+
+def _beside(directory: Path, what: str) -> str:
+    return (
+        f"{directory} holds a LoRA adapter ({_ADAPTER}) {what}, which is not read: merge it into "
+        "its base (peft: merge_and_unload, save_pretrained), or move it away to read the model"
+    )
+
+
+def _check_precision(file: Path) -> None:
+    """Refuse weights that are stored in a form which needs a library of its own."""
+    about = _json(file).get("quantization_config")
+    kind = about.get("quant_method", "unknown") if isinstance(about, dict) else None
+    if kind is not None and kind not in _READ_QUANTIZED:
+        raise ValueError(
+            f"{file} says that the weights are quantized ({kind}): they are not read, for they "
+            "cannot be trained or compared in full precision; choose the unquantized model"
+        )
+
+
+def check_unexpected(path: str | Path, names: Sequence[str]) -> None:
+    """Refuse (ValueError) weights that a model has no place for; those of other senses are said.
+
+    `names` are what transformers did not read: of layers that config.json does not count, or of
+    another architecture.
+    """
+    other = sorted(name for name in names if _OTHER_SENSES.search(name))
+    if left := sorted(set(names) - set(other)):
+        shown = ", ".join(left[:5]) + (f" and {len(left) - 5} more" if len(left) > 5 else "")
+        raise ValueError(
+            f"{path} holds weights that its config.json has no place for: {shown}. The config is "
+            "of another model (num_hidden_layers?): take both from one place"
+        )
+    if other:
+        log.warning("%s: not read are %s%s", path, ", ".join(other[:3]),
+                    f" and {len(other) - 3} more" if len(other) > 3 else "")  # fmt: skip
 
 
 def _check_weights(file: Path) -> None:

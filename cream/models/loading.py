@@ -14,7 +14,6 @@ import functools
 import importlib.util
 import inspect
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,16 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cream import rope
 from cream.models import hub
-from cream.models.checkpoints import check_files, check_place, save, weights_digest
+from cream.models.checkpoints import (
+    check_files,
+    check_place,
+    check_unexpected,
+    save,
+    weights_digest,
+)
 from cream.models.embeddings import check_embedded
 from cream.rope.config import check_rotation, describe, extend, rotary_dim, settle_rotation
+from cream.utils.launcher import whole
 
 __all__ = [
     "check_pair",
@@ -91,7 +97,7 @@ def _place(device: str | torch.device | None) -> torch.device:
     if device is not None:
         return torch.device(device)
     if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        return torch.device("cuda", whole("LOCAL_RANK", 0))
     return torch.device("cpu")
 
 
@@ -184,6 +190,7 @@ def load(
     )
     if report["missing_keys"]:
         raise ValueError(f"{path} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
+    check_unexpected(path, report["unexpected_keys"])
     if getattr(config, "cream", None):
         check_rotation(model)
         settle_rotation(model)

@@ -92,15 +92,17 @@ def one_by_one(
     """Answer example after example with one `generate` each, as one would write it without us."""
     found = []
     for one in asked:
-        given = tokenizer(one.prompt, return_tensors="pt").to(model.device)
-        width = given["input_ids"].shape[1]
+        ids = torch.tensor(
+            [inference_generation.tokenize(tokenizer, one.prompt)], device=model.device
+        )
+        width = ids.shape[1]
         rule = [StopString(tokenizer, width, one.stop)] if one.stop else []
         config = inference_generation.settings(
             model, tokenizer, one.max_new_tokens, one.min_new_tokens
         )
         out = model.generate(
-            input_ids=given["input_ids"],
-            attention_mask=given["attention_mask"],
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
             generation_config=config,
             stopping_criteria=StoppingCriteriaList(rule),
         )

@@ -24,6 +24,7 @@ from cream import notebook
 from cream.data import corpus
 from cream.data.retrieval import documents
 from cream.evaluation import models
+from cream.inference.prompt_tokens import prompt_ids
 from cream.performance import random_models
 from cream.performance.comparing import checked, child, place, row
 from cream.training import memory
@@ -267,4 +268,4 @@ def _lines(tokenizer: object) -> Iterator[dict[str, object]]:
     for number in range(40):
         made = documents.training_document("lines", np.random.default_rng(number), 3000)
         yield {"split": "train", "source": "made", "name": str(number), "kind": "lines",
-               "input_ids": tokenizer(made.text)["input_ids"]}  # fmt: skip
+               "input_ids": prompt_ids(tokenizer, made.text)}  # fmt: skip

@@ -10,7 +10,15 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-__all__ = ["Indices", "Sampler", "check_choice", "check_whole", "example_rng"]
+from cream.utils.options import check_whole
+
+__all__ = ["Indices", "Sampler", "example_rng"]
+
+
+MOST_POSITIONS = 2**31 - 1  # what kernels count with
+
+
+MOST_WHOLE = 10**9
 
 
 EXAMPLE_STREAM, GROUP_STREAM, PERMUTATION_STREAM = 0, 1, 2
@@ -31,8 +39,7 @@ def example_rng(
     Philox is counter-based: workers, processes, order and resumption cannot change a draw.
     """
     for name, value in (("seed", seed), ("epoch", epoch), ("index", index)):
-        if value < 0:
-            raise ValueError(f"{name} is {value}; it must be 0 or larger")
+        check_whole(name, value, 0, 2**64 - 1)
     key = np.array([seed, epoch], dtype=np.uint64)
     counter = np.array([0, 0, stream, index], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
@@ -50,6 +57,15 @@ class Sampler:
     def __post_init__(self) -> None:
         check_whole("window", self.window, 2)
         check_whole("scale", self.scale, self.min_scale)
+        if self.target_length > MOST_POSITIONS:
+            raise ValueError(
+                f"scale is {self.scale} and the window {self.window}: a target length of at most "
+                f"{MOST_POSITIONS:,} positions can be told, so choose a smaller scale"
+            )
+        self._check_options()
+
+    def _check_options(self) -> None:
+        """Refuse (ValueError) options of the wrong kind or out of range."""
 
     @property
     def target_length(self) -> int:
@@ -76,16 +92,3 @@ class Sampler:
 
     def _draw(self, num_tokens: int, rng: np.random.Generator) -> Indices:
         raise TypeError(f"{type(self).__name__} draws nothing by itself; use sampler(name, ...)")
-
-
-def check_whole(name: str, value: int, least: int) -> None:
-    """Refuse (ValueError) a value that is no whole number of at least `least`."""
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(f"{name} is {value!r}; it must be a whole number of at least {least}")
-
-
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuse (ValueError) a value that is none of `choices`."""
-    if value not in choices:
-        raise ValueError(f"{name} is {value!r}; choose one of {', '.join(choices)}")

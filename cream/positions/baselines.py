@@ -1,4 +1,4 @@
-"""The samplers that CREAM is compared with: plain, full length, RandPos and PoSE.
+"""The samplers that CREAM is compared with: plain, full length, RandPos, PoSE and others.
 
 `pose_indices` replays one PoSE draw without randomness.
 """
@@ -10,7 +10,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from cream.positions.base import Indices, Sampler, check_whole
+from cream.positions.base import MOST_WHOLE, Indices, Sampler
+from cream.utils.options import check_flag, check_whole
 
 __all__ = ["Full", "Plain", "PoSE", "RandPos", "pose_indices"]
 
@@ -65,10 +66,10 @@ class PoSE(Sampler):
     content_windows: int | None = None
     name: ClassVar[str] = "pose"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def _check_options(self) -> None:
+        check_flag("first_shift", self.first_shift)
         if self.content_windows is not None:
-            check_whole("content_windows", self.content_windows, 1)
+            check_whole("content_windows", self.content_windows, 1, MOST_WHOLE)
 
     def _draw(self, num_tokens: int, rng: np.random.Generator) -> Indices:
         reach = min(num_tokens, self.window * (self.content_windows or self.scale))

@@ -13,14 +13,8 @@ from typing import ClassVar
 import numpy as np
 from scipy.special import ndtr
 
-from cream.positions.base import (
-    GROUP_STREAM,
-    Indices,
-    Sampler,
-    check_choice,
-    check_whole,
-    example_rng,
-)
+from cream.positions.base import GROUP_STREAM, MOST_WHOLE, Indices, Sampler, example_rng
+from cream.utils.options import check_choice, check_flag, check_number, check_whole
 
 __all__ = ["Cream", "alpha_probabilities", "continuity_ends", "cream_indices", "end_bounds"]
 
@@ -63,16 +57,34 @@ class Cream(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for mode in MODES if self.mode == "both" else (self.mode,):
+            _end_length(self.window, self.scale, mode, self.ends)
+
+    def _check_options(self) -> None:
         check_choice("mode", self.mode, ("both", *MODES))
         check_choice("middle", self.middle, MIDDLES)
         check_choice("content", self.content, CONTENTS)
+        check_flag("overlap", self.overlap)
         if self.overlap and self.content == "free":
             raise ValueError("overlap is of content tied to positions; leave it out with free")
-        check_whole("mode_group", self.mode_group, 1)
-        if not self.sigma > 0:
-            raise ValueError(f"sigma is {self.sigma}; it must be larger than 0 (the paper: 3)")
-        for mode in MODES if self.mode == "both" else (self.mode,):
-            _end_length(self.window, self.scale, mode, self.ends)
+        check_whole("mode_group", self.mode_group, 1, MOST_WHOLE)
+        if self.ends is not None:
+            check_whole("ends", self.ends, 1)
+        check_number("sigma", self.sigma, 1e-3, 1e6, note="in half windows, the paper's 3")
+        if self.mean is not None:
+            reach = f"in half windows, of which there are {2 * self.scale}"
+            check_number("mean", self.mean, -1e6, 1e6, note=reach)
+        self._check_mass()
+
+    def _check_mass(self) -> None:
+        """Refuse a Gaussian none of which lies where a truncated one is drawn from."""
+        mean = 1 + self.scale if self.mean is None else self.mean
+        low, high = ndtr((np.array([2.0, 2.0 * self.scale]) - mean) / self.sigma)
+        if self.middle == "truncated" and high - low < 1e-9:
+            raise ValueError(
+                f"mean is {mean} and sigma {self.sigma}: nothing of this Gaussian lies in [2, "
+                f"{2 * self.scale}], from which middle 'truncated' draws; bring mean nearer"
+            )
 
     def _draw(self, num_tokens: int, rng: np.random.Generator) -> Indices:
         mode = MODES[int(rng.integers(2))] if self.mode == "both" else self.mode

@@ -13,12 +13,14 @@ published draw can be replayed.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 
-from cream.positions.base import Sampler, check_choice
+from cream.positions.base import MOST_POSITIONS, Sampler
 from cream.positions.baselines import Full, Plain, PoSE, RandPos
 from cream.positions.cream import Cream
+from cream.utils.options import check_choice, check_whole
 
-__all__ = ["METHODS", "RELEASES", "sampler"]
+__all__ = ["METHODS", "RELEASES", "check_options", "sampler"]
 
 
 _SAMPLERS: dict[str, tuple[type[Sampler], dict]] = {
@@ -50,11 +52,27 @@ def sampler(name: str, window: int, scale: int, **options: object) -> Sampler:
     Options are the fields of the sampler's class; ValueError for an unknown name or option and
     for numbers that cannot work together.
     """
+    kind, preset = _kind(name, options)
+    return kind(window, scale, **preset, **options)
+
+
+def check_options(name: str, scale: int, options: Mapping[str, object]) -> None:
+    """Refuse (ValueError) options of a sampler that no window would make right."""
+    kind, preset = _kind(name, options)
+    made = object.__new__(kind)
+    for field in dataclasses.fields(kind):
+        given = {"window": 2, "scale": scale, **preset, **options}
+        object.__setattr__(made, field.name, given.get(field.name, field.default))
+    check_whole("scale", scale, kind.min_scale, MOST_POSITIONS // 2)
+    made._check_options()
+
+
+def _kind(name: str, options: Mapping[str, object]) -> tuple[type[Sampler], dict]:
     check_choice("method", name, METHODS)
     kind, preset = _SAMPLERS[name]
     known = {field.name for field in dataclasses.fields(kind)} - {"window", "scale", *preset}
-    if unknown := sorted(set(options) - known):
+    if unknown := sorted(set(map(str, options)) - known):
         raise ValueError(
             f"{name} has no option {', '.join(unknown)}; it has: {', '.join(sorted(known)) or '-'}"
         )
-    return kind(window, scale, **preset, **options)
+    return kind, preset

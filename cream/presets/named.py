@@ -13,7 +13,7 @@ import dataclasses
 import json
 import math
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -219,20 +219,26 @@ def names() -> tuple[str, ...]:
     return tuple(PRESETS)
 
 
-def get(name: str, **overrides: object) -> Preset:
+def get(name: str, fields: Mapping[str, object] | None = None, **overrides: object) -> Preset:
     """Return a preset, with fields of its `train` replaced by every override that is not None.
 
-    Another base has its own pinned revision or none; where fewer steps leave no room for the
-    preset's warm-up, half of them warm up. ValueError for an unknown preset or field.
+    `fields` are more of them, of which None counts, too. Another base has its own pinned revision
+    or none; where fewer steps leave no room for the preset's warm-up, half of them warm up.
+    ValueError for an unknown preset or field, and for one that is given twice.
     """
     if name not in PRESETS:
         raise ValueError(f"preset is {name!r}; choose one of {', '.join(PRESETS)}")
     preset = PRESETS[name]()
     changed = {key: value for key, value in overrides.items() if value is not None}
-    fields = {f.name for f in dataclasses.fields(TrainConfig)}
-    if unknown := sorted(set(changed) - fields):
-        near = ", ".join(closest(name, fields) for name in unknown)
-        raise ValueError(f"a run has no {near}; it has: {', '.join(sorted(fields))}")
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    if unknown := sorted({*map(str, changed), *map(str, fields or {})} - known):
+        near = ", ".join(closest(name, known) for name in unknown)
+        raise ValueError(f"a run has no {near}; it has: {', '.join(sorted(known))}")
+    for key, value in (fields or {}).items():
+        usual = getattr(preset.train, key)  # what a named parameter may hold by default
+        if (named := changed.get(key, usual)) not in (value, usual):
+            raise ValueError(f"{key} is given twice, as {named!r} and as {value!r}: give it once")
+        changed[key] = value
     if changed.get("base", preset.train.base) != preset.train.base:
         changed.setdefault("revision", hub.REVISIONS.get(str(changed["base"])))
     steps = changed.get("steps", preset.train.steps)

@@ -43,6 +43,7 @@ __all__ = [
     "current",
     "drawn_from",
     "needs",
+    "lock_file",
     "read",
     "row_key",
     "to_parquet",
@@ -73,7 +74,7 @@ class Rows:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            _lock(self._descriptor, self.path)
+            lock_file(self._descriptor, self.path)
             lines, self._end = whole_lines(self.path)
             self._keys = {row["key"] for row in parse(self.path, lines)}
             os.ftruncate(self._descriptor, self._end)
@@ -92,7 +93,7 @@ class Rows:
                 continue
             descriptor = os.open(part, os.O_RDWR)
             try:
-                _lock(descriptor, part)
+                lock_file(descriptor, part)
                 lines = whole_lines(part)[0]
                 rows = {
                     row["key"]: line for row, line in zip(parse(part, lines), lines, strict=True)
@@ -171,7 +172,7 @@ class Rows:
         self.close()
 
 
-def _lock(descriptor: int, path: Path) -> None:
+def lock_file(descriptor: int, path: Path) -> None:
     """Keep a file to this process until its descriptor is closed."""
     if fcntl is None:
         return

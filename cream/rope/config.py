@@ -105,7 +105,7 @@ def extend(config: PreTrainedConfig, kind: scalings.RopeScaling) -> PreTrainedCo
     """
     config = copy.deepcopy(config)
     parameters = _plain_rope(config)
-    if isinstance(kind, scalings.NoScaling):
+    if isinstance(kind, scalings.NoScaling) and kind.scale == 1:
         return config
     window, theta = config.max_position_embeddings, parameters["rope_theta"]
     _lift_sliding_window(config, window)

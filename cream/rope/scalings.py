@@ -63,12 +63,14 @@ class RopeScaling:
 
     scale: int
     name: ClassVar[str] = ""
+    least: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         number = isinstance(self.scale, Real) and not isinstance(self.scale, bool)
-        if not (number and self.scale >= 2 and float(self.scale).is_integer()):
+        if not (number and self.scale >= self.least and float(self.scale).is_integer()):
             raise ValueError(
-                f"scale is {self.scale!r}: {self.name} scaling needs a whole number of at least 2"
+                f"scale is {self.scale!r}: {self.name} scaling needs a whole number of at least "
+                f"{self.least}"
             )
         object.__setattr__(self, "scale", int(self.scale))
 
@@ -98,13 +100,11 @@ def to_legacy(parameters: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class NoScaling(RopeScaling):
-    """RoPE as pre-trained; its scale is always 1."""
+    """RoPE as pre-trained; its scale says how far positions go, and changes no frequency."""
 
     scale: int = 1
     name: ClassVar[str] = "none"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "scale", 1)
+    least: ClassVar[int] = 1
 
     def inv_freq(self, theta: float, dim: int, window: int) -> np.ndarray:
         """Return theta^(-2i/dim), float64 of shape (dim/2,)."""
@@ -219,12 +219,10 @@ KINDS: tuple[str, ...] = tuple(_CLASSES)
 
 
 def scaling(name: str, scale: int = 1) -> RopeScaling:
-    """Return the scaling called `name` (one of `KINDS`) by `scale`; `none` takes no scale.
+    """Return the scaling called `name` (one of `KINDS`) by `scale`; `none` takes 1, too.
 
     Raises ValueError for an unknown name, and for a scale below 2 or not whole.
     """
     if name not in _CLASSES:
         raise ValueError(f"scaling is {name!r}: choose one of {', '.join(KINDS)}")
-    if name == NoScaling.name:
-        return NoScaling()
     return _CLASSES[name](scale)

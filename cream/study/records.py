@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from cream.results.rows import lock_file
 from cream.study.scoring import Questions
 
 __all__ = ["Ledger", "SCHEMA", "find_grid", "read", "records", "unfold", "write"]
@@ -36,13 +37,21 @@ CLOSING = 2  # tokens of the empty line behind a pair's value: without them it i
 
 
 class Ledger:
-    """A file of records, opened for more; a context manager. ValueError for a foreign file."""
+    """A file of records, opened for more; a context manager.
+
+    ValueError for a foreign file, BlockingIOError while another process writes it.
+    """
 
     def __init__(self, path: str | Path, header: Mapping[str, object]):
         self.path, self.header = Path(path), dict(header)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = _whole(self.path)[1] if self.path.exists() else 0
         self.file = self.path.open("ab")
+        try:
+            lock_file(self.file.fileno(), self.path)
+            whole = _whole(self.path)[1]
+        except BaseException:
+            self.file.close()
+            raise
         self.file.truncate(whole)
         self.keys = {each["key"] for each in records(self.path)}
 

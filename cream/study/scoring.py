@@ -25,6 +25,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cream.data.corpus import open_corpus
 from cream.inference.generation import tokenize
 from cream.inference.kv_cache import read_heads
+from cream.inference.prompt_tokens import appended
 from cream.tasks import haystack, kv_retrieval, longchat_lines, needle, perplexity
 from cream.tasks.base import Example
 from cream.tasks.perplexity_texts import from_corpus
@@ -185,8 +186,10 @@ def as_item(tokenizer: PreTrainedTokenizerBase, example: Example) -> Item:
     text = example.prompt + example.target + "\n\n" * pairs
     prompt = tokenize(tokenizer, example.prompt)
     cut = tokenizer(text + "Key" * pairs, return_offsets_mapping=True)
-    ends = [end for _, end in cut["offset_mapping"]]
-    whole = [token for token, end in zip(cut["input_ids"], ends, strict=True) if end <= len(text)]
+    kept = len(cut["input_ids"]) - len(appended(tokenizer))
+    ends = [end for _, end in cut["offset_mapping"][:kept]]
+    ids = cut["input_ids"][:kept]
+    whole = [token for token, end in zip(ids, ends, strict=True) if end <= len(text)]
     if whole[: len(prompt)] != prompt or len(text) not in ends:
         raise ValueError(
             f"the tokens of {example.task} {example.sample}'s prompt change with the answer "

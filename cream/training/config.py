@@ -14,6 +14,8 @@ from pathlib import Path
 
 from cream import rope
 from cream.positions import METHODS
+from cream.positions.registry import check_options
+from cream.utils.options import check_choice, check_flag, check_number, check_text, check_whole
 from cream.utils.text_files import read_text
 
 __all__ = ["TrainConfig", "closest", "read_config"]
@@ -28,9 +30,11 @@ CHOICES = {
     "save_dtype": ("float32", "bfloat16"),
     "compile": ("auto", "none", "layers", "model"),
 }
-LEAST = {
-    "steps": 1, "batch_size": 1, "micro_batch": 1, "log_steps": 1, "seed": 0, "save_steps": 0,
-    "probe_steps": 0, "workers": 0, "weight_decay": 0, "max_grad_norm": 0,
+MOST = 2**31 - 1
+RANGES = {
+    "steps": (1, MOST), "batch_size": (1, MOST), "micro_batch": (1, MOST), "log_steps": (1, MOST),
+    "seed": (0, 2**32 - 1), "save_steps": (0, MOST), "probe_steps": (0, MOST),
+    "workers": (0, 1024), "warmup_steps": (0, MOST), "scale": (1, MOST // 2),
 }  # fmt: skip
 
 
@@ -79,24 +83,19 @@ class TrainConfig:
     workers: int = 0  # data loader processes
 
     def __post_init__(self) -> None:
+        if isinstance(self.adam_betas, list):  # as JSON and YAML have it
+            object.__setattr__(self, "adam_betas", tuple(self.adam_betas))
         for name, hint in typing.get_type_hints(type(self)).items():
             _check_type(name, getattr(self, name), hint)
-        for name, least in LEAST.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {least}")
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                known = ", ".join(map(str, choices))
-                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {known}")
+        _check_ranges(self)
         if not 0 <= self.warmup_steps < self.steps:
             raise ValueError(
                 f"warmup_steps is {self.warmup_steps}; it must lie in [0, steps = {self.steps})"
             )
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate is {self.learning_rate}; it must be larger than 0")
         _check_memory_settings(self)
         _check_sharding(self)
         rope.scaling(self.scaling, self.scale)
+        check_options(self.method, self.scale, self.sampler_options)
 
     @property
     def sharded(self) -> bool:
@@ -105,7 +104,8 @@ class TrainConfig:
 
     def to_json(self) -> str:
         """Return the configuration as JSON, one field a line."""
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+        plain = json.dumps(dataclasses.asdict(self), indent=2, default=lambda each: each.item())
+        return plain + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> TrainConfig:
@@ -118,17 +118,31 @@ class TrainConfig:
             raise ValueError(f"config.json has unknown fields: {', '.join(unknown)}")
         if missing := [name for name in ("base", "corpus") if name not in values]:
             raise ValueError(f"config.json lacks {' and '.join(missing)}")
-        if isinstance(values.get("adam_betas"), list):
-            values["adam_betas"] = tuple(values["adam_betas"])
         return cls(**values)
 
 
+def _check_ranges(config: TrainConfig) -> None:
+    """Refuse numbers, names and choices out of their range."""
+    for name in ("base", "corpus", "attention"):
+        check_text(name, getattr(config, name))
+    for name, (least, most) in RANGES.items():
+        check_whole(name, getattr(config, name), least, most)
+    for name, choices in CHOICES.items():
+        check_choice(name, getattr(config, name), choices)
+    check_number("learning_rate", config.learning_rate, 0, 1, above=True)
+    check_number("weight_decay", config.weight_decay, 0)
+    check_number("max_grad_norm", config.max_grad_norm, 0, note="0 does not clip")
+    for place, beta in enumerate(config.adam_betas):
+        check_number(f"adam_betas[{place}]", beta, 0, 1 - 1e-9)
+
+
 def _check_type(name: str, value: object, hint: object) -> None:
-    if hint is float:
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-    elif hint is int:
-        good = isinstance(value, int) and not isinstance(value, bool)
-    elif hint == tuple[float, float]:
+    if hint in (int, float):
+        return  # `_check_ranges` does these
+    if hint is bool:
+        check_flag(name, value)
+        return
+    if hint == tuple[float, float]:
         good = isinstance(value, tuple) and len(value) == 2
     else:
         good = isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool)

@@ -35,6 +35,7 @@ from cream import models
 from cream.training import memory
 from cream.training.config import TrainConfig, read_config
 from cream.training.memory import BUCKET, GIB, LIVE, PLANNED, SHARDED, Needs, needs, parameters
+from cream.utils.launcher import whole
 
 __all__ = [
     "Machine",
@@ -66,14 +67,11 @@ class Machine:
     @classmethod
     def here(cls) -> Machine:
         """Return what the launcher told this process, and the card that is its own."""
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        said = [
-            os.environ[name] for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if name in os.environ
-        ]
-        on_host = int(said[0]) if said else processes
+        processes = whole("WORLD_SIZE", 1)
+        on_host = whole("LOCAL_WORLD_SIZE", whole("LOCAL_SIZE", processes))
         if not torch.cuda.is_available():
             return cls(processes, on_host)
-        local, cards = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        local, cards = whole("LOCAL_RANK", 0), torch.cuda.device_count()
         if local >= cards:
             raise ValueError(
                 f"process {local} of this host has no GPU of its own, there are {cards}: start at "

@@ -14,6 +14,7 @@ in `trainer`, what is written while it goes in `training_log`.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import logging
@@ -56,6 +57,8 @@ from cream.training.trainer import (
     recompute_layers,
     recomputing_cheaply,
 )
+from cream.utils.launcher import NAMES, check_complete, said_when_waiting, whole
+from cream.utils.run_lock import run_lock
 
 __all__ = [
     "ExampleDataset",
@@ -88,14 +91,36 @@ def train(
     `probe` (or the function that `config.probe` names) is given the model and the tokenizer every
     `probe_steps`, and its numbers are logged. The folders that `config` names start at `root`.
     `load` stands in for `models.load`, which it is called like. ValueError when the directory holds
-    another run, MemoryError (before anything is loaded) for a card that is too small.
+    another run, BlockingIOError while another process trains in it, MemoryError (before anything is
+    loaded) for a card that is too small.
     """
-    run_dir, root, asked = Path(run_dir), Path(root), config
+    run_dir, root = Path(run_dir), Path(root)
     check_directory(config, run_dir)
     if (run_dir / "model").exists():
         log.info("%s is finished; nothing to train", run_dir)
         return run_dir / "model"
+    # Of several processes the first writes, and stands for all of them.
+    first = whole("RANK", 0) == 0
+    with run_lock(run_dir) if first else contextlib.nullcontext():
+        check_directory(config, run_dir)  # another process may have ended meanwhile
+        if not (run_dir / "model").exists():
+            shown = [ProgressBar()] if progress else []
+            _train(config, run_dir, probe, root, load or models.load, [*shown, *callbacks])
+    return run_dir / "model"
+
+
+def _train(
+    config: TrainConfig,
+    run_dir: Path,
+    probe: Probe | None,
+    root: Path,
+    load: Load,
+    callbacks: Sequence[TrainerCallback],
+) -> None:
+    """Train in a run directory that is this launch's alone."""
+    asked = config
     _environment(config)
+    check_complete()
     machine = parallel.Machine.here()
     _accumulation(config, machine.processes)
     probe = probe or _named_probe(config.probe)
@@ -105,8 +130,15 @@ def train(
     room = checkpoint_room.check_disk(config, count, run_dir)
     # Before DeepSpeed is set up: later, stage 3 would divide what is being read.
     place = None if parallel.loads_on_card(config, count, machine) else "cpu"
-    model = _loaded(config, root, tokenizer, load or models.load, place)
-    arguments = _arguments(config, run_dir, room)
+    model = _loaded(config, root, tokenizer, load, place)
+    with said_when_waiting():
+        arguments = _arguments(config, run_dir, room)
+    if arguments.world_size != machine.processes:
+        raise ValueError(
+            f"the environment's WORLD_SIZE is {machine.processes} and the Trainer found "
+            f"{arguments.world_size} processes, by which a step would have another batch: unset "
+            "WORLD_SIZE, or start by torchrun"
+        )
     trainer = CreamTrainer(
         config,
         uneven=dataset.uneven,
@@ -119,18 +151,20 @@ def train(
     _prepare(trainer, asked, tokenizer, run_dir)
     if probe and config.probe_steps:
         trainer.add_callback(ProbeCallback(probe, tokenizer, config.probe_steps, run_dir))
-    for callback in [*([ProgressBar()] if progress else []), *callbacks]:
+    for callback in callbacks:
         trainer.add_callback(callback)
     checkpoint = _left(config, arguments, run_dir)
     cheaply = config.precision == "master" and config.recompute != 0
     with recomputing_cheaply(cheaply), zero.alone():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     _save(trainer, tokenizer, run_dir)
-    return run_dir / "model"
 
 
 def _environment(config: TrainConfig) -> None:
     """Set what must be set before a device is used."""
+    for name in (*NAMES, "MASTER_PORT", "LOCAL_WORLD_SIZE"):
+        if not os.environ.get(name, "unset").strip():
+            del os.environ[name]  # accelerate takes an empty one for a number
     if config.precision == "master":  # a card that is nearly full has no room for gaps
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     if not torch.cuda.is_available():  # else DeepSpeed, which accelerate looks for, warns of it
@@ -243,7 +277,7 @@ def _settled(
 ) -> TrainConfig:
     """Decide what memory decides, or say before anything is loaded that it does not fit."""
     config, said = parallel.choose(config, about, window, machine)
-    if said and os.environ.get("RANK", "0") == "0":
+    if said and whole("RANK", 0) == 0:
         log.info("%s", said)
     if config.sharded:
         zero.quieten()
@@ -307,7 +341,7 @@ def _accumulation(config: TrainConfig, processes: int) -> int:
 def _arguments(config: TrainConfig, run_dir: Path, room: int = 2) -> TrainingArguments:
     """Return the Trainer's settings; `room` is how many checkpoints are kept."""
     cuda, master = torch.cuda.is_available(), config.precision == "master"
-    accumulation = _accumulation(config, int(os.environ.get("WORLD_SIZE", "1")))
+    accumulation = _accumulation(config, whole("WORLD_SIZE", 1))
     arguments = TrainingArguments(
         output_dir=str(run_dir / "checkpoints"),
         max_steps=config.steps,
@@ -364,7 +398,7 @@ def main(arguments: list[str] | None = None) -> None:
         config = read_config(given.run_dir)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    first = os.environ.get("RANK", "0") == "0"
+    first = whole("RANK", 0) == 0
     logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s")
     try:
         model = train(config, given.run_dir, root=given.root)

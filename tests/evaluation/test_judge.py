@@ -179,14 +179,14 @@ def test_what_may_pass_is_tried_again_until_the_judge_seems_gone(
 ):
     """Once overloaded it is asked again; after an answer it did not reach, tries are single."""
     monkeypatch.setattr(http, "TRIES", 2)
-    replies = iter([(503, ""), (200, "[[8]]"), (503, ""), (503, ""), (503, ""), (200, "[[6]]")])
+    replies = iter([(500, ""), (200, "[[8]]"), (500, ""), (500, ""), (500, ""), (200, "[[6]]")])
     server.reply = lambda body: next(replies)
     judge = Judge(server.url, "j")
     monkeypatch.setattr(judge._endpoint._given_up, "wait", lambda seconds: None)
     with pytest.warns(UserWarning, match="to 2 answers"):
         found = rate(answers[:4], QUESTIONS, judge, tmp_path / "j.jsonl", progress=False)
     assert found.frame["judged"].fillna(0).tolist() == [8, 0, 0, 6]
-    assert found.failures == {"HTTP 503": 2} and len(server.bodies) == 6
+    assert found.failures == {"HTTP 500": 2} and len(server.bodies) == 6
 
 
 def test_nobody_there_is_named(answers, tmp_path, monkeypatch):

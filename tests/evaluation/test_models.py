@@ -168,3 +168,95 @@ def test_configs_are_those_of_the_loaded_models(place):
         assert config.max_position_embeddings == loaded.model.config.max_position_embeddings
         assert one.header(config).items() <= loaded.header.items()
         assert one.weights_hash() == loaded.header["model_hash"]
+
+
+# ------------------------------------------------------------------ one model under two names
+
+
+@pytest.fixture
+def names(place, tmp_path, tiny_model, tiny_tokenizer):
+    """The project folder with copies, links, shards and other dtypes of its models."""
+    root = tmp_path / "project"
+    shutil.copytree(place, root)
+    shutil.copytree(root / "base", root / "copy")
+    (root / "link").symlink_to(root / "runs/done")
+    model = models.load(root / "base")
+    model.save_pretrained(root / "sharded", max_shard_size="20KB")
+    tiny_tokenizer.save_pretrained(root / "sharded")
+    half = models.load(root / "base").bfloat16()
+    models.save(half, tiny_tokenizer, root / "half")
+    models.save(half.float(), tiny_tokenizer, root / "widened")
+    for name in ("a", "b"):
+        models.save(tiny_model(256, seed=ord(name)), tiny_tokenizer, root / name / "model")
+    return root
+
+
+@pytest.mark.parametrize(
+    "names_of_one",
+    [
+        "original,base", "original,./base", "original,copy", "base,copy", "original,sharded",
+        "half,widened", "runs/done,./runs/done", "runs/done,runs/done/", "runs/done,runs/../link",
+        "runs/done,link", "runs/done,runs/done/model", "runs/done,ABSOLUTE/runs/done",
+        "scaled:yarn:8,scaled:yarn:08", "scaled,scaled:yarn:8", "runs/done,http://h/v1#x=./link",
+    ],
+)  # fmt: skip
+def test_one_model_under_two_names_is_refused_naming_both(names, names_of_one):
+    """Its answers were counted twice, and the interval was too narrow."""
+    given = names_of_one.replace("ABSOLUTE", str(names))
+    first, second = given.split(",")
+    with pytest.raises(ValueError, match=f"models names {first} and {second}.* twice"):
+        find(given, "base", names, "tiny")
+
+
+@pytest.mark.parametrize(
+    "different",
+    ["original,scaled", "base,half", "scaled:yarn:8,scaled:yarn:4", "original,runs/done",
+     "a/model,b/model"],
+)  # fmt: skip
+def test_other_models_are_not_taken_for_one(names, different):
+    assert len(find(different, "base", names, "tiny")) == 2
+
+
+def test_a_folder_has_one_name_however_it_is_spelt(names):
+    spelt = ["runs/done", "./runs/done", "runs/done/", "runs//done", str(names / "runs/done"),
+             "runs/done/model", "runs/going/../done"]  # fmt: skip
+    for one in spelt:
+        (found,) = find(one, "base", names)
+        assert (found.name, found.method) == ("runs/done", "pose"), one
+
+
+def test_folders_of_one_last_name_are_not_pooled(names):
+    """`by_method` takes models of one method for seeds of it."""
+    assert [one.method for one in find("a/model,b/model", "base", names)] == ["a/model", "b/model"]
+    assert [one.method for one in find("a/model", "base", names)] == ["model"]
+
+
+def test_equal_weights_are_noticed_when_loaded_where_files_do_not_show_them(
+    names, tmp_path, tiny_tokenizer, monkeypatch
+):
+    monkeypatch.setattr(evaluation_models, "equal_weights", lambda *_: False)
+    asked, listed = longchat_lines.examples(tiny_tokenizer, [100], 2), find("base,copy", "a", names)
+    with pytest.raises(ValueError, match="base and copy have equal weights and RoPE"):
+        ask(listed, longchat_lines, asked, tmp_path / "rows", progress=False)
+
+
+def test_scaled_alone_is_as_the_preset_trains_it(place):
+    wanted = {"tiny": ("yarn", 8), "miniature": ("yarn", 8), "llama2-7b": ("linear", 8)}
+    for preset, how in wanted.items():
+        (one,) = find("scaled", "base", place, preset)
+        assert (one.scaling, one.scale) == how
+        assert (one.name, one.method) == (f"scaled:{how[0]}:{how[1]}", "scaled")
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "says"),
+    [
+        ("scaled", None, "no preset is given: write scaled:KIND:SCALE"),
+        ("scaled", "miniature-base", "preset miniature-base trains without a scaling: leave it"),
+        ("scaled:none:8", "tiny", "scaled:none:8 has no scaling.* write original"),
+        ("scaled", "tinny", "preset is 'tinny'"),
+    ],
+)
+def test_scaled_alone_needs_a_preset_that_scales(place, name, preset, says):
+    with pytest.raises(ValueError, match=says):
+        find(name, "base", place, preset)

@@ -3,6 +3,8 @@
 import socket
 import threading
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 from serving import hang, refusal, serving
@@ -14,6 +16,7 @@ from cream.inference.http import Endpoint, RequestFailed
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch):
     monkeypatch.setattr(http, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(http, "PATIENCE", 0.5)
 
 
 def asked(reply, timeout: float = 5.0):
@@ -34,6 +37,8 @@ def asked(reply, timeout: float = 5.0):
     [
         (refusal(500, "out of memory"), "HTTP 500", "out of memory", 3),
         (refusal(429, "busy"), "HTTP 429", "busy", 3),
+        (refusal(529, "overloaded"), "HTTP 529", "overloaded", 3),
+        (refusal(501, "no such thing"), "HTTP 501", "no such thing", 1),
         (refusal(400, "bad prompt"), "HTTP 400", "bad prompt", 1),
         (refusal(404, "no model"), "HTTP 404", "no model", 1),
         ((302, b""), "HTTP 302", "", 1),
@@ -106,8 +111,9 @@ def test_what_passes_is_tried_again():
 
 def test_a_pause_grows_and_follows_the_server(monkeypatch):
     monkeypatch.setattr(http, "LONGEST_PAUSE", 30.0)
+    monkeypatch.setattr(http, "PATIENCE", 300.0)
     pauses = []
-    with serving(lambda path, body: refusal(503, "loading")) as url:
+    with serving(lambda path, body: refusal(500, "hiccup")) as url:
         one = Endpoint(url)
         monkeypatch.setattr(one._given_up, "wait", pauses.append)
         with pytest.raises(RequestFailed):
@@ -142,3 +148,49 @@ def test_a_key_is_sent_only_if_it_was_given(monkeypatch):
         monkeypatch.setenv("CREAM_API_KEY", "secret")
         Endpoint(url).post("x", {})
     assert "authorization" not in headers[0] and headers[1]["authorization"] == "Bearer secret"
+
+
+def test_a_server_that_loads_its_model_is_waited_for(monkeypatch):
+    monkeypatch.setattr(http, "PATIENCE", 30.0)
+    replies = [*[refusal(503, "Loading model")] * 9, (200, b'{"fine": true}')]
+    with serving(lambda path, body: replies.pop(0)) as url:
+        assert Endpoint(url).post("completions", {}) == {"fine": True}
+    assert not replies
+
+
+def test_a_server_that_never_is_ready_is_left_and_the_limit_said():
+    failure, bodies = asked(refusal(503, "Loading model"))
+    assert failure.kind == "HTTP 503" and len(bodies) > 3
+    assert "Loading model" in str(failure) and "it is waited for 0.5 s" in str(failure)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "7"}, 7.0),
+        ({"retry-after": "4.5"}, 4.5),
+        ({"retry-after-ms": "250", "retry-after": "1"}, 0.25),
+        ({"retry-after": "-3"}, 0.0),
+        ({"retry-after": "nan"}, 0.0),
+        ({"retry-after": "soon"}, 0.0),
+        ({"retry-after": ""}, 0.0),
+        ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({}, 0.0),
+    ],
+)
+def test_every_form_of_retry_after_is_read(headers, seconds):
+    assert http.retry_after(headers) == seconds
+
+
+def test_a_date_to_retry_after_is_read_as_seconds_from_now():
+    then = datetime.now(UTC) + timedelta(seconds=20)
+    assert 18 < http.retry_after({"retry-after": format_datetime(then, usegmt=True)}) <= 20
+
+
+def test_a_wait_beyond_our_patience_fails_at_once(monkeypatch):
+    with serving(lambda path, body: refusal(429, "quota")) as url:
+        one = Endpoint(url)
+        exchange = one._exchange
+        monkeypatch.setattr(one, "_exchange", lambda *a: (*exchange(*a)[:2], 3600.0))
+        with pytest.raises(RequestFailed, match="quota.*asks for 3600 s more; it is waited for"):
+            one.post("completions", {})

@@ -20,6 +20,7 @@ SERVER_ONLY = ["key", "settings", "card", "date"]
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch):
     monkeypatch.setattr(http, "LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(http, "PATIENCE", 0.5)
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,7 @@ def compared(frame):
     [
         ("http://h:8000/v1#m", Address("http://h:8000/v1", "m")),
         ("https://h/v1/#a/b@main", Address("https://h/v1", "a/b@main")),
+        ("http://h/v1#my%20model=runs/x%20y", Address("http://h/v1", "my model", "runs/x y")),
         ("http://h/v1#m=runs/x", Address("http://h/v1", "m", "runs/x")),
         ("http://h/v1?timeout=9.5&requests=2#m", Address("http://h/v1", "m", None, 9.5, 2)),
         ("runs/x", None),

@@ -66,7 +66,7 @@ def test_an_extended_config_says_so(family, name):
     base = tiny_models.config(family)
     theta = base.rope_parameters["rope_theta"]
     config = loading.extend(base, rope.scaling(name, 8))
-    scale = 1 if name == "none" else 8
+    scale = 8
     assert config.max_position_embeddings == scale * WINDOW
     assert loading.describe(config) == {
         "window": WINDOW,
@@ -264,3 +264,15 @@ def test_extended_positions_are_finite_far_out(bases):
         with torch.no_grad():
             logits = model(_tokens(24), position_ids=ends, use_cache=False).logits
         assert torch.isfinite(logits).all()
+
+
+def test_an_unscaled_model_keeps_the_scale_it_was_trained_at(bases, tmp_path):
+    """Positions went to 8 N; the saved model said scale 1, and the run's scale was lost."""
+    plain, far = (loading.load(bases["llama"], "none", scale, device="cpu") for scale in (1, 8))
+    folder = loading.save(far, tiny_models.tokenizer(), tmp_path / "far")
+    about = loading.describe(loading.load(folder, device="cpu").config)
+    assert (about["scaling"], about["scale"]) == ("none", 8)
+    assert about["target_length"] == 8 * WINDOW and about["window"] == WINDOW
+    ids = torch.arange(5)[None]
+    assert torch.equal(plain(ids).logits, loading.load(folder, device="cpu")(ids).logits)
+    assert loading.describe(plain.config)["scale"] == 1 and not hasattr(plain.config, "cream")

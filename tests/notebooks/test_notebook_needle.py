@@ -57,3 +57,17 @@ def test_a_judge_that_cannot_be_asked_stops_it_before_a_model_is(tmp_path, hayst
     with pytest.raises(papermill.PapermillExecutionError, match="must be an address"):
         run(tmp_path, "bad.ipynb", judge_url="localhost", judge_model="j")
     assert not (tmp_path / "needle.jsonl").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("notebooks")
+def test_lengths_up_to_n_alone_are_said_to_be_no_test_of_extension(tmp_path, haystack):
+    """One number for `lengths` and a list for `depths`; the preset's own scaling by `scaled`."""
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text(haystack)
+    said = run(tmp_path, "short.ipynb", models="original,scaled", lengths=0.5, depths=[0, 100])
+    assert "No length lies beyond N = 512: ask longer ones, as in -p lengths 1,2,4" in said
+    rows = results.read(tmp_path / "needle.jsonl")
+    assert sorted(rows["run"].unique()) == ["original", "scaled:yarn:8"]
+    assert set(rows["token_length"]) == {256}
+    assert set(rows["depth_percent"].dropna()) >= {0.0, 100.0}

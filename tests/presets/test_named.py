@@ -165,7 +165,7 @@ def test_a_7bs_run_directory_says_what_is_missing(tmp_path, capsys):
 
 REFUSED = {
     "micro_batch=1 stepz=5": r"a run has no stepz (did you mean steps?)",
-    "micro_batch=1 steps=2.5": "steps is 2.5; it must be of type int",
+    "micro_batch=1 steps=2.5": "steps is 2.5; it must be a whole number of at least 1",
     "micro_batch=1 method=creme": "method is 'creme'; choose one of cream",
     "micro_batch=1 steps": "'steps' is no FIELD=VALUE",
     "micro_batch=1 steps=3 steps=4": "steps is given twice",

@@ -181,8 +181,8 @@ def _imported(tree: ast.AST) -> set[str]:
 
 # Data flows down this list: each room imports only from those before it.
 ROOMS = """
-utils positions rope models data results statistics notebook inference tasks evaluation training
-presets plots export study performance reproduction verify
+utils positions rope models data results statistics notebook inference tasks training presets
+evaluation plots export study performance reproduction verify
 """.split()
 
 

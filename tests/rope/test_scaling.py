@@ -113,8 +113,13 @@ def _as_4x_reads(keys: dict, dim: int) -> tuple[np.ndarray, float]:
     return reference_rotation("yarn-original", int(scaling["factor"]), theta, dim, window)
 
 
-def test_none_ignores_its_scale():
-    assert rope.scaling("none", 8) == rope.NoScaling() and rope.NoScaling().scale == 1
+def test_none_keeps_its_scale_and_changes_no_frequency():
+    far, usual = rope.scaling("none", 8), rope.NoScaling()
+    assert (far.scale, usual.scale) == (8, 1)
+    assert (far.inv_freq(1e4, 32, 64) == usual.inv_freq(1e4, 32, 64)).all()
+    assert far.hf_parameters(1e4, 32, 64) == usual.hf_parameters(1e4, 32, 64)
+    with pytest.raises(ValueError, match="scale is 0: none scaling needs a whole number of at"):
+        rope.scaling("none", 0)
 
 
 def test_scalings_are_values():

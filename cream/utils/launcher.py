@@ -1,0 +1,66 @@
+"""What a launcher says of its processes by environment variables, and what is left of an old one.
+
+torchrun, deepspeed and accelerate set RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR for each
+process. Left over in a shell they make a single process wait for others that nobody started.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterator
+
+__all__ = ["NAMES", "check_complete", "said_when_waiting", "whole"]
+
+log = logging.getLogger(__name__)
+
+NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
+AFTER = 10.0  # seconds of waiting before it is said
+
+
+def whole(name: str, usual: int) -> int:
+    """Return an environment variable's whole number; absent or empty is `usual`."""
+    text = os.environ.get(name, "").strip()
+    if not text:
+        return usual
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(
+            f"the environment's {name} is {text!r}; launchers set it to a whole number: "
+            f"unset {name}, or start this by a launcher"
+        ) from None
+
+
+def check_complete() -> None:
+    """Refuse (ValueError) WORLD_SIZE of several processes without what lets them meet."""
+    count = whole("WORLD_SIZE", 1)
+    if count < 2:
+        return
+    if absent := [name for name in NAMES if not os.environ.get(name, "").strip()]:
+        raise ValueError(
+            f"the environment's WORLD_SIZE is {count} and {', '.join(absent)} is not set: left "
+            f"over from a launcher? unset {' '.join(NAMES)}, or start by torchrun"
+        )
+
+
+@contextlib.contextmanager
+def said_when_waiting() -> Iterator[None]:
+    """Say for whom this process waits, where the others do not come within `AFTER` seconds."""
+    count = whole("WORLD_SIZE", 1)
+    place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+    said = (
+        "process %d waits at %s for the other %d of %d (WORLD_SIZE). If no launcher started them, "
+        "end this and unset %s"
+    )
+    given = (whole("RANK", 0), place, count - 1, count, " ".join(NAMES))
+    timer = threading.Timer(AFTER, log.warning, (said, *given))
+    timer.daemon = True
+    if count > 1:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
