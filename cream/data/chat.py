@@ -14,6 +14,8 @@ from typing import Any
 import jinja2
 from transformers import PreTrainedTokenizerBase
 
+from cream.data.tokenization import adds_bos
+
 __all__ = ["PLAIN", "ROLES", "ChatTemplate", "Dropped", "UserTurn"]
 
 # Roles are read without regard to case.
@@ -193,11 +195,7 @@ class UserTurn:
             messages, tokenize=False, add_generation_prompt=True
         )
         bos = self.tokenizer.bos_token
-        return str(text.removeprefix(bos) if bos and self._adds_bos() else text)
-
-    def _adds_bos(self) -> bool:
-        ids = self.tokenizer("a", add_special_tokens=True)["input_ids"]
-        return ids[0] == self.tokenizer.bos_token_id
+        return str(text.removeprefix(bos) if bos and adds_bos(self.tokenizer) else text)
 
     @property
     def settings(self) -> dict[str, str]:

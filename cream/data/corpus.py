@@ -24,15 +24,25 @@ import pandas as pd
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from cream.data.tokenization import encoded, pieces
+from cream.data.overlap import shared_grams
+from cream.data.tokenization import adds_bos, encoded, pieces
 from cream.data.tokenizer import train_tokenizer
 from cream.data.writer import FORMAT, SHORT, Shelf, beside, token_type
 from cream.models.embeddings import never_in_text
 from cream.utils.provenance import commit, hash_of, versions
 from cream.utils.text_files import printable, read_text
 
-__all__ = ["Corpus", "Documents", "build", "open_corpus", "tokenizer_hash", "train_tokenizer"]
+__all__ = [
+    "TEXT_KINDS",
+    "Corpus",
+    "Documents",
+    "build",
+    "open_corpus",
+    "tokenizer_hash",
+    "train_tokenizer",
+]
 
+TEXT_KINDS = ("text", "code", "manual")  # of documents that people wrote, and no conversations
 PROBE = "Line 12-ab: REGISTER_CONTENT is <94321>\n\tnaïve 漢字 <s></s> don't  stop."
 
 
@@ -215,6 +225,7 @@ def build(
     overwrite: bool = False,
     progress: bool = True,
     notes: Iterable[str] = (),
+    overlap: bool = False,
 ) -> Corpus:
     """Tokenise, filter and store a stream of documents; skip when that corpus is there already.
 
@@ -232,6 +243,7 @@ def build(
             least this many tokens, since an epoch reads one window of each document.
         overwrite: replace a corpus of another recipe.
         notes: what the manifest says besides; no part of the identity.
+        overlap: count in the manifest what held-out documents share with training (`overlap`).
 
     Raises:
         ValueError: no document is long enough, a token id outside the vocabulary, or ``out`` holds
@@ -261,6 +273,9 @@ def build(
             "command": " ".join(sys.argv), "commit": commit(), "versions": versions(),
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
+        if overlap:
+            splits = {name: Documents(folder / name) for name in counted["splits"]}
+            manifest["overlap"] = shared_grams(splits)
         text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
         (folder / "manifest.json").write_text(text, encoding="utf-8")
     return open_corpus(out)
@@ -282,8 +297,9 @@ def _check_settings(window: int, piece_tokens: int | None) -> None:
 def _bos_policy(tokenizer: PreTrainedTokenizerBase, bos: bool) -> str:
     if tokenizer.bos_token_id is None:
         return "none prepended: the tokenizer has no BOS token"
+    own = "as the tokenizer does" if bos == adds_bos(tokenizer) else "unlike the tokenizer itself"
     if not bos:
-        return "none prepended"
+        return f"none prepended, {own}"
     token = f"{tokenizer.bos_token} ({tokenizer.bos_token_id})"
     return f"{token} once a document, counted in num_tokens; documents given as ids keep theirs"
 

@@ -20,18 +20,19 @@ import numpy as np
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from cream.data import distributions, manuals, readers
+from cream.data import distributions, long_documents, manuals, readers
 from cream.data.chat import ChatTemplate
 from cream.data.columns import unpadded
-from cream.data.corpus import Corpus, build
+from cream.data.corpus import TEXT_KINDS, Corpus, build
 from cream.data.retrieval import documents as retrieval_documents
-from cream.data.tokenization import count_tokens
+from cream.data.tokenization import adds_bos, count_tokens
 from cream.utils.provenance import hash_of
 from cream.utils.text_files import printable
 
 __all__ = ["RECIPES", "Recipe", "generate", "get", "prepare", "spans", "training_texts"]
 
-NAMED = (*distributions.TIERS, "standard-library")
+LONG_TEXT = "long-text"
+NAMED = (*distributions.TIERS, "standard-library", LONG_TEXT)
 PARALLEL_TOKENS = 2_000_000  # below this, starting processes takes longer than generating
 _inherited: "Callable[[int], Generated] | None" = None
 
@@ -56,7 +57,7 @@ class _Text(NamedTuple):
 class Recipe:
     """Everything that decides a corpus but the tokenizer."""
 
-    source: str = "reproduce"  # a tier of sources, "standard-library", a path or a hub id
+    source: str = "reproduce"  # a tier of sources, or another of NAMED, a path or a hub id
     window: int = 512  # N: shorter documents are dropped
     piece_tokens: int | None = 4096  # training texts are cut into pieces of at least this many
     share: float = 0.5  # of the training tokens that is generated retrieval documents
@@ -77,7 +78,7 @@ class Recipe:
     revision: str | None = None  # of a hub data set
     held_out: float = 0.0  # share of one's own documents for validation, and again for test
     chat_template: str = "auto"
-    bos: bool = True
+    bos: bool | None = None  # before each document; None: as the tokenizer itself does
 
     def __post_init__(self) -> None:
         if not 0 <= self.share < 1:
@@ -129,6 +130,20 @@ RECIPES: dict[str, Recipe] = {
     # alone are learnt; in other words than the evaluations', and in theirs.
     "grid-dense": Recipe(**_DENSE, wording="other"),
     "grid-dense-same": Recipe(**_DENSE),
+    # Real files of packages, joined: documents of 66K tokens and more, some of 263K.
+    "smollm2-135m": Recipe(source=LONG_TEXT, window=8192, piece_tokens=None, share=0.0),
+    "long-text": Recipe(source=LONG_TEXT, window=8192, piece_tokens=None, share=0.0),
+    "long-text-retrieval": Recipe(
+        source=LONG_TEXT,
+        window=8192,
+        piece_tokens=None,
+        share=0.25,
+        generated_tokens=long_documents.LONG,
+        evaluation_form=0.0,
+        uniform=0.5,
+        most_queries=5,
+        wording="other",
+    ),
     # The paper's sets, at their newest: no commit of them was seen here. The manifest records which
     # was read; `revision` asks for it again.
     "llama2-7b": Recipe(
@@ -183,22 +198,25 @@ def prepare(
         ValueError, FileNotFoundError, ConnectionError, OSError: see ``documents.open_source``,
             ``sources.fetch`` and ``corpus.build``; nothing is left half-written.
     """
+    if recipe.bos is None:
+        recipe = dataclasses.replace(recipe, bos=adds_bos(tokenizer))
     chat = ChatTemplate.choose(recipe.chat_template, tokenizer)
-    text, facts, notes = _text(recipe, chat, Path(cache), progress)
+    text, facts, notes = _text(recipe, chat, Path(cache), progress, tokenizer)
     described = {**dataclasses.asdict(recipe), "families": list(recipe.families)}
     described["field"] = recipe.field or "text"  # as it stood before there was None
     if recipe.wording == "evaluation":  # corpora made before there was another keep their identity
         del described["wording"]
     local = printable(Path(recipe.source).name)
     described["source"] = local if _is_local(recipe) else recipe.source
-    described |= {"sources": facts, "chat": chat.facts(), "extraction": manuals.VERSION}
+    described |= {"sources": facts, "chat": chat.facts(), "extraction": _extraction(recipe)}
     described["generators"] = _generator_hash(recipe) if recipe.share else None
     # One bar at a time: pinned text and generated documents show their own.
-    own_bars = recipe.source in distributions.TIERS
+    own_bars = recipe.source in (*distributions.TIERS, LONG_TEXT)
     stream = _mixed(unpadded(text, tokenizer), recipe, tokenizer, progress and own_bars)
     return build(
-        out, stream, tokenizer, recipe.window, described, facts, recipe.bos,
+        out, stream, tokenizer, recipe.window, described, facts, bool(recipe.bos),
         recipe.piece_tokens, overwrite, progress and not own_bars, notes,
+        overlap=recipe.source == LONG_TEXT,
     )  # fmt: skip
 
 
@@ -209,7 +227,26 @@ def training_texts(recipe: Recipe, cache: str | Path = "runs/sources") -> Iterat
             yield document["text"]
 
 
-def _text(recipe: Recipe, chat: ChatTemplate | None, cache: Path, progress: bool) -> _Text:
+def _extraction(recipe: Recipe) -> Any:
+    """What changes when the same archives give other text."""
+    if recipe.source != LONG_TEXT:
+        return manuals.VERSION
+    kept = ("VERSION", "LONG", "LONGER", "EVERY")
+    return {name.lower(): getattr(long_documents, name) for name in kept}
+
+
+def _text(
+    recipe: Recipe,
+    chat: ChatTemplate | None,
+    cache: Path,
+    progress: bool,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> _Text:
+    if recipe.source == LONG_TEXT:
+        if tokenizer is None:
+            raise ValueError(f"{LONG_TEXT} is joined by tokens: it cannot train a tokenizer")
+        stream = long_documents.documents(cache, tokenizer, bool(recipe.bos), progress=progress)
+        return _Text(stream, long_documents.facts())
     if recipe.source in distributions.TIERS:
         pinned = distributions.distributions(recipe.source)
         facts = [
@@ -240,7 +277,7 @@ def _mixed(
     training: list[str] = []
     tokens = 0.0
     for document in text:
-        if document["split"] == "train" and document["kind"] == "text":
+        if document["split"] == "train" and document["kind"] in TEXT_KINDS:
             ids = document.get("input_ids")
             length = _estimate(tokenizer, document["text"]) if ids is None else len(ids)
             if recipe.text_tokens is not None and tokens + length > recipe.text_tokens:
@@ -364,10 +401,10 @@ def spans(
     texts = [
         each["text"] if "text" in each else tokenizer.decode(each["input_ids"])
         for each in _mixed(
-            _text(recipe, None, Path(cache), False).documents,
+            _text(recipe, None, Path(cache), False, tokenizer).documents,
             dataclasses.replace(recipe, share=0.0), tokenizer, False,
         )
-        if each["split"] == "train" and each["kind"] == "text"
+        if each["split"] == "train" and each["kind"] in TEXT_KINDS
     ]  # fmt: skip
     found = {}
     for name in names:

@@ -29,6 +29,7 @@ from cream.data.corpus import tokenizer_hash
 from cream.evaluation import distributed
 from cream.evaluation.runner import evaluate, keyed
 from cream.inference.server import Address, Failed, Server, parse
+from cream.models import bases
 from cream.models.checkpoints import rope_state
 from cream.models.identity import checkpoint_place, equal_weights, folder_name
 from cream.tasks.base import Example, check_lengths
@@ -378,7 +379,7 @@ def _subject(name: str, base: str | Path, root: Path, preset: str | None) -> Sub
 
 def _place(base: str | Path, root: Path) -> str:
     """A folder under root, or what was given: a hub id is no folder here."""
-    return str(root / base if (root / base).exists() else base)
+    return bases.place(base, root)
 
 
 def _scaled(name: str) -> tuple[str, int]:

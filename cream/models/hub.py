@@ -13,6 +13,7 @@ __all__ = ["OPEN", "REVISIONS", "refusal"]
 REVISIONS = {
     "meta-llama/Llama-2-7b-hf": "01c7f73d771dfac7d292323805ebc428287df4f9",
     "meta-llama/Llama-2-7b-chat-hf": "f5db02db724555f92da89c216ac04704f23d4590",
+    "HuggingFaceTB/SmolLM2-135M-Instruct": "12fd25f77366fa6b3b4b768ec3050bf629380bac",
 }
 
 # Models of Llama-2's family whose unscaled RoPE and safetensors this package reads, by their cards;

@@ -20,6 +20,7 @@ import pandas as pd
 from transformers import PreTrainedConfig
 
 from cream import models, presets, results
+from cream.models import bases
 from cream.models.hardware import training_flops, utilisation
 from cream.performance import random_models
 from cream.training import checkpoint_room, memory, parallel
@@ -223,8 +224,7 @@ def _config(config: TrainConfig, preset: str, root: Path) -> PreTrainedConfig:
     """The base's config: a preset's own on the hub is known without asking."""
     if preset in SHAPES and config.base == presets.get(preset).train.base:
         return random_models.shape(SHAPES[preset])
-    place = root / config.base
-    return models.load_config(place if place.is_dir() else config.base, config.revision)
+    return bases.config_of(config.base, root, config.revision)
 
 
 def _nearest(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from cream.data.corpus import Corpus
+from cream.data.corpus import TEXT_KINDS, Corpus
 from cream.utils.text_files import folder_of, read_text
 
 __all__ = ["Stretch", "from_corpus", "from_folder", "stretch"]
@@ -50,13 +50,22 @@ def from_folder(folder: str | Path) -> str:
 
 
 def from_corpus(
-    corpus: Corpus, tokenizer: PreTrainedTokenizerBase, split: str = "test", kind: str = "text"
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    split: str = "test",
+    kind: str | None = None,
 ) -> str:
-    """Join a split's documents of one kind; ValueError if it has none."""
+    """Join a split's documents of one kind (None: of all `TEXT_KINDS`); ValueError if none."""
     documents = corpus.split(split)
-    found = [index for index, each in enumerate(documents.column("kind")) if each == kind]
+    wanted = TEXT_KINDS if kind is None else (kind,)
+    kinds = documents.column("kind")
+    found = [index for index, each in enumerate(kinds) if each in wanted]
     if not found:
-        raise ValueError(f"the {split} split of {corpus.path} has no {kind}: use another corpus")
+        there = ", ".join(sorted(set(kinds)))
+        raise ValueError(
+            f"the {split} split of {corpus.path} has no {' or '.join(wanted)}, but {there}: name "
+            "another kind, or use another corpus"
+        )
     return "\n".join(
         tokenizer.decode(documents.tokens(index), skip_special_tokens=True) for index in found
     )

@@ -2,7 +2,8 @@
 
 "official" is the benchmark's sentence, description and question in the wrapper that CREAM puts
 around them; "chat" the same in the user's turn of the tokenizer's own chat template; "miniature"
-hides sentences about made-up places and asks in the form that the miniature learnt. `grid` asks at
+hides sentences about made-up places and asks in the form that the miniature learnt; "sentences"
+hides those and asks in the chat template, the model's turn begun up to the answer. `grid` asks at
 every length and depth, `examples` over all depths alike.
 """
 
@@ -40,7 +41,7 @@ __all__ = [
 ]
 
 TASK = "needle"
-STYLES = ("miniature", "official", "chat")
+STYLES = ("miniature", "official", "chat", "sentences")
 # The paper's ten lengths as multiples of N = 4,096, and its ten depths in per cent.
 LENGTHS_PAPER = tuple(
     tokens / 4096
@@ -76,6 +77,7 @@ def grid(
     style: str = "miniature",
     hidden: int = 1,
     placement: str = "exact",
+    kind: str | None = None,
 ) -> list[Example]:
     """Build `samples` examples for every one of `lengths` (tokens) and `depths` (per cent).
 
@@ -84,11 +86,14 @@ def grid(
     all begin where the haystack does. Prompt, wrapper, BOS and answer together have at most
     `length` tokens. Up to `hidden` sentences, each at another depth, share one stretch and are
     asked for one by one, which is cheaper and harder; 1 is the benchmark's way, and the only one
-    outside style "miniature", since its sentence never changes. `document` names the stretch.
+    outside style "miniature", since its sentence never changes. `document` names the stretch;
+    `kind` says what the haystack is, such as "code", and goes into the settings of the rows.
     Deterministic in (seed, length, depths that share a stretch, sample).
     """
     _check(depths, style, hidden, placement)
     form, count = _form(style, _mode(hidden, placement), tokenizer), counter(tokenizer)
+    if kind is not None:
+        form.how["haystack"] = kind
     pages = -(-len(depths) // hidden)
     found = []
     for length in checked_lengths(lengths, samples):
@@ -114,7 +119,7 @@ def _check(depths: Sequence[float], style: str, hidden: int, placement: str) -> 
         raise ValueError(f"unknown placement {placement!r}: use one of {', '.join(PLACEMENTS)}")
     if not depths or len(set(depths)) < len(depths) or not 0 <= min(depths) <= max(depths) <= 100:
         raise ValueError(f"depths {list(depths)} must be different per cents from 0 to 100")
-    if hidden < 1 or (hidden > 1 and style != "miniature"):
+    if hidden < 1 or (hidden > 1 and style not in ("miniature", "sentences")):
         raise ValueError(
             f"hidden {hidden} must be at least 1, and 1 in style {style!r}, which has one sentence"
         )
@@ -140,13 +145,17 @@ def _form(style: str, mode: str, tokenizer: PreTrainedTokenizerBase) -> _Form:
     if style == "miniature":
         return _Form("", str, how, {"max_new_tokens": 16, "stop": "."})
     limits = {"max_new_tokens": 50, "stop": "\n"}
-    if style == "chat":
+    if style == "sentences":
+        limits = {"max_new_tokens": 24, "stop": "."}
+    if style in ("chat", "sentences"):
         turn = UserTurn(tokenizer)
         return _Form(DESCRIPTION, turn, {**how, **turn.settings}, limits)
     return _Form(DESCRIPTION, lambda prompt: VICUNA.replace("{prompt}", prompt), how, limits)
 
 
 def _sentences(style: str, records: Sequence[tuple[str, str]]) -> list[Sentence]:
+    if style == "sentences":
+        return [_in_chat(*record) for record in records]
     if style != "miniature":
         return [Sentence(f"\n\n{NEEDLE}\n\n", f"\n\n{QUESTION}\nAnswer:", NEEDLE)] * len(records)
     return [
@@ -157,6 +166,13 @@ def _sentences(style: str, records: Sequence[tuple[str, str]]) -> list[Sentence]
         )
         for record in records
     ]
+
+
+def _in_chat(key: str, value: str) -> Sentence:
+    """A hidden sentence asked for in a user's turn; the answer's beginning is the model's turn."""
+    asked, _, begun = question_text("needle", key).partition("? ")
+    answer = answer_text("needle", value)
+    return Sentence(f"\n{needle_text(key, value)}\n", f"\n{asked}?", answer, begun)
 
 
 def _example(

@@ -16,11 +16,12 @@ PLACEMENTS = ("exact", "release")
 
 
 class Sentence(NamedTuple):
-    """What is hidden, how it is asked for, and the answer."""
+    """What is hidden, how it is asked for, the answer, and what of it the prompt ends with."""
 
     hidden: str
     asked: str
     answer: str
+    begun: str = ""
 
 
 def place(tokens: int, depth_percent: float, placement: str = "exact", before: int = 0) -> int:
@@ -55,7 +56,10 @@ class Page:
         With its answer none has more than `length` tokens. ValueError if there is no room for text.
         """
         body = self._fill(text, length)
-        return [self.wrap(body + sentence.asked) for _, sentence in self.chosen]
+        return [self._prompt(body, sentence) for _, sentence in self.chosen]
+
+    def _prompt(self, body: str, sentence: Sentence) -> str:
+        return self.wrap(body + sentence.asked) + sentence.begun
 
     def body(self, text: Stretch, tokens: int) -> str:
         """The first `tokens` tokens of the stretch with every sentence at its depth."""
@@ -68,11 +72,14 @@ class Page:
         return "".join([*parts, text.between(done, tokens)])
 
     def _fill(self, text: Stretch, length: int) -> str:
-        least = self._longest(self.body(text, 0))
+        # All questions follow the same text, so that the longest is so after any text.
+        empty = self.body(text, 0)
+        longest = max((one for _, one in self.chosen), key=lambda one: self._size(empty, one))
+        least = self._size(empty, longest)
         room = length - least
         while room > 0:
             body = self.body(text, room)
-            over = self._longest(body) - length
+            over = self._size(body, longest) - length
             if over <= 0:
                 return body
             room -= over
@@ -83,6 +90,6 @@ class Page:
             + (", or hide fewer sentences together" if many > 1 else "")
         )
 
-    def _longest(self, body: str) -> int:
-        """Tokens of the longest prompt with its answer."""
-        return max(self.count(self.wrap(body + s.asked) + s.answer) for _, s in self.chosen)
+    def _size(self, body: str, sentence: Sentence) -> int:
+        """Tokens of a prompt with its answer."""
+        return self.count(self._prompt(body, sentence) + sentence.answer)

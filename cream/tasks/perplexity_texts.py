@@ -5,13 +5,14 @@ that are long enough (protocols 5.5 and 5.6). What is done with them is the task
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from cream.data.corpus import Corpus, open_corpus
+from cream.data.corpus import TEXT_KINDS, Corpus, open_corpus
 from cream.data.readers import open_source
 from cream.data.tokenization import encoded
 
@@ -112,16 +113,19 @@ def choose(documents: Iterable[Document], needed: int, samples: int) -> Chosen:
 
 
 def from_corpus(
-    corpus: Corpus, bos_token_id: int | None, split: str = "test", kind: str = "text"
+    corpus: Corpus, bos_token_id: int | None, split: str = "test", kind: str | None = None
 ) -> Iterator[Document]:
-    """Yield (name, token ids without BOS) of a split's documents of one kind, in their order."""
+    """Yield (name, token ids without BOS) of a split's documents of one kind, in their order.
+
+    None: of every kind of text, taken in turn, so that the first few are of all.
+    """
     documents = corpus.split(split)
-    for index, (name, found) in enumerate(
-        zip(documents.column("name"), documents.column("kind"), strict=True)
-    ):
-        if found == kind:
-            ids = documents.tokens(index)
-            yield name, ids[1:] if ids[0] == bos_token_id else ids
+    wanted = TEXT_KINDS if kind is None else (kind,)
+    names, kinds = documents.column("name"), documents.column("kind")
+    lists = [[place for place, each in enumerate(kinds) if each == one] for one in wanted]
+    for index in (place for turn in zip_longest(*lists) for place in turn if place is not None):
+        ids = documents.tokens(index)
+        yield names[index], ids[1:] if ids[0] == bos_token_id else ids
 
 
 def of_corpus(path: str | Path, tokenizer: PreTrainedTokenizerBase, split: str = "test") -> Texts:

@@ -23,6 +23,7 @@ __all__ = [
     "sample_rng",
 ]
 
+CHAT_PRESETS = ("smollm2-135m",)  # whose base was tuned on conversations
 OFFICIAL_WINDOW = 2048  # the least N for which a benchmark's own words leave room for records
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -33,7 +34,7 @@ def default_style(preset: str, window: int) -> str:
 
     The benchmarks' own words take more of a small window than they leave.
     """
-    if preset.endswith("-chat"):
+    if preset.endswith("-chat") or preset in CHAT_PRESETS:
         return "chat"
     return "official" if window >= OFFICIAL_WINDOW else "miniature"
 

@@ -26,12 +26,11 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from transformers import PreTrainedConfig
 
-from cream import models
+from cream.models import bases
 from cream.training import memory
 from cream.training.config import TrainConfig, read_config
 from cream.training.memory import BUCKET, GIB, LIVE, PLANNED, SHARDED, Needs, needs, parameters
@@ -330,8 +329,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _planned(run_dir: str, root: str, processes: int, on_host: int | None, card: float) -> str:
     config = read_config(run_dir)
-    place = Path(root) / config.base
-    about = models.load_config(place if place.is_dir() else config.base, config.revision)
+    about = bases.config_of(config.base, root, config.revision)
     machine = Machine(processes, on_host or processes, int(card * GIB), "a GPU")
     return choose(config, about, about.max_position_embeddings, machine)[1]
 

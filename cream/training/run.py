@@ -26,7 +26,6 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from transformers import (
-    AutoConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -37,6 +36,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from cream import models, rope
 from cream.data.dataset import ExampleDataset, collate
+from cream.models import bases
 from cream.models.checkpoints import check_files
 from cream.models.hardware import training_flops
 from cream.positions import sampler
@@ -241,7 +241,7 @@ def _material(
     base = base_place(config.base, root)
     check_files(base)
     tokenizer = models.load_tokenizer(base, revision=config.revision)
-    about = AutoConfig.from_pretrained(base, revision=config.revision)
+    about = models.load_config(base, config.revision)
     extended = models.extend(about, rope.scaling(config.scaling, config.scale))
     window = models.describe(extended)["window"]
     draw = sampler(config.method, window, config.scale, **config.sampler_options)
@@ -289,6 +289,8 @@ def base_place(base: str, root: Path) -> str:
 
     A name like data/typo beside an existing data/ is a missing folder, not a model of the hub.
     """
+    if base in bases.NAMED or bases.hub_id(base):
+        return bases.place(base, root)
     place = root / base
     folder = place.is_dir() or (Path(base).parent != Path(".") and place.parent.is_dir())
     return str(place) if folder else base
