@@ -1,0 +1,261 @@
+"""RULER's six generated tasks (Hsieh et al. 2024): needles, chains of variables, counted words.
+
+Prompts, constants and the budget (prompt and generated tokens together at most L) are those of
+NVIDIA/RULER c3f5e3b (Apache-2.0). "official" is its form for base models; "chat" puts all before
+the answer's first words into the user's turn of the tokenizer's own chat template.
+
+What differs from NVIDIA's generator, on purpose:
+
+- A sample depends on (seed, task, length, sample) and the tokenizer alone, not on what was drawn
+  before it; word lists are shuffled anew for each sample, there with seed 42 for all.
+- Keys of one prompt differ from each other; there a second needle may have the key asked for.
+- Each sample is fitted to L by itself, to about 2 %; there one that is too long loses 25 lines.
+- Below L = 2,000 the example of vt takes at most L / 4 tokens, not 500.
+- cwe beyond the 8,166 words of wonderwords goes on with pairs of them ("adjective-noun"), there
+  with a second word list.
+
+The seven other tasks need essays or questions from elsewhere and are not here.
+"""
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from cream.data.chat import UserTurn
+from cream.data.corpus import tokenizer_hash
+from cream.tasks import ruler_questions
+from cream.tasks.base import Example
+from cream.tasks.prompts import checked_lengths, counter, largest_that_fits, sample_rng
+from cream.tasks.ruler_questions import HOPS, QUESTIONS, Budget, Kind, Question, all_words, chain
+from cream.utils.provenance import hash_of
+
+__all__ = [
+    "NEW_TOKENS",
+    "SAMPLES",
+    "STYLES",
+    "TASKS",
+    "examples",
+    "match_all",
+    "match_part",
+    "powers_of_two",
+    "score",
+]
+
+TASKS = tuple(QUESTIONS)
+NEW_TOKENS = {name: task.new_tokens for name, task in QUESTIONS.items()}
+STYLES = ("official", "chat")
+SAMPLES = 500  # a task and length, in NVIDIA's configuration
+AT_ONCE = 16  # prompts tokenized together
+TRIALS = 4  # prompts that decide how much text the samples of a task and length usually have
+SLACK = 0.02  # of a length that may stay empty
+SHOT_TOKENS = 500  # of the example in front of a question of vt
+
+
+def powers_of_two(window: int, scale: int, least: int = 1024) -> list[int]:
+    """Return the lengths at which RULER is asked: doublings of `window` to `window * scale`.
+
+    The first has `least` tokens or more; what is shorter leaves no room for the examples.
+    """
+    found = [window * 2**k for k in range(scale.bit_length()) if window * 2**k >= least]
+    return found or [least]
+
+
+def examples(
+    tokenizer: PreTrainedTokenizerBase,
+    lengths: Sequence[int],
+    samples: int = SAMPLES,
+    seed: int = 0,
+    style: str = "official",
+    tasks: Sequence[str] = TASKS,
+    sizes: str | Path | None = None,
+) -> list[Example]:
+    """Build `samples` questions a task and length L: prompt and new tokens are at most L together.
+
+    Deterministic in (seed, task, length, sample) and the tokenizer. The folder `sizes` keeps how
+    much text each sample has, so that a second time nothing is tokenized; it changes no prompt.
+    ValueError for an unknown style or task, and for a length that holds no question, with the
+    shortest that does.
+    """
+    if style not in STYLES:
+        raise ValueError(f"unknown style {style!r}: use one of {', '.join(STYLES)}")
+    if unknown := [name for name in tasks if name not in TASKS]:
+        raise ValueError(f"unknown task {unknown[0]!r}: choose of {', '.join(TASKS)}")
+    turn = UserTurn(tokenizer) if style == "chat" else None
+    how = {"style": style, **(turn.settings if turn else {})}
+    form, known = _Form(turn or str, _counts(tokenizer), how), tokenizer_hash(tokenizer)
+    found = []
+    for length in checked_lengths(lengths, samples):
+        budget = Budget(length, _shot_lines(form.counts, length) if "vt" in tasks else 0)
+        for name in tasks:
+            stored = _Sizes(sizes and Path(sizes), known, how, name, budget, seed)
+            found += _Builder(name, budget, seed, form, stored).examples(samples)
+    return found
+
+
+_Counts = Callable[[Sequence[str]], list[int]]
+
+
+def _counts(tokenizer: PreTrainedTokenizerBase) -> _Counts:
+    """Count the tokens of several prompts at once, special tokens included, on all cores."""
+    if not tokenizer.is_fast:
+        return lambda texts: list(map(counter(tokenizer), texts))
+    tokenizer("")  # forgets any truncation or padding
+    return lambda texts: list(map(len, tokenizer.backend_tokenizer.encode_batch_fast(list(texts))))
+
+
+class _Form(NamedTuple):
+    """What is put around a question, how tokens are counted, and what a row says of it."""
+
+    wrap: Callable[[str], str]
+    counts: _Counts
+    how: dict[str, object]
+
+    def prompt(self, question: Question) -> str:
+        return self.wrap(question.body) + question.prefix
+
+
+def _shot_lines(counts: _Counts, length: int) -> int:
+    """The sentences in vt's example: at most 500 tokens with them, but at least five sentences."""
+    limit, rng = min(SHOT_TOKENS, length // 4), sample_rng("ruler vt example", 0, 0, 0)
+    lines = HOPS + 1
+    while counts([chain(rng, lines + 1, 3).text])[0] <= limit:
+        lines += 1
+    return lines
+
+
+class _Sizes:
+    """How many units of text the samples of one task and length have, in a file if there is one.
+
+    The file's name changes with the tokenizer, the form, the words and the code.
+    """
+
+    def __init__(self, folder: Path | None, *about: object):
+        self.path: Path | None = None
+        self.units: list[int] = []
+        if folder:
+            code = [Path(one).read_text() for one in (__file__, ruler_questions.__file__)]
+            self.path = folder / f"{hash_of(code, all_words(), *about)}.json"
+            self.units = json.loads(self.path.read_text()) if self.path.is_file() else []
+
+    def keep(self, units: list[int]) -> None:
+        """Write the sizes of the first samples; a file is never seen half-written."""
+        self.units = units
+        if self.path:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            fresh = self.path.with_suffix(f".{os.getpid()}")
+            fresh.write_text(json.dumps(units))
+            fresh.replace(self.path)
+
+
+class _Builder(NamedTuple):
+    """The questions of one task and length."""
+
+    name: str
+    budget: Budget
+    seed: int
+    form: _Form
+    sizes: _Sizes
+
+    @property
+    def task(self) -> Kind:
+        return QUESTIONS[self.name]
+
+    def examples(self, samples: int) -> list[Example]:
+        """The first so many."""
+        if samples > len(self.sizes.units):
+            usual = self._usual_units()
+            starts = range(0, samples, AT_ONCE)
+            parts = [range(start, min(samples, start + AT_ONCE)) for start in starts]
+            self.sizes.keep([units for part in parts for units in self._fitted(part, usual)])
+        return [self._example(sample, self.sizes.units[sample]) for sample in range(samples)]
+
+    def _question(self, sample: int, units: int, stream: str = "") -> Question:
+        rng = sample_rng(f"ruler {self.name}{stream}", self.seed, self.budget.length, sample)
+        return self.task.draw(rng, units, self.budget)
+
+    def _tokens(self, questions: Iterable[Question]) -> list[int]:
+        """Tokens of prompts with their answers."""
+        counted = self.form.counts([self.form.prompt(question) for question in questions])
+        return [count + self.task.new_tokens for count in counted]
+
+    def _usual_units(self) -> int:
+        """With how many units of text every trial prompt fits."""
+        length, least, found = self.budget.length, self.task.least, 0
+        for trial in range(TRIALS):
+            found = largest_that_fits(
+                lambda n, trial=trial: self._tokens(
+                    [self._question(trial, n + least - 1, " trial")]
+                )[0],
+                length,
+                found or length,
+                guess=found or length // 8,
+                slack=max(1, length // 400),
+                what=self.task.units,
+            )
+        return found + least - 1
+
+    def _fitted(self, samples: Sequence[int], usual: int) -> list[int]:
+        """The units with which each sample fits: the usual ones, unless they are far off."""
+        length = self.budget.length
+        first = self._tokens(self._question(one, usual) for one in samples)
+        found = dict.fromkeys(samples, usual)
+        far = {one: n for one, n in zip(samples, first, strict=True)
+               if not (1 - SLACK) * length <= n <= length}  # fmt: skip
+        for one, n in far.items():
+            found[one] = max(self.task.least, usual + (length - n) * usual // n)
+        while far:
+            tokens = self._tokens(self._question(one, found[one]) for one in far)
+            far = {one: n for one, n in zip(far, tokens, strict=True) if n > length}
+            for one, n in far.items():
+                found[one] -= 1 + (n - length) * found[one] // n
+                if found[one] < self.task.least:
+                    raise ValueError(
+                        f"{self.name} at {length} tokens leaves no room for sample {one}: ask for "
+                        "a longer prompt"
+                    )
+        return list(found.values())
+
+    def _example(self, sample: int, units: int) -> Example:
+        question = self._question(sample, units)
+        gold = question.gold_index
+        return Example(
+            f"ruler-{self.name}",
+            sample,
+            self.form.prompt(question),
+            json.dumps(question.answers),
+            token_length=self.budget.length,
+            max_new_tokens=self.task.new_tokens,
+            gold_index=gold,
+            depth_percent=None if gold is None else 100 * gold / max(1, units - 1),
+            num_keys=units,
+            how=self.form.how,
+        )
+
+
+# ------------------------------------------------------------------------------------------ scores
+
+
+def match_all(prediction: str, answers: Sequence[str]) -> float:
+    """Return the share of answers that the prediction contains, upper and lower case alike."""
+    said = prediction.lower()
+    return sum(answer.lower() in said for answer in answers) / len(answers)
+
+
+def match_part(prediction: str, answers: Sequence[str]) -> float:
+    """Return 1 if the prediction contains any of the answers, else 0: RULER's rule for qa."""
+    return float(any(answer.lower() in prediction.lower() for answer in answers))
+
+
+def score(prediction: str, example: Example) -> dict[str, float]:
+    """Score an answer: the share of the words or numbers asked for (`score`), and whether all are.
+
+    Control characters count as ends of lines, as in NVIDIA's evaluation.
+    """
+    said = re.sub(r"[\x00-\x1f]", "\n", prediction.strip()).strip()
+    share = match_all(said, json.loads(example.target))
+    return {"score": share, "contained": float(share == 1)}
