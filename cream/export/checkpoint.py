@@ -27,6 +27,7 @@ from transformers import AutoConfig
 from cream import models
 from cream.export import engines, model_card
 from cream.models import checkpoints
+from cream.rope.base import FULL, parameters_of
 from cream.training.callbacks import read_metrics
 from cream.training.config import TrainConfig, read_config
 from cream.utils import provenance
@@ -112,6 +113,7 @@ def facts_of(run: Path, config: TrainConfig, root: Path, licence: str = "") -> d
         **{name: getattr(config, name) for name in taken},
         "sampler_options": config.sampler_options,
         **models.describe(model.config),
+        "rope_type": parameters_of(model.config).get("rope_type", "default"),
         "tokens_trained": _tokens_trained(run),
         "dtype": str(model.dtype).removeprefix("torch."),
         "model_hash": models.weights_hash(model),
@@ -156,7 +158,8 @@ def _write(part: Path, model: Path, facts: dict[str, Any]) -> None:
 
 def _for_every_engine(config: dict[str, Any]) -> dict[str, Any]:
     """Repeat longrope's attention factor in the keys where vLLM and SGLang look for it."""
-    for parameters in (config.get("rope_parameters"), config.get("rope_scaling")):
+    found = config.get("rope_parameters") or {}
+    for parameters in (found, found.get(FULL), config.get("rope_scaling")):
         if parameters and parameters.get("rope_type") == "longrope":
             factor = parameters["attention_factor"]
             parameters.update(short_mscale=factor, long_mscale=factor)

@@ -28,6 +28,7 @@ from cream import models
 from cream.data.retrieval import documents
 from cream.export import engine_worker, model_card
 from cream.inference.prompt_tokens import num_prompt_tokens, prompt_ids
+from cream.rope.base import FULL, parameters_of
 from cream.utils import provenance
 
 __all__ = ["COMMANDS", "FACTS", "check", "compare", "convert", "main", "questions"]
@@ -207,7 +208,13 @@ def convert(
         raise FileExistsError(f"{file} is there already: choose another name or remove it")
     if not file.parent.is_dir():
         raise FileNotFoundError(f"{file.parent} is no folder: make it first")
-    rope = AutoConfig.from_pretrained(out).rope_parameters
+    config = AutoConfig.from_pretrained(out)
+    rope = parameters_of(config)
+    if FULL in config.rope_parameters:
+        raise ValueError(
+            f"this {config.model_type} turns each layer type by a RoPE of its own, and llama.cpp "
+            "reads one list of factors for all layers: serve it with transformers or vLLM"
+        )
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".gguf-") as folder:
         part = Path(folder) / file.name
         longrope = rope if rope["rope_type"] == "longrope" else None

@@ -71,9 +71,9 @@ def _row(name: str, check: dict[str, Any]) -> str:
 
 def commands(facts: dict[str, Any], place: str = "PATH") -> dict[str, str]:
     """Return the command that serves the export, by engine; `place` is where it lies."""
-    length, scaling = facts["target_length"], facts["scaling"]
+    length = facts["target_length"]
     sglang = f"python -m sglang.launch_server --model-path {place} --context-length {length}"
-    if scaling == "yarn":
+    if _longrope(facts):
         original = f'{{"original_max_position_embeddings": {length}}}'
         sglang += f" \\\n    --json-model-override-args '{original}'"
     return {
@@ -83,6 +83,26 @@ def commands(facts: dict[str, Any], place: str = "PATH") -> dict[str, str]:
         "llama.cpp": f"python -m cream.export gguf {place} model.gguf --llama-cpp LLAMA_CPP\n"
         f"llama-server -m model.gguf -c {length}",
     }
+
+
+def _longrope(facts: dict[str, Any]) -> bool:
+    """Whether config.json carries the scaling as longrope; cards before say it by its name."""
+    return facts.get("rope_type", "longrope" if facts["scaling"] == "yarn" else "") == "longrope"
+
+
+def _carrier(facts: dict[str, Any]) -> str:
+    """How config.json carries the scaling."""
+    base = facts.get("base_rope")
+    if base and facts["scale"] > 1:
+        kind = base.get("rope_type", "default")
+        own = "a RoPE a layer type" if kind == "default" else f"its own `{kind}` scaling"
+        return (
+            "`rope_type` longrope with equal short and long factors, which stretch what the base "
+            f"turned by ({own}) at {facts['window']:,} tokens"
+        )
+    if _longrope(facts):
+        return CARRIERS["yarn"]
+    return CARRIERS.get(facts["scaling"], f"the base's own `rope_type` {facts['scaling']}")
 
 
 def _metadata(facts: dict[str, Any]) -> str:
@@ -105,7 +125,7 @@ def _title(facts: dict[str, Any]) -> str:
     )
     return (
         f"# {facts['run']}\n\n`{facts['base']}`, {grown}. The scaling stands in config.json as "
-        f"{CARRIERS[facts['scaling']]}. No code but the engine's own is needed.\n\n"
+        f"{_carrier(facts)}. No code but the engine's own is needed.\n\n"
         "What this model can and cannot do beyond its window was not measured by the export: ask "
         "it with the package's notebooks.\n"
     )
@@ -136,7 +156,7 @@ def _loading(facts: dict[str, Any]) -> str:
     note = (
         "transformers says that it does not know `short_mscale` and `long_mscale`: they repeat "
         "`attention_factor` for vLLM and SGLang, which read those and not it.\n"
-        if facts["scaling"] == "yarn"
+        if _longrope(facts)
         else ""
     )
     return (
@@ -156,7 +176,7 @@ def _serving(facts: dict[str, Any]) -> str:
         "LLAMA_CPP is a clone of llama.cpp; `cream.export gguf` runs its own converter "
         "(convert_hf_to_gguf.py).",
     ]
-    if facts["scaling"] == "yarn":
+    if _longrope(facts):
         notes += [
             "That command then adds longrope's factors and attention factor, which the converter "
             "alone leaves out: its file without them is another model.",

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cream.rope import to_legacy
+from cream.rope.base import FULL, SLIDING
 
 __all__ = [
     "check_files",
@@ -30,6 +31,7 @@ __all__ = [
     "check_unexpected",
     "rope_state",
     "save",
+    "save_config",
     "weight_files",
     "weights_digest",
 ]
@@ -47,6 +49,8 @@ _SPELLINGS = {
     "rope_theta": ("rope_theta", "rotary_emb_base"),
     "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct"),
 }
+
+_LOCAL = "rope_local_base_freq"  # theta of sliding layers in 4.x, where they have their own
 
 
 def check_place(path: str | Path) -> None:
@@ -175,7 +179,9 @@ def _write_both_styles(file: Path, config: PreTrainedConfig) -> None:
     """Add the transformers 4 keys to a config.json written by transformers 5."""
     content = json.loads(file.read_text())
     parameters = content.get("rope_parameters") or {}
-    if "rope_theta" in parameters:
+    if FULL in parameters:
+        content |= _layered_keys(config, parameters)
+    elif "rope_theta" in parameters:
         legacy = to_legacy(parameters)
         content["rope_scaling"] = legacy["rope_scaling"]
         content[_spelling(config, "rope_theta")] = legacy["rope_theta"]
@@ -187,6 +193,28 @@ def _write_both_styles(file: Path, config: PreTrainedConfig) -> None:
     if "dtype" in content:
         content["torch_dtype"] = content["dtype"]
     file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def save_config(config: PreTrainedConfig, directory: Path) -> None:
+    """Write a config.json that transformers 5 and 4 read alike into a directory."""
+    config.save_pretrained(directory)
+    _write_both_styles(directory / "config.json", config)
+
+
+def _layered_keys(config: PreTrainedConfig, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the 4.x keys of a RoPE a layer type: the scaling there is of full attention alone."""
+    found = to_legacy(parameters[FULL])
+    sliding = parameters.get(SLIDING)
+    if sliding is None or sliding["rope_theta"] == found["rope_theta"]:
+        return found
+    probe = type(config)(**{_LOCAL: 0.5}).rope_parameters
+    if (probe.get(SLIDING) or {}).get("rope_theta") != 0.5:
+        log.warning(
+            "transformers 4 reads one theta for all layers of a %s, and this one has %s and %s: "
+            "load this checkpoint in transformers 5",
+            config.model_type, found["rope_theta"], sliding["rope_theta"],
+        )  # fmt: skip
+    return {**found, _LOCAL: sliding["rope_theta"]}
 
 
 def _check_saved(part: Path, config: PreTrainedConfig) -> None:

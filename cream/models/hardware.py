@@ -17,14 +17,18 @@ PEAKS = {
 }  # fmt: skip
 
 
-def training_flops(config: PreTrainedConfig, parameters: int, window: int) -> float:
+def training_flops(
+    config: PreTrainedConfig, parameters: int, window: int, trained: int | None = None
+) -> float:
     """Return the operations that training one token of a window takes, forward and backward.
 
     6 P for the weights and 6 x layers x hidden x window for causal attention; what is computed
-    twice to save memory does not count.
+    twice to save memory does not count. Of P only `trained` take a gradient (2 P of the 6).
     """
     text = config.get_text_config(decoder=True)
-    return 6.0 * parameters + 6.0 * text.num_hidden_layers * text.hidden_size * window
+    frozen = 0 if trained is None else parameters - trained
+    weights = 6.0 * parameters - 2.0 * frozen
+    return weights + 6.0 * text.num_hidden_layers * text.hidden_size * window
 
 
 def forward_flops(config: PreTrainedConfig, parameters: int, tokens: int) -> float:

@@ -22,6 +22,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -157,13 +158,15 @@ def load(
     dtype: torch.dtype | str | None = None,
     revision: str | None = None,
     device: str | torch.device | None = None,
+    bits: int = 16,
 ) -> PreTrainedModel:
     """Return the causal language model at a directory or Hub id, in eval mode.
 
     With `scaling` (one of `rope.KINDS`) and `scale`, a base is extended; without, a checkpoint
     comes as it is. dtype None is float32, but bfloat16 on CUDA from a thousand million parameters;
     device None is this process's CUDA device, else the CPU; revision None is the one that `hub`
-    pins, if it does. Raises ValueError or FileNotFoundError, naming the cause.
+    pins, if it does; bits 4 reads linear layers into 4 bits, on CUDA by bitsandbytes. Raises
+    ValueError or FileNotFoundError, naming the cause.
     """
     kind = None if scaling is None else rope.scaling(scaling, 1 if scale is None else scale)
     if kind is None and scale is not None:
@@ -187,6 +190,7 @@ def load(
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        **_quantised(bits, place),
     )
     if report["missing_keys"]:
         raise ValueError(f"{path} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
@@ -194,9 +198,24 @@ def load(
     if getattr(config, "cream", None):
         check_rotation(model)
         settle_rotation(model)
-    if not is_deepspeed_zero3_enabled():
+    if not is_deepspeed_zero3_enabled() and bits == 16:
         model = model.to(place)
     return _ready(model, place)
+
+
+def _quantised(bits: int, place: torch.device) -> dict[str, Any]:
+    """How transformers reads a base into NormalFloat4 (arXiv 2305.14314), computing in bfloat16."""
+    if bits == 16:
+        return {}
+    if bits != 4 or place.type != "cuda":
+        raise ValueError(f"bits is {bits} on {place}: 16 goes anywhere, 4 on a CUDA device")
+    how = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": how, "device_map": {"": place}}
 
 
 def _usual_dtype(config: PreTrainedConfig, place: torch.device, attention: str) -> torch.dtype:

@@ -23,7 +23,7 @@ from cream import models, presets, results
 from cream.models import bases
 from cream.models.hardware import training_flops, utilisation
 from cream.performance import random_models
-from cream.training import checkpoint_room, memory, parallel
+from cream.training import checkpoint_room, lora, memory, parallel
 from cream.training.config import TrainConfig
 
 __all__ = [
@@ -216,7 +216,9 @@ def plan(
     table = _nearest(config, about, window, count, latest(measured(rows, root)))
     said += _times(table, config.steps * size, machine)
     said.append(_memory(config, about, window, machine, table))
-    said.append(_disk(config, count, run_dir))
+    said += [f"on one card: {line}" for line in memory.fitting(about, config, window)]
+    trained = lora.frozen_and_trained(about, config)[2] if config.lora_rank else count
+    said.append(_disk(config, count, run_dir, trained))
     return Plan(tuple(said), table)
 
 
@@ -303,9 +305,9 @@ def _as_measured(config: TrainConfig, how: dict) -> TrainConfig:
     return dataclasses.replace(config, **{name: how[name] for name in names if name in how})
 
 
-def _disk(config: TrainConfig, count: int, run_dir: Path) -> str:
+def _disk(config: TrainConfig, count: int, run_dir: Path, trained: int) -> str:
     """What checkpoints and the model take, and what is free where they will lie."""
-    size = checkpoint_room.checkpoint_bytes(config, count) / GIB
+    size = checkpoint_room.checkpoint_bytes(config, trained) / GIB
     model = checkpoint_room.model_bytes(config, count) / GIB
     saves = math.ceil(config.steps / config.save_steps) if config.save_steps else 0
     most = max(min(saves, 3) * size, min(saves, 2) * size + model)

@@ -12,9 +12,12 @@ import logging
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from cream.rope import base as rope_base
 from cream.rope import scalings
+from cream.rope.base import rotary_dim
 
 __all__ = ["check_rotation", "describe", "extend", "rotary_dim", "settle_rotation"]
 
@@ -24,13 +27,14 @@ logger = logging.getLogger(__name__)
 def describe(config: PreTrainedConfig) -> dict[str, Any]:
     """Return window N, scaling, scale s, original theta and target_length sN of a config.
 
-    A config scaled by others is named by its own `rope_type`, at scale 1 of the length it gives.
+    A config scaled by others is named by its own `rope_type`, at scale 1 of the length it gives;
+    one that we extended from such a base also holds the base's `rope_parameters` (base_rope).
     """
     if stored := getattr(config, "cream", None):
         return dict(stored)
-    parameters = getattr(config, "rope_parameters", None) or {}
+    parameters = rope_base.parameters_of(config)
     kind = parameters.get("rope_type") or "default"
-    window = getattr(config, "max_position_embeddings", None)
+    window = rope_base.own_window(config)
     return {
         "window": window,
         "scaling": "none" if kind == "default" else kind,
@@ -38,43 +42,6 @@ def describe(config: PreTrainedConfig) -> dict[str, Any]:
         "theta": parameters.get("rope_theta"),
         "target_length": window,
     }
-
-
-def rotary_dim(config: PreTrainedConfig) -> int:
-    """Return how many dimensions of a head RoPE rotates."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return int(head * (config.rope_parameters.get("partial_rotary_factor") or 1.0))
-
-
-def _plain_rope(config: PreTrainedConfig) -> dict[str, Any]:
-    """Return the `rope_parameters` of a config that can be extended, or say why it cannot."""
-    family = config.model_type
-    parameters = getattr(config, "rope_parameters", None)
-    if not parameters:
-        raise ValueError(
-            f"a {family} config has no rope_parameters: only a decoder whose RoPE is set in its "
-            "config can be extended, choose such a base"
-        )
-    if getattr(config, "alibi", False):
-        raise ValueError(f"this {family} base was trained with ALiBi: it has no RoPE to extend")
-    if not getattr(config, "max_position_embeddings", None):
-        raise ValueError(f"this {family} config names no max_position_embeddings: N is unknown")
-    parameters = {key: value for key, value in parameters.items() if value is not None}
-    if any(isinstance(value, dict) for value in parameters.values()):
-        raise ValueError(
-            f"this {family} config gives each layer type its own RoPE ({', '.join(parameters)}): "
-            "one scaling cannot serve them all, so choose a base with a single RoPE"
-        )
-    kind = parameters.get("rope_type", "default")
-    if getattr(config, "cream", None) or kind != "default":
-        name = describe(config)["scaling"]
-        raise ValueError(
-            f"this base already scales its RoPE ({name}): scalings do not compose, so start from "
-            "an unscaled base, or leave scaling out to load it as it is"
-        )
-    if odd := parameters.keys() - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}:
-        raise ValueError(f"the rope_parameters of this {family} config also hold {sorted(odd)}")
-    return parameters
 
 
 def _lift_sliding_window(config: PreTrainedConfig, window: int) -> None:
@@ -99,58 +66,98 @@ def _lift_sliding_window(config: PreTrainedConfig, window: int) -> None:
 
 
 def extend(config: PreTrainedConfig, kind: scalings.RopeScaling) -> PreTrainedConfig:
-    """Return a copy of a base's config, scaled by `kind`, for s * max_position_embeddings tokens.
+    """Return a copy of a base's config, stretched by `kind` from N to s N tokens.
 
-    Raises ValueError for no RoPE, several RoPEs, a RoPE already scaled, or only short layers.
+    A base that scales its RoPE already is stretched from what it turns by at its own window N; of
+    one with a RoPE a layer type, the full-attention layers are, and the sliding ones kept.
+    Raises ValueError for no RoPE, one that is not to be extended, or only short layers.
     """
     config = copy.deepcopy(config)
-    parameters = _plain_rope(config)
+    base = rope_base.read(config)
     if isinstance(kind, scalings.NoScaling) and kind.scale == 1:
         return config
-    window, theta = config.max_position_embeddings, parameters["rope_theta"]
-    _lift_sliding_window(config, window)
-    scaled = kind.hf_parameters(theta, rotary_dim(config), window)
-    kept = {k: v for k, v in parameters.items() if k == "partial_rotary_factor"}
-    config.rope_parameters = {**kept, **scaled}
-    config.max_position_embeddings = kind.scale * window
-    if hasattr(config, "original_max_position_embeddings"):
-        config.original_max_position_embeddings = window
+    _lift_sliding_window(config, base.window)
     if getattr(config, "head_dim", 0) is None:  # stock yarn and longrope trip over an explicit None
         config.head_dim = config.hidden_size // config.num_attention_heads
+    config.max_position_embeddings = kind.scale * base.window
+    if hasattr(config, "original_max_position_embeddings"):
+        config.original_max_position_embeddings = base.window
     config.cream = {
-        "window": window,
+        "window": base.window,
         "scaling": kind.name,
         "scale": kind.scale,
-        "theta": theta,
-        "target_length": kind.scale * window,
+        "theta": base.theta,
+        "target_length": kind.scale * base.window,
+        **({} if base.plain else {"base_rope": base.parameters}),
     }
-    _check_accepted(config, kind)
+    return _carry(config, kind, base)
+
+
+def _carry(
+    config: PreTrainedConfig, kind: scalings.RopeScaling, base: rope_base.BaseRope
+) -> PreTrainedConfig:
+    """Write the scaling as a stock config has it: by its own name where there is one.
+
+    Else, and where a family does not read that name, as longrope, which carries any frequencies.
+    """
+    refusal = None
+    if base.plain:
+        refusal = _written(config, kind.hf_parameters(base.theta, base.dim, base.window), base)
+        if refusal is None:
+            return config
+    frequencies, factor = _rotation(kind, base)
+    carried = scalings.longrope_parameters(base.theta, frequencies, factor, kind.scale, base.window)
+    if other := _written(config, carried, base):
+        error = refusal or other
+        raise ValueError(
+            f"{config.model_type} configs take no {kind.name} scaling ({error}): choose another "
+            "scaling or another base"
+        ) from error
     return config
 
 
-def _check_accepted(config: PreTrainedConfig, kind: scalings.RopeScaling) -> None:
-    """Refuse a scaling that the family's own config class does not read back."""
+def _written(
+    config: PreTrainedConfig, scaled: dict[str, Any], base: rope_base.BaseRope
+) -> Exception | None:
+    """Put scaled `rope_parameters` into a config; return why its class does not read them back."""
+    if part := base.parameters.get("partial_rotary_factor"):
+        scaled = {"partial_rotary_factor": part, **scaled}
+    if base.layered:
+        scaled = {**config.rope_parameters, rope_base.FULL: scaled}
+    config.rope_parameters = scaled
     try:
-        type(config).from_dict(config.to_dict())
+        again = type(config).from_dict(config.to_dict())
     except Exception as error:  # config classes raise kinds of their own
-        carrier = config.rope_parameters["rope_type"]
-        raise ValueError(
-            f"{config.model_type} configs take no {kind.name} scaling (rope_type {carrier}: "
-            f"{error}): choose another scaling or another base"
-        ) from error
+        return error
+    if again.rope_parameters != scaled:
+        return ValueError(f"they read it back as {again.rope_parameters}")
+    return None
+
+
+def _rotation(kind: scalings.RopeScaling, base: rope_base.BaseRope) -> tuple[np.ndarray, float]:
+    """Return the inverse frequencies (dim/2,) and the factor on cos and sin of a scaled base."""
+    start, factor = rope_base.turning(base)
+    frequencies = kind.inv_freq(start, base.dim, base.window)
+    return frequencies, factor * kind.attention_factor(base.window)
+
+
+def _recorded_base(config: PreTrainedConfig) -> rope_base.BaseRope:
+    """Return the base that an extended config was made from."""
+    about = config.cream
+    parameters = about.get("base_rope") or {"rope_type": "default", "rope_theta": about["theta"]}
+    layered = isinstance(config.rope_parameters.get(rope_base.FULL), dict)
+    return rope_base.BaseRope(parameters, rotary_dim(config), about["window"], layered)
 
 
 def check_rotation(model: PreTrainedModel) -> None:
     """Refuse a model whose rotary modules do not turn as its `config.cream` says."""
     about = describe(model.config)
     kind = scalings.scaling(about["scaling"], about["scale"])
-    wanted = kind.inv_freq(about["theta"], rotary_dim(model.config), about["window"])
-    factor = kind.attention_factor(about["window"])
-    found = [module for module in model.modules() if hasattr(module, "inv_freq")]
-    for module in found:
-        got = module.inv_freq.detach().float().cpu().numpy()
+    wanted, factor = _rotation(kind, _recorded_base(model.config))
+    found = [turned for module in model.modules() if (turned := _turned(module))]
+    for got, scaling in found:
         same = got.shape == wanted.shape and np.allclose(got, wanted, rtol=1e-5, atol=0)
-        if not same or not np.isclose(getattr(module, "attention_scaling", 1.0), factor):
+        if not same or not np.isclose(scaling, factor):
             found = []
             break
     if not found:
@@ -160,13 +167,26 @@ def check_rotation(model: PreTrainedModel) -> None:
         )
 
 
+def _turned(module: torch.nn.Module) -> tuple[np.ndarray, float] | None:
+    """Return a rotary module's frequencies and factor, of the layers that are extended."""
+    for prefix in ("", f"{rope_base.FULL}_"):
+        if (table := getattr(module, f"{prefix}inv_freq", None)) is not None:
+            factor = getattr(module, f"{prefix}attention_scaling", 1.0)
+            return table.detach().float().cpu().numpy(), factor
+    return None
+
+
 def settle_rotation(model: PreTrainedModel) -> None:
     """Stop longrope from choosing between its short and long factors where the two are equal.
 
     The choice, made anew in every forward pass, waits for the device and breaks compiled graphs.
     """
-    parameters = model.config.rope_parameters or {}
-    same = parameters.get("short_factor") == parameters.get("long_factor")
+    parameters = rope_base.parameters_of(model.config)
+    if parameters.get("short_factor") != parameters.get("long_factor"):
+        return
     for module in model.modules():
-        if same and getattr(module, "rope_type", None) == "longrope":
+        kind = getattr(module, "rope_type", None)
+        if kind == "longrope":
             module.rope_type = "default"
+        elif isinstance(kind, dict) and kind.get(rope_base.FULL) == "longrope":
+            module.rope_type = {**kind, rope_base.FULL: "default"}

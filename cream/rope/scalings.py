@@ -3,7 +3,9 @@
 One frozen dataclass a kind, reached by `scaling(name, scale)`; no model and no torch in here.
 Everywhere `theta` is RoPE's base, `dim` the number of rotated dimensions of a head (the whole head,
 unless the model rotates a part of it), `window` the pre-training length N, and `scale` the whole
-number s by which it is to grow. A new kind subclasses `RopeScaling` and joins `_CLASSES`.
+number s by which it is to grow. A base that scales its RoPE already gives, in the place of theta,
+the inverse frequencies that it turns by (float64, shape (dim/2,)): every kind starts from
+`_base_frequencies`, which takes either. A new kind subclasses `RopeScaling` and joins `_CLASSES`.
 Formulas: PoSE (arXiv 2309.10400) and CREAM (arXiv 2406.07138), with YaRN (arXiv 2309.00071).
 """
 
@@ -24,33 +26,57 @@ __all__ = [
     "RopeScaling",
     "Yarn",
     "YarnOriginal",
+    "longrope_parameters",
     "scaling",
 ]
 
 BETA_FAST, BETA_SLOW = 32, 1  # rotations within the window where YaRN's ramp begins and ends
 
 
-def _base_frequencies(theta: float, dim: int) -> np.ndarray:
-    """Return theta^(-2i/dim) for i = 0..dim/2-1, float64 of shape (dim/2,)."""
+Theta = float | np.ndarray  # RoPE's base, or the inverse frequencies of a base scaled already
+
+
+def _base_frequencies(theta: Theta, dim: int) -> np.ndarray:
+    """Return theta^(-2i/dim) for i = 0..dim/2-1, or the given frequencies; float64, (dim/2,)."""
     if dim < 4 or dim % 2:
         raise ValueError(f"dim is {dim}: RoPE rotates pairs, so give an even dim of at least 4")
+    if isinstance(theta, np.ndarray):
+        if theta.shape != (dim // 2,) or not (np.isfinite(theta) & (theta > 0)).all():
+            raise ValueError(f"a base of dim {dim} needs {dim // 2} frequencies above 0: {theta}")
+        return theta.astype(np.float64)
     if not theta > 1:
         raise ValueError(f"theta is {theta}: RoPE's base must be above 1 (10000 is usual)")
     return float(theta) ** (-np.arange(0, dim, 2, dtype=np.float64) / dim)
 
 
-def _ramp(theta: float, dim: int, window: int) -> tuple[int, int]:
+def _crossing(frequencies: np.ndarray, window: int, rotations: float) -> float:
+    """Return the pair, as a fraction, that turns `rotations` times within the window.
+
+    Between two pairs, and beyond the ends, the logarithm of the frequency is linear in the pair,
+    as it is for powers of theta.
+    """
+    depth = np.maximum.accumulate(np.log(2 * math.pi * rotations / (window * frequencies)))
+    place = int(np.clip(np.searchsorted(depth, 0) - 1, 0, len(depth) - 2))
+    rise = depth[place + 1] - depth[place]
+    if rise == 0:  # frequencies that do not fall at this end
+        return float(place if depth[place] > 0 else place + 1)
+    return float(place - depth[place] / rise)
+
+
+def _ramp(theta: Theta, dim: int, window: int) -> tuple[int, int]:
     """Return the pair indices (low, high) between which YaRN goes from keeping to scaling."""
     if window < 8:
         raise ValueError(f"window is {window}: YaRN's ramp needs a window of at least 8 tokens")
 
     def pair(rotations: int) -> float:
+        if isinstance(theta, np.ndarray):
+            return _crossing(theta, window, rotations)
         return dim * math.log(window / (2 * math.pi * rotations)) / (2 * math.log(theta))
 
     return max(math.floor(pair(BETA_FAST)), 0), min(math.ceil(pair(BETA_SLOW)), dim - 1)
 
 
-def _kept(theta: float, dim: int, window: int) -> np.ndarray:
+def _kept(theta: Theta, dim: int, window: int) -> np.ndarray:
     """Return gamma, the share of each pair's frequency YaRN leaves as it is; shape (dim/2,)."""
     low, high = _ramp(theta, dim, window)
     width = high - low or 0.001
@@ -74,7 +100,7 @@ class RopeScaling:
             )
         object.__setattr__(self, "scale", int(self.scale))
 
-    def inv_freq(self, theta: float, dim: int, window: int) -> np.ndarray:
+    def inv_freq(self, theta: Theta, dim: int, window: int) -> np.ndarray:
         """Return the angle each pair turns a position, float64 of shape (dim/2,)."""
         raise NotImplementedError
 
@@ -98,6 +124,26 @@ def to_legacy(parameters: dict[str, Any]) -> dict[str, Any]:
     return {"rope_theta": parameters["rope_theta"], "rope_scaling": rest if scaled else None}
 
 
+def longrope_parameters(
+    theta: float, inv_freq: np.ndarray, attention_factor: float, scale: int, window: int
+) -> dict[str, Any]:
+    """Return `rope_parameters` of type longrope under which a model turns by any `inv_freq`.
+
+    `inv_freq` (dim/2,) are carried as multiples of theta's wavelengths. Equal short and long lists
+    make longrope's switch at N tokens do nothing.
+    """
+    stretch = (_base_frequencies(theta, 2 * len(inv_freq)) / inv_freq).tolist()
+    return {
+        "rope_type": "longrope",
+        "factor": float(scale),
+        "original_max_position_embeddings": int(window),
+        "attention_factor": float(attention_factor),
+        "short_factor": stretch,
+        "long_factor": list(stretch),
+        "rope_theta": float(theta),
+    }
+
+
 @dataclass(frozen=True)
 class NoScaling(RopeScaling):
     """RoPE as pre-trained; its scale says how far positions go, and changes no frequency."""
@@ -106,7 +152,7 @@ class NoScaling(RopeScaling):
     name: ClassVar[str] = "none"
     least: ClassVar[int] = 1
 
-    def inv_freq(self, theta: float, dim: int, window: int) -> np.ndarray:
+    def inv_freq(self, theta: Theta, dim: int, window: int) -> np.ndarray:
         """Return theta^(-2i/dim), float64 of shape (dim/2,)."""
         return _base_frequencies(theta, dim)
 
@@ -121,7 +167,7 @@ class Linear(RopeScaling):
 
     name: ClassVar[str] = "linear"
 
-    def inv_freq(self, theta: float, dim: int, window: int) -> np.ndarray:
+    def inv_freq(self, theta: Theta, dim: int, window: int) -> np.ndarray:
         """Return every frequency divided by the scale, float64 of shape (dim/2,)."""
         return _base_frequencies(theta, dim) / self.scale
 
@@ -141,8 +187,11 @@ class Ntk(RopeScaling):
         _base_frequencies(theta, dim)
         return float(theta) * self.scale ** (dim / (dim - 2))
 
-    def inv_freq(self, theta: float, dim: int, window: int) -> np.ndarray:
+    def inv_freq(self, theta: Theta, dim: int, window: int) -> np.ndarray:
         """Return the frequencies of the larger base, float64 of shape (dim/2,)."""
+        if isinstance(theta, np.ndarray):
+            powers = np.arange(0, dim, 2, dtype=np.float64) / (dim - 2)
+            return _base_frequencies(theta, dim) / float(self.scale) ** powers
         return _base_frequencies(self.theta(theta, dim), dim)
 
     def hf_parameters(self, theta: float, dim: int, window: int) -> dict[str, Any]:
@@ -156,7 +205,7 @@ class YarnOriginal(RopeScaling):
 
     name: ClassVar[str] = "yarn-original"
 
-    def inv_freq(self, theta: float, dim: int, window: int) -> np.ndarray:
+    def inv_freq(self, theta: Theta, dim: int, window: int) -> np.ndarray:
         """Return gamma * w + (1 - gamma) * w / scale, float64 of shape (dim/2,)."""
         kept = _kept(theta, dim, window)
         return _base_frequencies(theta, dim) * (kept + (1 - kept) / self.scale)
@@ -181,12 +230,12 @@ class Yarn(RopeScaling):
 
     name: ClassVar[str] = "yarn"
 
-    def stretch(self, theta: float, dim: int, window: int) -> np.ndarray:
+    def stretch(self, theta: Theta, dim: int, window: int) -> np.ndarray:
         """Return (1 - gamma) * scale + gamma, how much longer each wavelength is; (dim/2,)."""
         kept = _kept(theta, dim, window)
         return (1 - kept) * self.scale + kept
 
-    def inv_freq(self, theta: float, dim: int, window: int) -> np.ndarray:
+    def inv_freq(self, theta: Theta, dim: int, window: int) -> np.ndarray:
         """Return w / ((1 - gamma) * scale + gamma), float64 of shape (dim/2,)."""
         return _base_frequencies(theta, dim) / self.stretch(theta, dim, window)
 

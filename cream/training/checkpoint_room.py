@@ -18,13 +18,16 @@ log = logging.getLogger(__name__)
 GIB = 2**30
 
 
-def check_disk(config: TrainConfig, count: int, run_dir: Path) -> int:
+def check_disk(config: TrainConfig, count: int, run_dir: Path, trained: int | None = None) -> int:
     """Return how many checkpoints the disk has room for besides the one that is being written.
 
+    `count` parameters are in the model, of which checkpoints hold those `trained` (None: all).
     At most 2. 0: the old one is removed before the new one is written. OSError before anything is
     computed where not even that fits, or the model at the end does not.
     """
-    size, model = checkpoint_bytes(config, count), model_bytes(config, count)
+    trained = count if trained is None else trained
+    size, model = checkpoint_bytes(config, trained), model_bytes(config, count)
+    model += 4 * trained if config.lora_rank else 0  # the adapter beside it
     there = run_dir.resolve()
     while not there.exists():
         there = there.parent

@@ -29,12 +29,15 @@ CHOICES = {
     "zero_offload": ("auto", "none", "optimizer", "all"),
     "save_dtype": ("float32", "bfloat16"),
     "compile": ("auto", "none", "layers", "model"),
+    "lora_train": ("none", "norms", "embeddings", "embeddings+norms"),
+    "base_bits": (16, 4),
 }
 MOST = 2**31 - 1
 RANGES = {
     "steps": (1, MOST), "batch_size": (1, MOST), "micro_batch": (1, MOST), "log_steps": (1, MOST),
     "seed": (0, 2**32 - 1), "save_steps": (0, MOST), "probe_steps": (0, MOST),
     "workers": (0, 1024), "warmup_steps": (0, MOST), "scale": (1, MOST // 2),
+    "lora_rank": (0, 65_536), "lora_alpha": (0, 1_000_000),
 }  # fmt: skip
 
 
@@ -81,6 +84,13 @@ class TrainConfig:
     probe: str | None = None  # "module:function", called with the model and the tokenizer
     probe_steps: int = 0  # 0: never
     workers: int = 0  # data loader processes
+    # LoRA by peft: adapters of this rank are trained, and the base is frozen; 0: all of it is
+    # trained. 8 to 64 is usual
+    lora_rank: int = 0
+    lora_alpha: int = 0  # adapters count alpha / rank times; 0: twice the rank
+    lora_targets: str = "all-linear"  # or names with commas between: "q_proj,v_proj"
+    lora_train: str = "none"  # also, as they are: "norms", "embeddings" or "embeddings+norms"
+    base_bits: int = 16  # 4: the frozen base in 4 bits, by bitsandbytes on a CUDA device
 
     def __post_init__(self) -> None:
         if isinstance(self.adam_betas, list):  # as JSON and YAML have it
@@ -94,6 +104,7 @@ class TrainConfig:
             )
         _check_memory_settings(self)
         _check_sharding(self)
+        _check_lora(self)
         rope.scaling(self.scaling, self.scale)
         check_options(self.method, self.scale, self.sampler_options)
 
@@ -196,6 +207,25 @@ def _check_sharding(config: TrainConfig) -> None:
             "probe_steps is set and zero 3: one process asks, and none has the weights; choose "
             "zero 2 or probe_steps 0"
         )
+
+
+def _check_lora(config: TrainConfig) -> None:
+    """Refuse fields of LoRA without a rank, and what does not go with it."""
+    if not config.lora_rank:
+        for name, usual in (("lora_alpha", 0), ("lora_targets", "all-linear"),
+                            ("lora_train", "none"), ("base_bits", 16)):  # fmt: skip
+            if (value := getattr(config, name)) != usual:
+                raise ValueError(f"{name} is {value!r}, which is of LoRA; set lora_rank (16, say)")
+        return
+    if not config.lora_targets.strip(", "):
+        raise ValueError("lora_targets is empty; take 'all-linear' or names of linear layers")
+    if config.zero not in ("auto", 0) or config.zero_offload not in ("auto", "none"):
+        raise ValueError(
+            f"zero is {config.zero!r}, zero_offload {config.zero_offload!r}, and lora_rank "
+            f"{config.lora_rank}: LoRA's optimizer is small and is not sharded; leave both 'auto'"
+        )
+    if config.base_bits == 4 and config.precision == "float32":
+        raise ValueError("base_bits is 4 and precision 'float32'; choose 'master' or 'bfloat16'")
 
 
 def closest(name: str, fields: set[str]) -> str:

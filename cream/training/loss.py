@@ -74,17 +74,19 @@ class _SummedLoss(torch.autograd.Function):
     ) -> torch.Tensor:
         gradient_of = _compiled() if compiled else _loss_and_gradient
         total = torch.zeros((), device=hidden.device)
-        wanted = any(ctx.needs_input_grad)
+        wanted, trained = ctx.needs_input_grad[:2]  # a head may be frozen
         to_hidden = torch.empty_like(hidden) if wanted else None
-        to_weight = torch.zeros_like(weight, dtype=torch.float32) if wanted else None
+        to_weight = torch.zeros_like(weight, dtype=torch.float32) if trained else None
         for start in range(0, len(hidden), rows):
             part = slice(start, start + rows)
             loss, gradient = gradient_of(hidden[part] @ weight.T, labels[part])
             total += loss
             if wanted:
                 to_hidden[part] = gradient @ weight
+            if trained:
                 to_weight += gradient.T @ hidden[part]
         ctx.save_for_backward(to_hidden, to_weight)
+        ctx.dtype = hidden.dtype
         return total
 
     @staticmethod
@@ -93,7 +95,9 @@ class _SummedLoss(torch.autograd.Function):
         ctx: torch.autograd.function.FunctionCtx, outer: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
         to_hidden, to_weight = ctx.saved_tensors
-        return to_hidden * outer, (to_weight * outer).to(to_hidden.dtype), None, None, None
+        hidden = None if to_hidden is None else to_hidden * outer
+        weight = None if to_weight is None else (to_weight * outer).to(ctx.dtype)
+        return hidden, weight, None, None, None
 
 
 def _loss_and_gradient(

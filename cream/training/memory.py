@@ -14,6 +14,7 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from cream.training import lora
 from cream.training.config import TrainConfig
 from cream.training.loss import CHUNK
 
@@ -23,6 +24,7 @@ __all__ = [
     "Needs",
     "check_states",
     "choices",
+    "fitting",
     "free_ram",
     "needs",
     "parameters",
@@ -39,6 +41,8 @@ PLANNED = 0.97  # share of a card that "auto" plans with: an estimate must not b
 # What ZeRO shards or keeps whole, bytes a parameter: (weights, gradients, masters and moments).
 # Gradients of micro-batches are added in float32; at stage 1 on every process, whole.
 SHARDED = {"master": (2, 4, 12), "float32": (4, 8, 12)}
+CARDS = (16, 24, 48, 80)  # GB
+SHOWN = 0.91  # of which at least so much is shown: 14.6 GiB of a T4's 16, 22 of an L4's 24
 BUCKET = 200_000_000  # parameters whose gradients DeepSpeed sends at once
 LIVE = 1_000_000_000  # parameters that stage 3 gathers at once
 FACTOR = 1.5  # of what lies in RAM, as DeepSpeed's own estimators have it
@@ -88,14 +92,22 @@ def needs(
     count, tokens = count or parameters(model), config.micro_batch * window
     kind = "bfloat16" if config.precision == "auto" else config.precision
     size = 4 if kind == "float32" else 2
-    states, ram = _states(config, kind, count, processes)
+    if config.lora_rank:
+        states, ram, learning = _lora_states(model, config, kind, processes)
+    else:
+        (states, ram), learning = _states(config, kind, count, processes), ""
     checkpointed = recomputed_layers(config, text.num_hidden_layers)
     kept = (text.num_hidden_layers - checkpointed) * _kept(text, config)
     numbers = kept + checkpointed * text.hidden_size + _at_work(text, config)
     logits, head = text.vocab_size * tokens, 0
     if kind == "master":  # a part of them at a time, and the head's gradient in float32
-        logits, head = min(logits, CHUNK), 6 * text.vocab_size * text.hidden_size
-    about = f"{count:,} parameters, {config.micro_batch} x {window:,} tokens, {_how(config)}"
+        whole = not config.lora_rank or (
+            "embeddings" in config.lora_train and model.tie_word_embeddings
+        )  # else the head is frozen
+        head = 6 * text.vocab_size * text.hidden_size if whole else 0
+        logits = min(logits, CHUNK)
+    about = f"{count:,} parameters{learning}, {config.micro_batch} x {window:,} tokens"
+    about += f", {_how(config)}"
     return Needs(
         states=states,
         activations=numbers * tokens * size,
@@ -103,6 +115,24 @@ def needs(
         ram=ram,
         about=about,
     )
+
+
+def _lora_states(
+    model: PreTrainedConfig, config: TrainConfig, kind: str, processes: int
+) -> tuple[int, int, str]:
+    """Bytes of a frozen base with what LoRA trains, on a device and in RAM, and how many it trains.
+
+    A 4-bit base: 4 bits a weight of its linear layers and their scales (4.13 in all, QLoRA), the
+    rest in bfloat16.
+    """
+    whole, linear, trained = lora.frozen_and_trained(model, config)
+    size = 2 if kind == "master" else 4
+    base = size * whole
+    if config.base_bits == 4:
+        base = int(4.13 / 8 * linear) + 2 * (whole - linear)
+    states, ram = _states(config, kind, trained, processes)
+    kept = "4-bit" if config.base_bits == 4 else f"{8 * size}-bit"
+    return base + states, ram, f", {trained:,} trained by LoRA on a frozen {kept} base"
 
 
 def _states(config: TrainConfig, kind: str, count: int, processes: int) -> tuple[int, int]:
@@ -206,6 +236,51 @@ def settle(
     raise MemoryError(
         f"{needed}; {name} has {card / GIB:.1f} GiB. {_advice(config, model, window, count, card)}"
     )
+
+
+def fitting(model: PreTrainedConfig, config: TrainConfig, window: int) -> list[str]:
+    """Say what cards of 16, 24, 48 and 80 GB hold: full fine-tuning, LoRA, LoRA on 4 bits.
+
+    Each with precision "master", one process, the least recomputation that fits, and the run's
+    micro_batch or else 1. Of its name a card shows `SHOWN` (the rest goes to ECC and firmware).
+    """
+    rank = config.lora_rank or 16
+    free = {"precision": "master", "recompute": "auto", "gradient_checkpointing": False, "zero": 0,
+            "zero_offload": "none", "offload": "none", "base_bits": 16,
+            "compile": "layers" if config.compile == "model" else config.compile}  # fmt: skip
+    full = {"lora_rank": 0, "lora_alpha": 0, "lora_targets": "all-linear", "lora_train": "none"}
+    ways = {
+        "full fine-tuning": dataclasses.replace(config, **free, **full),
+        "full, moments in RAM": dataclasses.replace(
+            config, **{**free, "offload": "moments"}, **full
+        ),
+        f"LoRA of rank {rank}": dataclasses.replace(config, **free, lora_rank=rank),
+        f"LoRA of rank {rank}, 4-bit base": dataclasses.replace(
+            config, **{**free, "base_bits": 4}, lora_rank=rank
+        ),
+    }
+    return [f"{name}: {_on_cards(model, way, window)}" for name, way in ways.items()]
+
+
+def _on_cards(model: PreTrainedConfig, config: TrainConfig, window: int) -> str:
+    count, layers = parameters(model), model.get_text_config(decoder=True).num_hidden_layers
+    least, said = None, []
+    for gigabytes in CARDS:
+        for micro in dict.fromkeys((config.micro_batch, 1)):
+            tried = dataclasses.replace(config, micro_batch=micro)
+            held = [
+                needs(model, dataclasses.replace(tried, recompute=again), window, count)
+                for again in choices(tried, layers)
+            ]
+            least = min([*held, *([least] if least else [])], key=lambda one: one.total)
+            fits = [one for one in held if one.total <= PLANNED * SHOWN * gigabytes * GIB]
+            if fits:
+                share = "" if micro == config.micro_batch else f" (micro_batch {micro})"
+                said.append(f"{gigabytes} GB fits with {fits[0].total / GIB:.1f} GiB{share}")
+                break
+        else:
+            said.append(f"{gigabytes} GB no")
+    return f"{', '.join(said)}; at least {least.total / GIB:.1f} GiB"
 
 
 def check_states(

@@ -99,6 +99,8 @@ def choose(
     stages 1, 2, 3, then what lies in RAM; in each as little recomputation as fits. MemoryError with
     what to change where nothing does, ModuleNotFoundError where DeepSpeed is needed and missing.
     """
+    if config.lora_rank:
+        return _with_lora(config, model, window, machine)
     if config.precision != "master" and config.zero in ("auto", 0):
         return _unsharded(config, model, window, machine)
     if config.zero == 0 and machine.processes > 1:
@@ -120,6 +122,22 @@ def choose(
     if importlib.util.find_spec("deepspeed") is None:
         raise ModuleNotFoundError(f"this run takes DeepSpeed, which is not installed: {INSTALL}")
     return _sharded(config, model, window, machine)
+
+
+def _with_lora(
+    config: TrainConfig, model: PreTrainedConfig, window: int, machine: Machine
+) -> tuple[TrainConfig, str]:
+    """LoRA's optimizer is small: nothing is sharded, and "master" is of one process."""
+    if config.precision != "master":
+        return _unsharded(config, model, window, machine)
+    if machine.processes > 1:
+        raise ValueError(
+            f"lora_rank is {config.lora_rank}, precision 'master', and {machine.processes} "
+            "processes train; choose precision 'bfloat16' for several"
+        )
+    plain = dataclasses.replace(config, zero=0, zero_offload="none")
+    settled, needed = memory.settle(plain, model, window, machine.card, machine.name)
+    return settled, str(needed)
 
 
 def _instead(

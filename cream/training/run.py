@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib
 import logging
 import os
@@ -40,7 +41,7 @@ from cream.models import bases
 from cream.models.checkpoints import check_files
 from cream.models.hardware import training_flops
 from cream.positions import sampler
-from cream.training import checkpoint_room, memory, parallel, zero
+from cream.training import checkpoint_room, lora, memory, parallel, zero
 from cream.training.callbacks import (
     CheckpointSeal,
     MetricsLog,
@@ -124,13 +125,17 @@ def _train(
     machine = parallel.Machine.here()
     _accumulation(config, machine.processes)
     probe = probe or _named_probe(config.probe)
+    lora.check_bits(config.base_bits)
     extended, tokenizer, dataset = _material(config, root)
     config = _settled(config, extended, len(dataset[0]["input_ids"]), machine)
     count = memory.parameters(extended)
-    room = checkpoint_room.check_disk(config, count, run_dir)
+    trained = lora.frozen_and_trained(extended, config)[2] if config.lora_rank else count
+    room = checkpoint_room.check_disk(config, count, run_dir, trained)
     # Before DeepSpeed is set up: later, stage 3 would divide what is being read.
     place = None if parallel.loads_on_card(config, count, machine) else "cpu"
     model = _loaded(config, root, tokenizer, load, place)
+    if config.lora_rank:
+        lora.add(model, config)
     with said_when_waiting():
         arguments = _arguments(config, run_dir, room)
     if arguments.world_size != machine.processes:
@@ -157,7 +162,8 @@ def _train(
     cheaply = config.precision == "master" and config.recompute != 0
     with recomputing_cheaply(cheaply), zero.alone():
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    _save(trainer, tokenizer, run_dir)
+    merged = functools.partial(_merged, config, root, load) if config.lora_rank else None
+    _save(trainer, tokenizer, run_dir, merged)
 
 
 def _environment(config: TrainConfig) -> None:
@@ -181,15 +187,34 @@ def _left(config: TrainConfig, arguments: TrainingArguments, run_dir: Path) -> P
     return checkpoint
 
 
-def _save(trainer: CreamTrainer, tokenizer: PreTrainedTokenizerBase, run_dir: Path) -> None:
-    """Write model/, from the float32 weights, wherever they are; once, by the first process."""
+def _merged(config: TrainConfig, root: Path, load: Load, adapter: Path) -> PreTrainedModel:
+    """Return the base, read again in float32, with an adapter merged into it."""
+    base = load(
+        base_place(config.base, root), scaling=config.scaling, scale=config.scale,
+        attention=config.attention, dtype=torch.float32, revision=config.revision, device="cpu",
+    )  # fmt: skip
+    return lora.merge(base, adapter)
+
+
+def _save(
+    trainer: CreamTrainer,
+    tokenizer: PreTrainedTokenizerBase,
+    run_dir: Path,
+    merged: Callable[[Path], PreTrainedModel] | None = None,
+) -> None:
+    """Write model/, from the float32 weights, wherever they are; once, by the first process.
+
+    Of LoRA (`merged`) write adapter/, and model/ from the base with what adapter/ holds.
+    """
     model, dtype = trainer.model, getattr(torch, trainer.config.save_dtype)
     first, state = trainer.is_world_process_zero(), None
     if trainer.config.sharded:
         state = zero.gathered_weights(model, dtype, keep=first)
         model = zero.shell(model, dtype)
     elif trainer.masters is not None:
-        trainer.masters.restore(dtype)
+        trainer.masters.restore(torch.float32 if merged else dtype)
+    if first and merged:
+        model = merged(lora.save(model, trainer.config, run_dir / "adapter"))
     if first:
         model.config.use_cache = True
         if state is None:
@@ -258,7 +283,9 @@ def _loaded(
     device: str | None,
 ) -> PreTrainedModel:
     # DeepSpeed makes its float32 masters of bfloat16 weights.
-    dtype = torch.bfloat16 if config.sharded and config.precision == "master" else torch.float32
+    # The frozen base of LoRA is computed with as it is.
+    narrow = config.precision == "master" and (config.sharded or config.lora_rank)
+    dtype = torch.bfloat16 if narrow or config.base_bits == 4 else torch.float32
     model = load(
         base_place(config.base, root),
         scaling=config.scaling,
@@ -267,6 +294,7 @@ def _loaded(
         dtype=dtype,
         revision=config.revision,
         **({} if device is None else {"device": device}),
+        **({"bits": config.base_bits} if config.base_bits != 16 else {}),
     )
     models.check_pair(model, tokenizer)
     return model
@@ -317,7 +345,8 @@ def _prepare(
         claim(asked, run_dir)
     trainer.remove_callback(PrinterCallback)
     window = len(trainer.train_dataset[0]["input_ids"])
-    flops = training_flops(model.config, model.num_parameters(), window)
+    trained = model.num_parameters(only_trainable=True)
+    flops = training_flops(model.config, model.num_parameters(), window, trained)
     metrics = run_dir / "metrics.jsonl"
     trainer.add_callback(MetricsLog(metrics, config.batch_size * window, flops))
     trainer.add_callback(CheckpointSeal())

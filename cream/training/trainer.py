@@ -12,6 +12,7 @@ from accelerate import DistributedType
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from cream.training import lora
 from cream.training.config import TrainConfig
 from cream.training.loss import check_head, chunked_loss, mean_loss
 from cream.training.optimizer import MasterAdamW
@@ -114,6 +115,8 @@ class CreamTrainer(Trainer):
             return super().create_optimizer(*([] if model is None else [model]))
         decayed = set(self.get_decay_parameter_names(self.model))
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+        for _, parameter in named:  # beside a bfloat16 base, LoRA's are bfloat16 until now
+            parameter.data = parameter.data.float()
         groups = [
             {"params": [p for n, p in named if (n in decayed) == decays], "weight_decay": amount}
             for decays, amount in ((True, self.args.weight_decay), (False, 0.0))
@@ -139,6 +142,22 @@ class CreamTrainer(Trainer):
         """Save as Trainer does; of a checkpoint of DeepSpeed, its own files hold the weights."""
         if not (self.config.sharded and _internal_call):
             super().save_model(output_dir, _internal_call)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        """Save as Trainer does; of LoRA, what is trained alone."""
+        if not self.config.lora_rank:
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            lora.store(self.model, Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(
+        self, resume_from_checkpoint: str, model: torch.nn.Module | None = None
+    ) -> None:
+        """Load as Trainer does; of LoRA, what is trained alone."""
+        if self.config.lora_rank:
+            lora.restore(self.model, Path(resume_from_checkpoint))
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _save_checkpoint(self, *rest: object, **more: object) -> None:
         """Remove the last checkpoint first, where the disk does not hold two."""

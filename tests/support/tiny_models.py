@@ -24,7 +24,7 @@ from transformers import (
 )
 
 WINDOW, VOCABULARY = 64, 64
-_SHAPE: dict[str, Any] = {
+SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 48,
     "intermediate_size": 64,
@@ -61,13 +61,13 @@ FAMILIES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
 def config(family: str, **changes: Any) -> PreTrainedConfig:
     """Return the tiny config of a family, by default the base of every test."""
     kind, special = FAMILIES[family]
-    return kind(**{**_SHAPE, **special, **changes})
+    return kind(**{**SHAPE, **special, **changes})
 
 
 def alternating(**changes: Any) -> PreTrainedConfig:
     """Return a config whose layers take turns in sliding and full attention."""
     special = {"num_key_value_heads": 1, "head_dim": 24, "sliding_window": 32}
-    return Gemma2Config(**{**_SHAPE, **special, **changes})
+    return Gemma2Config(**{**SHAPE, **special, **changes})
 
 
 def tokenizer(extra: int = 0) -> PreTrainedTokenizerFast:
