@@ -63,9 +63,8 @@ def command(row: dict) -> str:
     if row["task"] == "speed_generation":
         return f"python -m cream.performance generation {_asked(how, f'{shape}{layers}')}"
     if "trainer" not in how:
-        return (
-            f"python -m cream.performance training {shape} --corpus {how.get('corpus', 'random')}"
-        )
+        corpus = how.get("corpus", "random")
+        return f"python -m cream.performance small-training {shape} --corpus {corpus}"
     said = f"python -m cream.performance training --shape {shape}{layers} --steps {how['steps']}"
     if how["trainer"] == "stock Trainer":
         return f"{said} --stock --stock-micro-batch {how['micro_batch']}"
@@ -216,9 +215,9 @@ def plan(
     table = _nearest(config, about, window, count, latest(measured(rows, root)))
     said += _times(table, config.steps * size, machine)
     said.append(_memory(config, about, window, machine, table))
-    said += [f"on one card: {line}" for line in memory.fitting(about, config, window)]
     trained = lora.frozen_and_trained(about, config)[2] if config.lora_rank else count
     said.append(_disk(config, count, run_dir, trained))
+    said += [f"on one card: {line}" for line in memory.fitting(about, config, window)]
     return Plan(tuple(said), table)
 
 

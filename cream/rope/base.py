@@ -130,7 +130,7 @@ def read(config: PreTrainedConfig) -> BaseRope:
     if getattr(config, "cream", None):
         kind, scale = config.cream["scaling"], config.cream["scale"]
         raise ValueError(
-            f"this model already scales its RoPE ({kind}) by {scale}, as cream extended it: start "
+            f"this base already scales its RoPE ({kind}) by {scale}, as cream extended it: start "
             f"from its base with a multiple of {scale}, or leave scaling out to load it as it is"
         )
     _check_layers(config)

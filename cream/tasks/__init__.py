@@ -1,5 +1,6 @@
 """Evaluations: one module a task builds examples and scores answers.
 
 Belongs here: prompts, targets and scores. Does not: running a model over them (`evaluation`). Read
-first: `base`, which says what a task is. A new task is one module here and one line in `registry`.
+first: `base`, which says what a task is. A new task is one module here and one line in
+`MODULES` of `verify.examples`.
 """

@@ -142,6 +142,8 @@ def save(model: PreTrainedModel, config: TrainConfig, folder: Path) -> Path:
     about = copy.deepcopy(model.peft_config["default"])
     extra = _also_trained(model, config.lora_train)
     about.modules_to_save = extra or None
+    tied = model.config.get_text_config(decoder=True).tie_word_embeddings
+    about.ensure_weight_tying = bool(tied and "embeddings" in config.lora_train)
     about.inference_mode, about.base_model_name_or_path = True, None
     about.save_pretrained(str(part))
     state = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -149,8 +151,12 @@ def save(model: PreTrainedModel, config: TrainConfig, folder: Path) -> Path:
     for name in extra:
         if getattr(model.get_submodule(name), "bias", None) is not None:
             state[f"{name}.bias"] = model.get_submodule(name).bias
+    if about.ensure_weight_tying:  # peft reads a tied head by its own name, too
+        head = model.get_output_embeddings()
+        name = next(name for name, each in model.named_modules() if each is head)
+        state[f"{name}.weight"] = head.weight
     written = {
-        f"base_model.model.{name}": one.detach().float().cpu().contiguous()
+        f"base_model.model.{name}": one.detach().float().cpu().clone().contiguous()
         for name, one in state.items()
     }
     save_file(written, part / WEIGHTS, {"format": "pt"})

@@ -115,7 +115,10 @@ def test_a_plan_says_hours_memory_and_disk_by_measured_card(write, tmp_path, mon
         f"{2 * size + model:.1f} GiB at a time; 10.0 free: not enough for all of it"
     )
     chat = str(_plan(rows, tmp_path, "llama2-7b-chat")).splitlines()
-    assert "21.8 minutes" in chat[2] and chat[-1].startswith("disk: a checkpoint of")
+    assert "21.8 minutes" in chat[2]
+    assert any(line.startswith("disk: a checkpoint of") for line in chat)
+    cards = [line for line in chat if line.startswith("on one card: LoRA of rank 16: ")]
+    assert len(cards) == 1 and "24 GB fits" in cards[0]
 
 
 def test_the_card_of_this_machine_comes_first_or_is_said_to_be_too_small(
@@ -162,7 +165,7 @@ def test_the_miniatures_own_rows_speak_for_it(write, tmp_path, monkeypatch):
                  window=512, tokens_per_second=2048.0, settings=how)  # fmt: skip
     said = str(_plan(rows, tmp_path, "miniature"))
     assert "time: this machine, cpu: 3.3 minutes at 2,048 tokens/s (micro-batch 8" in said
-    assert "python -m cream.performance training miniature --corpus random" in said
+    assert "python -m cream.performance small-training miniature --corpus random" in said
 
 
 # ------------------------------------------------------------------------------------ by target

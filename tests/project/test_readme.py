@@ -1,7 +1,8 @@
-"""The README's lines can be copied: notebooks, parameters, modules and files are there."""
+"""The READMEs' lines can be copied: notebooks, parameters, modules and files are there."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 from pathlib import Path
@@ -13,8 +14,14 @@ from cream import notebook, presets
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```", TEXT, re.M | re.S)
+TEXTS = {name: (ROOT / name).read_text() for name in ("README.md", "notebooks/README.md")}
+BLOCKS = [
+    block
+    for text in TEXTS.values()
+    for block in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+]
 NOTEBOOKS = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+PACKAGES = {path.parent.name for path in (ROOT / "cream").glob("*/__init__.py")}
 
 
 def commands(program: str) -> list[list[str]]:
@@ -40,14 +47,37 @@ def test_papermill_lines_name_notebooks_parameters_and_presets(words):
 def test_make_lines_name_targets():
     """In blocks and in the text."""
     makefile = (ROOT / "Makefile").read_text()
-    targets = {words[1] for words in commands("make")} | set(re.findall(r"`make (\w+)", TEXT))
+    written = "\n".join(TEXTS.values())
+    targets = {words[1] for words in commands("make")} | set(re.findall(r"`make ([\w-]+)", written))
     assert targets >= {"reproduce", "test"}
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
 
 
-def test_every_notebook_has_a_row_with_its_cost():
+def test_python_commands_name_modules():
+    """Those started by `python -m` or a launcher's `-m`; the paths of files, too."""
+    written = "\n".join(TEXTS.values())
+    names = set(re.findall(r"(?:-m|--module) (cream[\w.]*\w)", written))
+    assert len(names) >= 8
+    assert not [name for name in names if importlib.util.find_spec(name) is None]
+    paths = set(re.findall(r"\b((?:cream|tests)/[\w/]+\.py)\b", written))
+    assert paths and not [path for path in paths if not (ROOT / path).is_file()]
+
+
+def test_every_notebook_has_a_row_with_its_cost_and_a_command():
     """And no other."""
     assert re.findall(r"^\| (\w+_\w+) \|", TEXT, re.M) == NOTEBOOKS
+    assert {Path(words[1]).stem for words in commands("papermill")} == set(NOTEBOOKS)
+
+
+def test_every_package_has_a_line():
+    """And no other; what order they stand in is test_environment's."""
+    listed = re.findall(r"^- `cream\.(\w+)`: ", TEXT, re.M)
+    assert len(listed) == len(set(listed)) and set(listed) == PACKAGES
+
+
+def test_the_readme_is_two_screens():
+    """At most 10,000 characters: what is longer goes to notebooks/README.md."""
+    assert len(TEXT) <= 10_000
 
 
 def test_python_lines_run(monkeypatch):
@@ -59,8 +89,10 @@ def test_python_lines_run(monkeypatch):
         exec(compile(text, "README.md", "exec"), {})
 
 
-def test_links_and_pictures_are_there():
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_and_pictures_are_there(name):
     """Those that point into the repository."""
-    places = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", TEXT)
+    places = re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", TEXTS[name])
+    assert places
     for place in (one or other for one, other in places):
-        assert place.startswith("http") or (ROOT / place).exists(), place
+        assert place.startswith("http") or (ROOT / name).parent.joinpath(place).exists(), place

@@ -83,9 +83,14 @@ def test_tied_embeddings_stay_tied(tmp_path):
     lora.save(model, _config(lora_rank=2, lora_train="embeddings"), tmp_path / "adapter")
     merged = lora.merge(models.create(config, 0), tmp_path / "adapter")
     assert merged.lm_head.weight is merged.get_input_embeddings().weight
+    assert merged.config.tie_word_embeddings
+    with_peft = PeftModel.from_pretrained(models.create(config, 0), tmp_path / "adapter").eval()
     tokens = TOKENS % 64
     with torch.no_grad():
-        wanted, got = (each(tokens, use_cache=False).logits for each in (model, merged))
+        wanted, got, theirs = (
+            each(input_ids=tokens, use_cache=False).logits for each in (model, merged, with_peft)
+        )
+    torch.testing.assert_close(theirs, wanted, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
 
 
@@ -164,9 +169,7 @@ def test_adapters_depend_on_the_seed_alone():
 
 
 def test_targets_that_are_not_there_are_refused():
-    with pytest.raises(
-        ValueError, match="lora_targets is 'q_proj,nowhere|lora_targets is 'nowhere"
-    ):
+    with pytest.raises(ValueError, match="lora_targets is 'nowhere'"):
         lora.add(models.create(tiny_models.config("llama"), 0),
                  _config(lora_rank=4, lora_targets="nowhere"))  # fmt: skip
     model = lora.add(models.create(tiny_models.config("llama"), 0),
