@@ -192,7 +192,7 @@ def test_short_documents_are_read_as_ever(monkeypatch):
     ("model", "whole"),
     [
         (made("gpt_neox"), ["GPTNeoXAttention"]),
-        (models.create(Olmo2Config(**{**tiny_models._SHAPE, **HEADS}), 0), ["Olmo2Attention"]),
+        (models.create(Olmo2Config(**{**tiny_models.SHAPE, **HEADS}), 0), ["Olmo2Attention"]),
     ],
     ids=["one projection for all", "a norm over all heads"],
 )
