@@ -270,15 +270,22 @@ def build(
             "format": FORMAT, "recipe_hash": identity, "recipe": dict(recipe), **settings,
             "bos_policy": _bos_policy(tokenizer, bos), "tokenizer": _named(tokenizer),
             "sources": [dict(source) for source in sources], "notes": list(notes), **counted,
-            "command": " ".join(sys.argv), "commit": commit(), "versions": versions(),
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }  # fmt: skip
-        if overlap:
-            splits = {name: Documents(folder / name) for name in counted["splits"]}
-            manifest["overlap"] = shared_grams(splits)
-        text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
-        (folder / "manifest.json").write_text(text, encoding="utf-8")
+        _write_manifest(folder, manifest, overlap)
     return open_corpus(out)
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any], overlap: bool) -> None:
+    """Write what a corpus holds and what made it, with the overlap of its splits if asked for."""
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    manifest |= {
+        "command": " ".join(sys.argv), "commit": commit(), "versions": versions(), "date": now
+    }  # fmt: skip
+    if overlap:
+        splits = {name: Documents(folder / name) for name in manifest["splits"]}
+        manifest["overlap"] = shared_grams(splits)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False) + "\n"
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
 
 
 def _named(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -98,6 +98,7 @@ def words(kind: str) -> tuple[str, ...]:
 
 @cache
 def all_words() -> tuple[str, ...]:
+    """Return every noun, adjective and verb of wonderwords once, in a fixed order."""
     return tuple(sorted({word for kind in ("noun", "adjective", "verb") for word in words(kind)}))
 
 

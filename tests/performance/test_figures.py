@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from speed_rows import _pass, _speed, write  # noqa: F401
+from speed_rows import _pass, _speed
 
 from cream import results
 from cream.performance import costs, figures

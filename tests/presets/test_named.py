@@ -50,6 +50,11 @@ LLAMA = {
     "offload": "auto",
     "zero": "auto",
     "zero_offload": "auto",
+    "lora_rank": 0,
+    "lora_alpha": 0,
+    "lora_targets": "all-linear",
+    "lora_train": "none",
+    "base_bits": 16,
     "compile": "layers",
     "log_steps": 5,
     "probe": None,
@@ -96,7 +101,8 @@ def test_overrides_replace_and_none_leaves():
     usual = named.get("miniature").train
     expected = dataclasses.replace(usual, method="pose", seed=3, learning_rate=1e-4)
     assert preset.train == expected and preset.train.scale == 8
-    assert named.names() == ("tiny", "miniature", "miniature-base", "llama2-7b", "llama2-7b-chat")
+    models = ("tiny", "miniature", "miniature-base", "smollm2-135m", "llama2-7b", "llama2-7b-chat")
+    assert named.names() == models
 
 
 def test_overrides_that_touch_other_fields():

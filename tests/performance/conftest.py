@@ -1,0 +1,3 @@
+"""Fixtures of the measuring commands' tests."""
+
+from speed_rows import write  # noqa: F401
