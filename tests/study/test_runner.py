@@ -240,7 +240,7 @@ def test_files_of_others_are_refused(tmp_path):
         records.Ledger(path, {})
     with pytest.raises(FileNotFoundError, match="start the grid"):
         records.records(tmp_path / "none.jsonl")
-    with pytest.raises(FileNotFoundError, match=r"python -m cream\.grid"):
+    with pytest.raises(FileNotFoundError, match=r"python -m cream\.study"):
         runner.read(tmp_path / "none.parquet")
 
 

@@ -125,8 +125,9 @@ def test_poses_number_of_blocks_where_it_fits_and_an_error_where_not(tiny_tokeni
     class Words:
         """A tokenizer with 25 tokens or fewer a block."""
 
-        def __call__(self, text: str, **_: object) -> dict:
-            return {"input_ids": text.split()}
+        def __call__(self, text: str | list[str], **_: object) -> dict:
+            one = isinstance(text, str)
+            return {"input_ids": text.split() if one else [part.split() for part in text]}
 
     one = examples(Words(), [2048], 1, style="official", blocks="official")[0]
     assert one.prompt.count("grass") == 79
