@@ -10,10 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cream.evaluation.runner import evaluate
 from cream.results import Rows
 from cream.tasks import ruler
-from cream.evaluation.runner import 
-from cream.tasks.base import evaluate from cream.tasks.ruler import NEW_TOKENS, TASKS, examples, match_all, match_part, score from cream.tasks.ruler_questions import QUESTIONS, Budget, all_words, words  NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again." LENGTHS = [2600, 6000]  # of the tiny tokenizer: cwe needs 5, 261 from 4, 096 on   @pytest.fixture(scope="module"
+from cream.tasks.ruler import NEW_TOKENS, TASKS, examples, match_all, match_part, score
+from cream.tasks.ruler_questions import QUESTIONS, Budget, all_words, words
+
+NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
+LENGTHS = [2600, 6000]  # of the tiny tokenizer: cwe needs 5,261 from 4,096 on
+
+
+@pytest.fixture(scope="module")
 def asked(tiny_tokenizer):
     """Three questions of each task at a length below 4,096 and one above."""
     return examples(tiny_tokenizer, LENGTHS, 3)
