@@ -143,9 +143,9 @@ def test_another_size_is_counted_at_the_measured_share_or_not_at_all(write, tmp_
     monkeypatch.setattr(costs.parallel.Machine, "here", lambda: Machine())
     rows = _speed(write, 10_000.0)
     half = random_models.shape("llama2-7b", 16)
-    monkeypatch.setattr(costs.models, "load_config", lambda *_: half)
+    monkeypatch.setattr("cream.models.loading.load_config", lambda *_: half)
     said = str(_plan(rows, tmp_path, base="some/model"))
-    count = costs.training_memory.parameters(half)
+    count = costs.memory.parameters(half)
     whole = training_flops(random_models.shape("llama2-7b"), COUNT, 4096)
     speed = 10_000 * whole / training_flops(half, count, 4096)
     assert f"at {speed:,.0f} tokens/s" in said and "from llama2-7b, at its MFU" in said
