@@ -195,8 +195,8 @@ def prepare(
         cache: where downloaded archives are kept.
 
     Raises:
-        ValueError, FileNotFoundError, ConnectionError, OSError: see ``documents.open_source``,
-            ``sources.fetch`` and ``corpus.build``; nothing is left half-written.
+        ValueError, FileNotFoundError, ConnectionError, OSError: see ``readers.open_source``,
+            ``distributions.fetch`` and ``corpus.build``; nothing is left half-written.
     """
     if recipe.bos is None:
         recipe = dataclasses.replace(recipe, bos=adds_bos(tokenizer))

@@ -4,7 +4,7 @@ What belongs here: reading JSONL, text folders, saved datasets, ShareGPT dumps, 
 the standard library's own modules as one stream of documents, and naming what was read. Every
 document is ``{"split", "source", "name", "kind"}`` with ``text``, or ``input_ids`` where the
 source was tokenised before; ``dropped`` is the reason of one that has no text, ``padding`` the
-tokens that were cut off. Cells are read in ``columns``, files in ``json_lines``.
+tokens that were cut off. Cells are read in ``columns``, files in ``utils.jsonl``.
 """
 
 import gzip

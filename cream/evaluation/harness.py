@@ -1,8 +1,8 @@
 """Standard short benchmarks through lm-evaluation-harness, unpatched: is little lost by extending?
 
 What belongs here: which tasks with how many shots, the harness around a model of ours, and its
-samples as rows. Where there is no hub, `passages` makes a small task in its form. The harness is
-optional (`pip install -e ".[evaluation]" -c constraints.txt`); its tasks score, not we.
+samples as rows. Where there is no hub, `harness_task` makes a small task in its form. The harness
+is optional (`pip install -e ".[evaluation]" -c constraints.txt`); its tasks score, not we.
 
 The release (protocols 5.8) scores without a BOS, in the versions 0.4.2 of the same tasks; here it
 is 0.4.13, whose boolq, piqa, winogrande, hellaswag and arc_challenge have the same versions, and

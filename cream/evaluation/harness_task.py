@@ -1,7 +1,7 @@
 """A small multiple-choice task in lm-evaluation-harness's own YAML form, made of any texts.
 
 What belongs here: making it. It stands in for the paper's benchmarks where there is no hub or the
-model is small; `benchmarks` asks it by its file's path as it asks theirs by name.
+model is small; `harness` asks it by its file's path as it asks theirs by name.
 """
 
 import json

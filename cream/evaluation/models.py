@@ -4,7 +4,7 @@
     scaled                the base with its RoPE scaled as the preset trains it, not tuned
     scaled:yarn:8         the same with a scaling and a scale of your own
     runs/x                what a run trained; or any folder with a checkpoint
-    http://host/v1#NAME   what an OpenAI-compatible server calls NAME (see `servers`)
+    http://host/v1#NAME   what an OpenAI-compatible server calls NAME (see `inference.server`)
 
 What belongs here: from such a name to a loaded model, to the columns its rows have in common, and
 the loop that asks several models the same examples.

@@ -1,7 +1,7 @@
 """Engines: does another inference engine give our logits on an export, beyond its window too?
 
 What belongs here: the questions (prompts, and our own greedy answers to them), the comparison, and
-the conversion for llama.cpp. The engine itself runs in `engine_child`, in a process of its own and
+the conversion for llama.cpp. The engine itself runs in `engine_worker`, in a process of its own and
 by any Python that has it; ours is the model that `models.load` has checked against the formulas.
 """
 

@@ -1,6 +1,6 @@
 """JSON over HTTP to an OpenAI-compatible endpoint: an answer, or why there is none.
 
-What belongs here: time limits, tries, and the names of failures. What is asked is for `servers`.
+What belongs here: time limits, tries, and the names of failures. What is asked is for `server`.
 """
 
 import contextlib

@@ -11,7 +11,7 @@ its reason and nothing is made up in its place. A key that the server wants is r
 environment, CREAM_API_KEY.
 
 Servers leave the stop string out of an answer and do not say that it was there. So none is sent:
-the answer runs to max_tokens, and is cut here as `inference.greedy` cuts its own.
+the answer runs to max_tokens, and is cut here as `generation.greedy` cuts its own.
 """
 
 import json

@@ -16,7 +16,7 @@ it appends rows of the tasks speed_generation and speed_training. There `score` 
 or trained ones, `num_tokens` those of a mean prompt or of a step, and `contained` is the share of
 samples with the tokens of the loop.
 
-What belongs here: the command line, the tables and the rows. What is measured is in `timing`.
+What belongs here: the command line, the tables and the rows. What is measured is in `generation`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A comparison of one process with several: a folder, processes of their own, a row.
 
-What belongs here: what every part of `several` needs.
+What belongs here: what every part of `multi_gpu` needs.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def place(given: argparse.Namespace) -> Iterator[Path]:
 
 
 def child(given: argparse.Namespace, what: str, count: int, **job: object) -> dict:
-    """Do `what` of `several` with `job` in `count` processes of its own; what the first found."""
+    """Do `what` of `multi_gpu` with `job` in `count` processes of its own; what the first found."""
     job = {"what": what, **job}
     fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if what == "train" else {}
     return random_models.in_child("cream.performance.multi_gpu", job, given.limit, count, **fixed)

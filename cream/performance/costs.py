@@ -3,7 +3,7 @@
 What belongs here: arithmetic on rows of the tasks speed_training, speed_efficiency and
 speed_optimizer, and what is said of a run before it starts (`plan`). Nothing is measured here, and
 what was not measured is not guessed: what is extrapolated is marked so. Measuring is done by
-`throughput`, `efficiency` and `speed`; figures of it are in `cost_figures`.
+`training`, `step_cost` and `speed`; figures of it are in `figures`.
 """
 
 from __future__ import annotations
@@ -326,7 +326,7 @@ def _disk(config: TrainConfig, count: int, run_dir: Path, trained: int) -> str:
 
 
 def by_target(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return what a step costs at each target, by card and method, from `efficiency`'s rows.
+    """Return what a step costs at each target, by card and method, from `step_cost`'s rows.
 
     `step` is seconds of an optimizer step of 32 examples (CREAM's are N tokens, full-length ones
     the target), `tokens` seconds for as many tokens as CREAM's step has, `gib` the peak and `held`

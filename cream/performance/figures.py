@@ -191,7 +191,7 @@ def resumed(rows: pd.DataFrame) -> pd.DataFrame:
     found = []
     for one in _task(rows, "speed_resume"):
         times = one["full_parameters"] / one["parameters"]
-        equal = one.get("equal", {})  # as `several` says it
+        equal = one.get("equal", {})  # as `multi_gpu` says it
         cards, kernels = one.get("processes", 1), f"{one.get('kernels', 'usual')} kernels"
         found.append({
             "GPUs": f"{cards} x {one['card'].removeprefix('NVIDIA ')}",

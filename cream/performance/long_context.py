@@ -168,8 +168,8 @@ def forwards(
     """Time the loss of random documents, a line a length, after a first pass through one layer.
 
     A line has seconds (the median of `repeats` passes; None: 3, and 1 from 256K tokens on), tflops
-    by `flops.forward_flops`, mfu, and memory. At the shortest length, if it is no longer than 32K
-    tokens, the losses are compared with those of the whole forward.
+    by `models.hardware.forward_flops`, mfu, and memory. At the shortest length, if it is no longer
+    than 32K tokens, the losses are compared with those of the whole forward.
     """
     config = random_models.shape(shape, layers)
     how = None if tiling is None else Tiling(**tiling)

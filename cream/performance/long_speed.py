@@ -4,7 +4,7 @@
 tasks speed_long (`score`: seconds of a document's loss) and speed_generation (`score`: samples a
 second), appended as they come.
 
-What belongs here: what is run and what is said of it. What is measured is in `long_timing`.
+What belongs here: what is run and what is said of it. What is measured is in `long_context`.
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
     python -m cream.performance loss --shape llama2-7b --windows 2
 
-times the head and the cross-entropy of a micro-batch, forward and backward, as `losses` does it, as
-Liger-Kernel's fused kernel does it (where `liger-kernel` is installed) and as transformers does it
-with all logits in float32; and says how far each gradient is from that of float32. With
-`--rows FILE`, rows of the task speed_loss are appended.
+times the head and the cross-entropy of a micro-batch, forward and backward, as `training.loss`
+does it, as Liger-Kernel's fused kernel does it (where `liger-kernel` is installed) and as
+transformers does it with all logits in float32; and says how far each gradient is from that of
+float32. With `--rows FILE`, rows of the task speed_loss are appended.
 
 What belongs here: this one comparison. Which loss a run takes is decided in `trainer`.
 """

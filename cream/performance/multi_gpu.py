@@ -15,7 +15,7 @@ Every setting runs in processes of its own with a limit of `--limit` seconds, an
 leaves the others alone. Weights are random, made in bfloat16 on the GPU where DeepSpeed trains.
 
 What belongs here: the parts and the comparison of speeds. One GPU's own measurements are in
-`throughput` and `endurance`.
+`training` and `resume`.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _tell(found: dict) -> None:
 
 
 def _speed(given: argparse.Namespace) -> bool:
-    """Train by one GPU and by all, through `throughput`, and compare their rows."""
+    """Train by one GPU and by all, through `training`, and compare their rows."""
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(given.rows) if given.rows else Path(folder) / "rows.jsonl"
         before = set(results.read(rows)["key"]) if rows.exists() else set()

@@ -2,7 +2,7 @@
 
 What belongs here: the shapes, a base and a corpus laid on disk without weights or text, and a
 measurement in a process of its own, which one that does not fit ends alone. What is measured lies
-in `throughput`, `efficiency` and `endurance`.
+in `training`, `step_cost` and `resume`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Evaluations whose rows must be the same by one process and by several.
 
-What belongs here: the part evaluate of `several`, and what its processes do.
+What belongs here: the part evaluate of `multi_gpu`, and what its processes do.
 """
 
 from __future__ import annotations

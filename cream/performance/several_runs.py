@@ -1,6 +1,6 @@
 """Trainings that must be the same by one process and by several, sharded, stopped or in RAM.
 
-What belongs here: the parts resume, small, offload and miniature of `several`, and what their
+What belongs here: the parts resume, small, offload and miniature of `multi_gpu`, and what their
 processes do.
 """
 

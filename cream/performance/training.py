@@ -9,8 +9,8 @@ gradient checkpointing) on the same examples. Each setting runs in a process of 
 that does not fit ends alone. `--card-check` first prints what each needs of the card's memory.
 With `--rows FILE`, rows of the task speed_training are appended.
 
-What belongs here: the settings and what is said of them. The shapes are in `shapes`, the arithmetic
-in `training_memory`; the small models' steps are timed by `speed`.
+What belongs here: the settings and what is said of them. The shapes are in `random_models`, the
+arithmetic in `training.memory`; the small models' steps are timed by `speed`.
 """
 
 from __future__ import annotations

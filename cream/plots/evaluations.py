@@ -1,7 +1,7 @@
 """One function a figure: rows in, a matplotlib Figure out.
 
 Measured values are drawn thick, with marker and 95 % interval; published ones, where given, thin
-and dashed beside them. Figures of the method itself (what the samplers do) lie in `pictures` and
+and dashed beside them. Figures of the method itself (what the samplers do) lie in `positions` and
 figures' looks in `style`; both are reached from here.
 """
 

@@ -1,6 +1,6 @@
 """Figures of what is hidden in text: the needle's grid of length and depth, the pass key's curve.
 
-Rows in, a matplotlib Figure out, as in `plots`; looks are those of `style`.
+Rows in, a matplotlib Figure out, as in `evaluations`; looks are those of `style`.
 """
 
 from __future__ import annotations

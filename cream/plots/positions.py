@@ -120,7 +120,7 @@ def distance_coverage(
 def _seen_and_told(
     draw: Sampler, num_tokens: int, examples: int, bins: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`coverage.cumulative_coverage` and `coverage.pair_mass` of the same draws, made once."""
+    """`cumulative_coverage` and `pair_mass` of the same draws, made once."""
     total, shares = np.zeros(draw.target_length, dtype=np.int64), []
     last, counts = None, total
     for index in range(examples):

@@ -1,6 +1,6 @@
 """RULER's heat map: which task a model still does at which length.
 
-Rows in, a matplotlib Figure out, as in `plots` and `heatmaps`; looks are those of `style`.
+Rows in, a matplotlib Figure out, as in `evaluations` and `needle`; looks are those of `style`.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A method has the same colour, marker and line in every figure. The four that `make reproduce`
 compares also differ in lightness, so that a grey print can be read. Which figures there are
-belongs in `plots` and `pictures`.
+belongs in `evaluations` and `positions`.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ def curve(axes: Axes, method: str, x: pd.Series, table: pd.DataFrame, factor: fl
 def level_curve(
     axes: Axes, method: str, x: Iterable[float], table: pd.DataFrame, ends: tuple = (0.0, 100.0)
 ) -> None:
-    """Draw `table` of `levels.level_table` over `x`: its two intervals as bars, cut at `ends`.
+    """Draw `table` of `level_table` over `x`: its two intervals as bars, cut at `ends`.
 
     Thin: over bases (low, high). Thick: over seeds with these bases given (seeds_low, seeds_high).
     """

@@ -88,9 +88,10 @@ def answerable(
 ) -> np.ndarray:
     """Return the told distance of every query that a window can answer, int64 (answerable,).
 
-    `questions` are token spans (queries, 3): start, first token of the answer, end; `records` those
-    of what each asks for, (queries, 2). A window can answer a query if it holds all tokens of both;
-    the distance is from the record's last token to the answer's first.
+    `study.scoring` are token spans (queries, 3): start, first token of the answer, end;
+    `data.retrieval.records` those of what each asks for, (queries, 2). A window can answer a query
+    if it holds all tokens of both; the distance is from the record's last token to the answer's
+    first.
     """
     place = np.full(num_tokens + 1, -1)
     place[indices.tokens] = np.arange(len(indices.tokens))

@@ -1,8 +1,9 @@
 """Every figure that rows can give, and what is missing for the others.
 
 `notebooks/09_figures.ipynb` and `10_ablations.ipynb` draw and write what this finds; a figure
-itself belongs in `plots`, `heatmaps`, `published`, `ablations` or `pictures`. Each figure carries
-the hash of what it was drawn from, and the commit that made it, into its files.
+itself belongs in `plots.evaluations`, `plots.needle`, `plots.published`, `study.analysis.tables`
+or `plots.positions`. Each figure carries the hash of what it was drawn from, and the commit that
+made it, into its files.
 """
 
 from __future__ import annotations
@@ -148,8 +149,9 @@ def from_paper(
 ) -> dict[str, Figure]:
     """Return the paper's own figures and tables, drawn again, with what we have beside them.
 
-    Beside its lines and pairs stand those of a `grid` (of `ablations.load`; the primary plan, text
-    alone as the paper's), `drawn` going into their files, or without one those of `rows`.
+    Beside its lines and pairs stand those of a `grid` (of `study.analysis.tables.load`; the
+    primary plan, text alone as the paper's), `drawn` going into their files, or without one those
+    of `rows`.
     """
     paper, of_grid = Path(paper), {}
     ours = rows
@@ -238,9 +240,9 @@ def from_grid(
 ) -> dict[str, Figure]:
     """Return the figures that a grid's rows give, by name; those of plans that were not run lack.
 
-    `frame` and `runs` are of `ablations.load`, `shown` is what `layout.read` gives. `drawn` (rows,
-    commit) goes into their files: see `grid_source`. `names` draws these alone (`GRID` has all);
-    ValueError for one that there is not.
+    `frame` and `runs` are of `study.analysis.tables.load`, `shown` is what
+    `study.training_data.read` gives. `drawn` (rows, commit) goes into their files: see
+    `grid_source`. `names` draws these alone (`GRID` has all); ValueError for one that there is not.
     """
     if unknown := set(names or ()) - set(GRID):
         raise ValueError(f"there is no figure {', '.join(sorted(unknown))}; there are {GRID}")

@@ -1,8 +1,8 @@
 """The paper's claims as its text and tables state them, and what this package measures for each.
 
 What belongs here: the list of claims of REPRODUCTION.md, the paper's number of each (computed from
-data/paper), which contrasts of `claims` test it, and measurements that no contrast holds. How they
-become tables is `reproduction`'s.
+data/paper), which contrasts of `study.analysis.contrasts` test it, and measurements that no
+contrast holds. How they become tables is `document`'s.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ SCALING = {"linear": "linear", "ntk": "NTK", "yarn": "YaRN", "none": ""}
 class Evidence(NamedTuple):
     """What there is to measure from: the grid's runs and contrasts, rows of answers and speed.
 
-    `layout` is what training showed each variant (`layout.read`), `first` the runs of a first look,
-    where some were added after it.
+    `layout` is what training showed each variant (`study.training_data.read`), `first` the runs of
+    a first look, where some were added after it.
     """
 
     runs: pd.DataFrame
@@ -59,9 +59,9 @@ class Line(NamedTuple):
 class Entry:
     """A claim of the paper, its number there, and how ours is found.
 
-    `claims` are names of `claims.CLAIMS`, which must all hold in a setting for it to hold there;
-    `beside` are shown with them and not counted. `scaling` takes the settings of one. `measure`
-    instead reads what no contrast holds.
+    `study.analysis.contrasts` are names of `claims.CLAIMS`, which must all hold in a setting for
+    it to hold there; `beside` are shown with them and not counted. `scaling` takes the settings of
+    one. `measure` instead reads what no contrast holds.
     """
 
     title: str

@@ -1,7 +1,8 @@
 """The parts of REPRODUCTION.md that are made from rows, as tables of texts and as sentences.
 
 A table takes evidence (`paper_claims.Evidence`) and returns texts. What is read, and how the parts
-come into the file, belongs in `reproduction`; claims and their verdicts belong in `claims`.
+come into the file, belongs in `document`; claims and their verdicts belong in
+`study.analysis.contrasts`.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ GROUPS = (
 def details(evidence: Evidence, paper: Path) -> dict[str, pd.DataFrame]:
     """Return every contrast that was run, a table a group of claims, as texts.
 
-    The paper's number is on the same endpoint, and of text alone (`published.endpoints`). A
+    The paper's number is on the same endpoint, and of text alone (`plots.published.endpoints`). A
     comparison of variants of which one saw much more of what is asked is no result.
     """
     numbers, families = published.endpoints(paper), {c.name: c.family for c in contrasts.CLAIMS}

@@ -4,7 +4,7 @@
     told(evidence)                          # the sentences at the head of REPRODUCTION.md
 
 A setting is a kind of training data and a scaling. What belongs here: how contrasts of one claim
-make one verdict, and how verdicts are said; tables belong in `reproduction_tables`.
+make one verdict, and how verdicts are said; tables belong in `tables`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ computed; a killed evaluation, started again, asks `missing` and computes only w
 Several processes each write a part (`rows.part1.jsonl`) beside the file; whoever opens the file
 next takes in what they left. Finished rows are published as Parquet (`to_parquet`); `read` takes
 either, and folders of them.
-What the rows mean together (means, intervals) belongs in `statistics` and `report`.
+What the rows mean together (means, intervals) belongs in `statistics` and `reproduction.report`.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ __all__ = [
     "variant",
 ]
 
+_FORMS = ("style", "mode", "corpus", "haystack")
 _SAMPLE = ["run", "task", "token_length", "gold_index", "depth_percent", "num_keys", "document",
            "sample"]  # fmt: skip
 
@@ -289,13 +290,14 @@ def current(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def variant(frame: pd.DataFrame) -> pd.Series:
-    """Return which form of its task each row answers: `style`, `mode`, `corpus` of its settings.
+    """Return which form of its task each row answers, by its settings.
 
+    That is `style`, `mode`, `corpus` and `haystack`, the kind of text that a sentence is hidden in.
     Rows of two variants are never averaged: they are two evaluations.
     """
     texts = {text: json.loads(text) for text in frame["settings"].dropna().unique()}
     names = {
-        text: " ".join(str(how[name]) for name in ("style", "mode", "corpus") if name in how)
+        text: " ".join(str(how[name]) for name in _FORMS if name in how)
         for text, how in texts.items()
     }
     return frame["settings"].map(names).fillna("").astype("string")

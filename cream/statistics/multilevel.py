@@ -1,7 +1,7 @@
 """Means over a grid's runs with both of their intervals, for figures and tables.
 
 What belongs here: levels and differences by base and seed, as tables whose columns `style` draws.
-Verdicts on claims are in `claims`.
+Verdicts on claims are in `study.analysis.contrasts`.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Many short fine-tunings in one process: the loop of `training`, without a Trainer for each.
 
-What a run learns is decided by the same rooms (`examples`, `losses`, `trainer`'s schedule) and the
-same AdamW and clipping; only starting up is left out. A test trains both ways and compares. On CUDA
-the layers and the loss are compiled and the step is captured once as a graph, for each shape, and
-replayed: a model of 6 M parameters otherwise waits for Python. Weights and rotation are read where
-they lie, so that one graph serves every run: overwrite them in place. What belongs here: the step,
-and the material of a run.
+What a run learns is decided by the same rooms (`data.dataset`, `training.loss`, `trainer`'s
+schedule) and the same AdamW and clipping; only starting up is left out. A test trains both ways
+and compares. On CUDA the layers and the loss are compiled and the step is captured once as a
+graph, for each shape, and replayed: a model of 6 M parameters otherwise waits for Python. Weights
+and rotation are read where they lie, so that one graph serves every run: overwrite them in place.
+What belongs here: the step, and the material of a run.
 """
 
 from __future__ import annotations

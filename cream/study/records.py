@@ -2,7 +2,7 @@
 
 A line is written when its run is done, at once and flushed; a torn last line, of a process that
 was killed, is cut off. What belongs here: writing, reading and unfolding; what a run is is
-`design`'s, what it means is `claims`'.
+`design`'s, what it means is `analysis.contrasts`'.
 """
 
 from __future__ import annotations

@@ -24,5 +24,5 @@ def read(grid: str | Path) -> dict:
 
 
 def flagged(layout: Mapping) -> dict[str, list[str]]:
-    """Return the flagged variants of each condition, as `claims.contrasts` takes them."""
+    """Return the flagged variants of each condition, as `contrasts` takes them."""
     return {name: layout[name]["flagged"] for name in (*CONDITIONS, *DENSE) if name in layout}

@@ -3,8 +3,8 @@
 "official" is the benchmark's sentence, description and question in the wrapper that CREAM puts
 around them; "chat" the same in the user's turn of the tokenizer's own chat template; "miniature"
 hides sentences about made-up places and asks in the form that the miniature learnt; "sentences"
-hides those and asks in the chat template, the model's turn begun up to the answer. `grid` asks at
-every length and depth, `examples` over all depths alike.
+hides those and asks in the chat template, the model's turn begun up to the answer. `study.runner`
+asks at every length and depth, `examples` over all depths alike.
 """
 
 import itertools
@@ -82,9 +82,9 @@ def grid(
     """Build `samples` examples for every one of `lengths` (tokens) and `depths` (per cent).
 
     A depth is exact in the haystack's tokens: 0 before the first, 100 after the last (see
-    `hiding.place`). Each example has a stretch of its own, from anywhere; with placement "release"
-    all begin where the haystack does. Prompt, wrapper, BOS and answer together have at most
-    `length` tokens. Up to `hidden` sentences, each at another depth, share one stretch and are
+    `needle_insertion.place`). Each example has a stretch of its own, from anywhere; with placement
+    "release" all begin where the haystack does. Prompt, wrapper, BOS and answer together have at
+    most `length` tokens. Up to `hidden` sentences, each at another depth, share one stretch and are
     asked for one by one, which is cheaper and harder; 1 is the benchmark's way, and the only one
     outside style "miniature", since its sentence never changes. `document` names the stretch;
     `kind` says what the haystack is, such as "code", and goes into the settings of the rows.
@@ -260,7 +260,7 @@ def _spread(
 
 
 def questions(examples: Sequence[Example]) -> dict[str, str]:
-    """Return what each prompt asks, by the prompt's hash: what a judge is told (`judging`)."""
+    """Return what each prompt asks, by the prompt's hash, for `evaluation.judge`."""
     return {
         each.prompt_hash: QUESTION if each.target == NEEDLE else each.prompt.rpartition("\n")[2]
         for each in examples

@@ -1,6 +1,6 @@
 """Whether a disk holds a run's checkpoints and its model, by arithmetic, before training starts.
 
-What belongs here: bytes on disk. Bytes on a card are in `training_memory`.
+What belongs here: bytes on disk. Bytes on a card are in `memory`.
 """
 
 from __future__ import annotations

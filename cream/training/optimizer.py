@@ -8,7 +8,7 @@ in a forward pass. Gradients of micro-batches are added in float32, AdamW runs i
     gradient, summed over the micro-batches        4
     AdamW's two moments, on the card or in RAM     8
 
-What belongs here: the optimizer and the two halves of a weight. What fits is in `training_memory`.
+What belongs here: the optimizer and the two halves of a weight. What fits is in `memory`.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ here (`deepspeed_config`); there is none to write. Precision "master" computes o
 float32 masters, AdamW's states and the sums of gradients over micro-batches are float32 at every
 stage. The masters begin as the bfloat16 weights, as DeepSpeed makes them.
 
-What belongs here: the choice, the settings. What is done to a model is in `sharding`, the
-arithmetic of memory in `training_memory`, of the disk in `checkpoint_room`.
+What belongs here: the choice, the settings. What is done to a model is in `zero`, the
+arithmetic of memory in `memory`, of the disk in `checkpoint_room`.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ A run is started, resumed after any interruption and skipped when done by the sa
     train(config, run_dir)                         # from a notebook
     python -m cream.training RUN_DIR               # from any launcher; reads RUN_DIR/config.json
 
-What the fields mean is in `training_config`, what an example is in `examples`, the optimizer loop
-in `trainer`, what is written while it goes in `training_log`.
+What the fields mean is in `config`, what an example is in `data.dataset`, the optimizer loop
+in `trainer`, what is written while it goes in `callbacks`.
 """
 
 from __future__ import annotations

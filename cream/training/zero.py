@@ -70,7 +70,7 @@ def alone() -> Iterator[None]:
 def lose_in_forward(model: PreTrainedModel, compiled: bool = False) -> None:
     """Let the model's own forward, where it is given labels, return the chunked loss alone.
 
-    Equal to `losses.chunked_loss`. The head is called, as DeepSpeed expects of a module, but makes
+    Equal to `loss.chunked_loss`. The head is called, as DeepSpeed expects of a module, but makes
     the summed loss instead of logits.
     """
     own, head = model.forward, model.get_output_embeddings()

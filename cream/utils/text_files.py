@@ -1,7 +1,7 @@
 """Text files of others: their encodings, byte order marks and line numbers, and folders of them.
 
 What belongs here: from a file or folder to lines of text, refused by place where it is no text.
-JSON in them is `json_lines`'; what they mean is the reader's.
+JSON in them is `jsonl`'; what they mean is the reader's.
 """
 
 import codecs

@@ -4,8 +4,8 @@
     python -m cream.verify --seed 7 --rows 200  # another sample, and more of it
     python -m cream.verify --train 1            # one of the grid's runs, trained again
 
-Rows of evaluations are compared whole (`verify_rows`), a grid's answers by target, score and text,
-of untuned models alone (`verify_grid`). Its tuned models, nearly all of its rows, are not kept: a
+Rows of evaluations are compared whole (`rows`), a grid's answers by target, score and text,
+of untuned models alone (`study`). Its tuned models, nearly all of its rows, are not kept: a
 run that --train draws is trained again from its row and compared within limits; --plan says of
 which plan (the runs of `tenth` are the shortest). Exit code 1, with a table of what differs, when a
 row differs or none could be checked.

@@ -1,10 +1,10 @@
 """Are a grid's rows what this code computes? Untuned models asked again, tuned ones trained again.
 
-A grid reads answers off one forward (`questions`); here the same questions are answered by greedy
-decoding, as every notebook does, so that what is checked is also that the two say the same. A grid
-keeps no tuned model: one is checked by training it again from its row alone, and as another card
-adds in another order, losses, perplexities and LongChat-Lines are compared then, within `LIMITS`.
-What belongs here: choosing and comparing a grid's answers; evaluations' rows are `verify_rows`'.
+A grid reads answers off one forward (`study.scoring`); here the same questions are answered by
+greedy decoding, as every notebook does, so that what is checked is also that the two say the same.
+A grid keeps no tuned model: one is checked by training it again from its row alone, and as another
+card adds in another order, losses, perplexities and LongChat-Lines are compared then, within
+`LIMITS`. What belongs here: choosing and comparing a grid's answers; evaluations' rows are `rows`'.
 """
 
 from __future__ import annotations

@@ -288,6 +288,17 @@ def test_variants_of_a_task_are_kept_apart(tmp_path):
     assert results.variant(frame.assign(settings='{"mode": "truncate"}')).unique() == ["truncate"]
 
 
+def test_sentences_in_code_and_in_manuals_are_two_evaluations(tmp_path):
+    """They share sample, depth and length; none may stand in for the other."""
+    path = tmp_path / "rows.jsonl"
+    with Rows(path, HEADER) as rows:
+        for kind in ("code", "manual"):
+            how = {"style": "chat", "haystack": kind}
+            rows.append({**row(0), "prompt_hash": kind, "settings": how})
+    frame = results.current(results.read(path))
+    assert sorted(results.variant(frame)) == ["chat code", "chat manual"]
+
+
 def test_what_a_figure_is_drawn_from_has_a_name(tmp_path):
     """The hash follows the scores, not the order; the commit is that of the rows."""
     with Rows(tmp_path / "rows.jsonl", {**HEADER, "commit": "abc"}) as rows:

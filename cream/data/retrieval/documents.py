@@ -1,8 +1,9 @@
 """Seeded retrieval documents and questions: numbered lines, key-value pairs, hidden sentences.
 
 What belongs here: dense training documents with the character spans of their records and queries;
-the families' text and the evaluation prompts come from `records`, their words from `vocabulary`.
-Nothing here knows a tokenizer or a model; a length in tokens is asked of a `count` passed in.
+the families' text and the evaluation prompts come from `records`, their words from
+`retrieval.vocabulary`. Nothing here knows a tokenizer or a model; a length in tokens is asked of a
+`count` passed in.
 """
 
 import math

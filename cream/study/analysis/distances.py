@@ -77,7 +77,7 @@ def told(
 
 
 def told_queries(counts: Mapping, condition: str, bins: int = 16) -> pd.DataFrame:
-    """Return the same of the queries that windows can answer, from what `layout.read` gives.
+    """Return the same of the queries that windows can answer, from what `training_data.read` gives.
 
     `told` is queries a window in each of the `bins` parts. Empty where the condition has none.
     """

@@ -106,7 +106,7 @@ def cells(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def reach(counts: Mapping, scale: int = 64) -> pd.DataFrame:
-    """Return what each variant of the scale reaches, from what `layout.read` gives.
+    """Return what each variant of the scale reaches, from what `training_data.read` gives.
 
     Columns: condition, variant, told (share of 64 equal ranges of distance in which any pair of
     tokens is told), read (share of the corpus's tokens that a run reads). Empty without counts.

@@ -1,7 +1,7 @@
 """What a grid's runs show, as tables: differences, verdicts, levels, and what was not run.
 
-What belongs here: `claims` and `levels` in the form that a reader wants them. Figures of them are
-in `forests`, `grid_plots` and `summary`.
+What belongs here: `analysis.contrasts` and `statistics.multilevel` in the form that a reader wants
+them. Figures of them are in `figures.forest`, `figures.curves` and `figures.overview`.
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ def counts(runs: pd.DataFrame) -> pd.DataFrame:
 def table(
     runs: pd.DataFrame, plans: Sequence[str], flagged: Mapping[str, Sequence[str]] | None = None
 ) -> pd.DataFrame:
-    """Return `claims.contrasts` of some plans as a reader wants them: what was run, rounded.
+    """Return `contrasts` of some plans as a reader wants them: what was run, rounded.
 
-    With `flagged` (see `layout.flagged`) comparisons of unlike data have no verdict; one of models
-    that are both at an end of the scale says so.
+    With `flagged` (see `training_data.flagged`) comparisons of unlike data have no verdict; one of
+    models that are both at an end of the scale says so.
     """
     if not _any(runs, plans):
         return pd.DataFrame({"claim": []})
@@ -89,7 +89,7 @@ def table(
 def levels(runs: pd.DataFrame, endpoint: str, plan: str = "primary") -> pd.DataFrame:
     """Return an endpoint's mean and 95 % interval over bases: a row a variant, a column a setting.
 
-    In the endpoint's unit (points; see `claims.units`), untuned models as data "none".
+    In the endpoint's unit (points; see `analysis.endpoints.units`), untuned models as data "none".
     """
     of_plan = runs[runs["plan"] == plan] if len(runs) else runs
     if of_plan.empty:

@@ -42,7 +42,7 @@ class NotRun(ValueError):
 def forest(
     found: pd.DataFrame, title: str = "", published: Mapping[tuple[str, str], float] | None = None
 ) -> Figure:
-    """Draw contrasts (of `claims.contrasts`) as a forest, a line a claim and a panel a condition.
+    """Draw contrasts (of `contrasts`) as a forest, a line a claim and a panel a condition.
 
     `published` maps (claim, scaling) to the paper's own number, drawn as a diamond. The band is
     the equivalence margin. Rows of the family "sensitivity" compare variants that were shown unlike

@@ -44,8 +44,8 @@ def summary(
     """Draw the primary plan at a glance, a column a condition.
 
     Above: LongChat-Lines by length with bands, by one scaling. Below: CREAM less PoSE and less
-    plain tuning on two endpoints, by every scaling that leaves 0. `flagged` (`layout.flagged`)
-    draws comparisons of unlike data hollow. NotRun without such rows.
+    plain tuning on two endpoints, by every scaling that leaves 0. `flagged`
+    (`training_data.flagged`) draws comparisons of unlike data hollow. NotRun without such rows.
     """
     rows = frame[(frame["plan"] == "primary") & (frame["task"] == "longchat_lines")]
     rows = rows[rows["variant"].isin(SHOWN) & rows["scaling"].isin([scaling, "none"])]

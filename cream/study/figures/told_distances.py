@@ -2,7 +2,7 @@
 
 For each condition and variant: queries that a window can answer, their told distances, and which
 variants differ by so much that their comparison is a sensitivity row and not a result. What belongs
-here: reading and drawing it; it is counted in `dossier`.
+here: reading and drawing it; it is counted in `data_report`.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ metrics are read from the installed lm_eval; here stands only where it deviates 
 - trec, triviaqa, samsum: it stops at the first newline, also where that opens the answer; LongBench
   drops newlines in front, then takes the first line;
 - samsum: it has no least length. The release forbids ends and newlines for 40 tokens;
-- its data are a reformatted copy, see `longbench_data`; its ROUGE and code scores, see
-  `longbench_metrics`; it truncates on the left, LongBench in the middle, see `tasks.longbench`.
+- its data are a reformatted copy, see `longbench.data`; its ROUGE and code scores, see
+  `longbench.metrics`; it truncates on the left, LongBench in the middle, see `tasks.longbench`.
 
 Every prompt and limit is compared with LongBench's by its hash before anything is asked, so that
 another release of lm_eval cannot change a number unseen.

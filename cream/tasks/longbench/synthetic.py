@@ -1,6 +1,6 @@
 """Made-up samples in LongBench's format: for tests, and for a first run without the hub.
 
-What belongs here: rows of all 16 tasks over pseudo-words, written where `longbench_data` reads
+What belongs here: rows of all 16 tasks over pseudo-words, written where `longbench.data` reads
 them. They show that the path works. What a model scores on them says nothing about LongBench.
 """
 

@@ -85,7 +85,7 @@ def examples(
     `samples` takes the first so many of each task. `chat` says what stands around the prompts of
     the 11 tasks that LongBench asks chat models in their template: "llama2" the release's
     [INST]...[/INST], "tokenizer" the tokenizer's own template, "none" nothing. Everything is read
-    and checked before the first is returned; see `longbench_data` and `definition` for the errors.
+    and checked before the first is returned; see `longbench.data` and `definition` for the errors.
     """
     if samples is not None and samples < 1:
         raise ValueError(f"samples {samples} must be at least 1 a task, or None for all")

@@ -1,0 +1,419 @@
+"""Train and evaluate a list of models on the GPUs of one machine; resumable.
+
+    python -m cream.study.campaign runs/smollm2 --models original,scaled:yarn:8,cream:yarn:8:0 \\
+        --needle 5 --passkeys 20 --documents 16
+
+A model is `original`, `scaled:SCALING:SCALE`, or a run METHOD:SCALING:SCALE:SEED, which is trained
+by the preset first. One process a GPU takes the next model that no other has, trains it, and asks
+it the same questions as every other: the hidden sentence in code and in manuals, the pass key, the
+perplexity of long documents. Answers are rows in OUT/rows/NAME.jsonl as they come, runs lie in
+OUT/NAME; the same command again computes what is missing. `--publish FILE` writes the rows of OUT
+as Parquet, and their training metrics beside it.
+
+What belongs here: which models, in which order, on which card. What is asked, is the tasks'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import torch
+from filelock import FileLock, Timeout
+
+from cream import presets, results, statistics
+from cream.data.corpus import open_corpus
+from cream.data.tokenization import adds_bos
+from cream.evaluation import models as evaluation_models
+from cream.evaluation.runner import evaluate
+from cream.presets import Preset
+from cream.results import Rows
+from cream.tasks import haystack, needle, passkey, perplexity, perplexity_texts
+from cream.tasks.base import Example
+from cream.training.run import train
+from cream.utils.provenance import commit, hash_of
+
+__all__ = ["KINDS", "TASKS", "Job", "Questions", "claimed", "jobs", "main", "per_length"]
+
+TASKS: dict[str, ModuleType] = {"needle": needle, "passkey": passkey, "perplexity": perplexity}
+KINDS = ("code", "manual")  # of the text that sentences are hidden in
+
+
+# --------------------------------------------------------------------- which models
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model of a campaign: the base as it is or scaled, or a run that is trained."""
+
+    method: str
+    scaling: str | None = None
+    scale: int | None = None
+    seed: int | None = None
+
+    @property
+    def trained(self) -> bool:
+        """Whether the model is a run of ours."""
+        return self.seed is not None
+
+    @property
+    def name(self) -> str:
+        """A file name that no other job of a campaign has."""
+        parts = [self.method, self.scaling, self.scale and str(self.scale)]
+        seed = [f"seed{self.seed}"] if self.trained else []
+        return "-".join([part for part in parts if part] + seed)
+
+    def subject(self, out: str) -> str:
+        """Name the model as evaluations name it."""
+        if self.trained:
+            return f"{out}/{self.name}"
+        return ":".join(str(x) for x in (self.method, self.scaling, self.scale) if x is not None)
+
+
+def jobs(models: str) -> list[Job]:
+    """Read a list of models; ValueError says which is no model, or is there twice."""
+    found = [_job(each.strip()) for each in models.split(",") if each.strip()]
+    if not found:
+        raise ValueError("models names no model: use for example original,cream:yarn:8:0")
+    if twice := [each.name for each in found if found.count(each) > 1]:
+        raise ValueError(f"models names {twice[0]} twice")
+    return found
+
+
+def _job(name: str) -> Job:
+    parts = name.split(":")
+    if name == "original":
+        return Job(name)
+    numbers = all(part.isdecimal() for part in parts[2:])
+    if parts[0] == "scaled" and len(parts) == 3 and numbers:
+        return Job("scaled", parts[1], int(parts[2]))
+    if parts[0] not in ("original", "scaled") and len(parts) == 4 and numbers:
+        return Job(parts[0], parts[1], int(parts[2]), int(parts[3]))
+    raise ValueError(
+        f"{name!r} is no model: write original, scaled:SCALING:SCALE or METHOD:SCALING:SCALE:SEED, "
+        "for example cream:yarn:8:0"
+    )
+
+
+def claimed(wanted: Sequence[Job], locks: Path) -> Iterator[Job]:
+    """Yield the jobs that no other process has or has finished, in their order, each held."""
+    locks.mkdir(parents=True, exist_ok=True)
+    for job in wanted:
+        done = locks / f"{job.name}.done"
+        with contextlib.suppress(Timeout), FileLock(locks / f"{job.name}.lock", timeout=0):
+            if not done.exists():
+                yield job
+
+
+# --------------------------------------------------------------------- what is asked
+
+
+@dataclass(frozen=True)
+class Questions:
+    """How many questions of each task, from which split and by which seed."""
+
+    preset: str
+    needle: tuple[int, ...] | None = None  # of a length, depth and kind of text; a length each
+    style: str | None = None
+    passkeys: int | None = None  # a length
+    documents: int | None = None
+    split: str = "test"
+    seed: int = 0
+
+    def build(self, task: str, root: Path) -> list[Example]:
+        """Build the examples of one task; the same on every machine."""
+        preset = presets.get(self.preset)
+        return {"needle": self._needles, "passkey": self._passkeys, "perplexity": self._texts}[
+            task
+        ](preset, root)
+
+    def _needles(self, preset: Preset, root: Path) -> list[Example]:
+        base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
+        lengths = _lengths(preset, base.window)
+        counts = per_length(self.needle or (asked.needle_samples,), lengths)
+        corpus = open_corpus(root / preset.train.corpus, base.tokenizer)
+        style = self.style or asked.needle_style
+        with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
+            parts = []
+            for kind in KINDS:
+                text = haystack.from_corpus(corpus, base.tokenizer, self.split, kind)
+                parts += [
+                    pool.submit(needle.grid, base.tokenizer, text, [length], asked.needle_depths,
+                                count, self.seed, style, asked.needle_hidden, "exact", kind)
+                    for length, count in zip(lengths, counts, strict=True)
+                ]  # fmt: skip
+            return [example for part in parts for example in part.result()]
+
+    def _passkeys(self, preset: Preset, root: Path) -> list[Example]:
+        base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
+        count, lengths = self.passkeys or asked.passkeys, _lengths(preset, base.window)
+        return passkey.examples(base.tokenizer, lengths, count, self.seed, "chat")
+
+    def _texts(self, preset: Preset, root: Path) -> list[Example]:
+        base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
+        lengths = evaluation_models.token_lengths(asked.perplexity_lengths, base.window)
+        bos = base.tokenizer.bos_token_id if adds_bos(base.tokenizer) else None
+        corpus = open_corpus(root / preset.train.corpus, base.tokenizer)
+        documents = perplexity_texts.from_corpus(corpus, bos, self.split)
+        count = self.documents or asked.perplexity_documents
+        return perplexity.examples(documents, lengths, count, bos_token_id=bos)
+
+
+def _lengths(preset: Preset, window: int) -> list[int]:
+    """Lengths of prompts in tokens; the target length itself leaves room for the answer."""
+    lengths = evaluation_models.token_lengths(preset.evaluation.needle_lengths, window)
+    return passkey.spared(lengths, window * preset.train.scale)
+
+
+def per_length(counts: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """Return one count a length: one stands for all; ValueError for any other number of them."""
+    if len(counts) not in (1, len(lengths)):
+        raise ValueError(f"{len(counts)} counts for {len(lengths)} lengths: give 1, or one each")
+    if min(counts) < 1:
+        raise ValueError(f"count {min(counts)} must be at least 1")
+    return list(counts) * (len(lengths) if len(counts) == 1 else 1)
+
+
+def kept(path: Path, build: Callable[[], list[Example]]) -> list[Example]:
+    """Return what `build` gave the first process that came; the others wait for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        if not path.exists():
+            beside = path.with_suffix(".partial")
+            beside.write_text(json.dumps([dataclasses.asdict(one) for one in build()]))
+            os.replace(beside, path)
+    return [_example(one) for one in json.loads(path.read_text())]
+
+
+def _example(fields: dict[str, object]) -> Example:
+    """Return an example as it was before it was written; JSON has no tuples."""
+    for name in ("tokens", "context"):
+        if fields[name] is not None:
+            fields[name] = tuple(fields[name])
+    return Example(**fields)
+
+
+# --------------------------------------------------------------------- one GPU's share
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What every process of a campaign needs to know."""
+
+    out: str
+    jobs: tuple[Job, ...]
+    questions: Questions
+    tasks: tuple[str, ...]
+    changes: dict[str, object]
+    root: Path
+    until: float
+    batch_tokens: int
+
+    def examples(self, task: str) -> list[Example]:
+        """The questions of one task, built once for all models."""
+        # Other counts, another style or other code are other questions.
+        asked = hash_of(dataclasses.asdict(self.questions), commit())
+        path = self.root / self.out / "questions" / f"{task}-{asked}.json"
+        return kept(path, lambda: self.questions.build(task, self.root))
+
+    def work(self) -> None:
+        """Take one model after another, until none is left or the time is over."""
+        locks = self.root / self.out / "locks"
+        for job in claimed(self.jobs, locks):
+            if time.time() > self.until:
+                return
+            self._train(job)
+            if self._ask(job):
+                (locks / f"{job.name}.done").touch()
+
+    def _train(self, job: Job) -> None:
+        if not job.trained:
+            return
+        about = {"method": job.method, "scaling": job.scaling, "scale": job.scale, "seed": job.seed}
+        config = presets.get(self.questions.preset, **{**about, **self.changes}).train
+        began = time.time()
+        train(config, self.root / self.out / job.name, root=self.root, progress=False)
+        _say(f"{job.name}: trained in {time.time() - began:.0f} s")
+        torch.compiler.reset()  # a process may compile only so many models of one code
+        gc.collect()
+        torch.cuda.empty_cache()
+
+    def _ask(self, job: Job) -> bool:
+        """Ask one model everything; False if the time is over before that."""
+        preset = presets.get(self.questions.preset)
+        found = evaluation_models.find(
+            job.subject(self.out), preset.train.base, self.root, preset.name
+        )
+        loaded = found[0].load(torch.bfloat16)
+        path = self.root / self.out / "rows" / f"{job.name}.jsonl"
+        with contextlib.closing(Rows(path, loaded.header)) as rows:
+            for task in self.tasks:
+                if time.time() > self.until:
+                    return False
+                began = time.time()
+                frame = self._evaluate(loaded, task, rows)
+                took = time.time() - began
+                _say(f"{job.name} {task}: {len(frame)} rows, {took:.0f} s, {_means(frame, task)}")
+        return True
+
+    def _evaluate(self, loaded: evaluation_models.Loaded, task: str, rows: Rows) -> pd.DataFrame:
+        """Ask one task, the longest prompts first, as many at once as `batch_tokens` are."""
+        examples = self.examples(task)
+        lengths = sorted({example.token_length for example in examples}, reverse=True)
+        if task == "perplexity":
+            lengths = lengths[:1]  # a document's lengths are read in one forward
+        frames = [
+            evaluate(
+                loaded.model,
+                loaded.tokenizer,
+                TASKS[task],
+                [each for each in examples if each.token_length == length or task == "perplexity"],
+                rows,
+                loaded.settings,
+                max(1, self.batch_tokens // length),
+                loaded.allow_beyond,
+                progress=False,
+            )
+            for length in lengths
+        ]
+        return pd.concat(frames, ignore_index=True)
+
+
+def _means(frame: pd.DataFrame, task: str) -> dict[int, float]:
+    """What was measured at each length."""
+    value = "perplexity" if task == "perplexity" else "score"
+    table = statistics.by_method(frame, ["token_length"], value)
+    return dict(zip(table["token_length"], table["value"].astype(float).round(3), strict=True))
+
+
+def _say(text: str) -> None:
+    print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
+# --------------------------------------------------------------------- rows to keep, command line
+
+
+def complete(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of every length of a task at which a model has answered all questions.
+
+    A campaign that was cut off leaves lengths half asked, and in an order that is not random: the
+    longest prompts first. All questions are as many as the model that was asked most has answered.
+    """
+    asked = frame.groupby(["run", "task", "token_length"])["key"].transform("size")
+    most = asked.groupby([frame["task"], frame["token_length"]]).transform("max")
+    return frame[asked == most].reset_index(drop=True)
+
+
+def publish(out: Path, file: Path) -> str:
+    """Write the rows of all complete lengths as Parquet, and the runs' metrics beside them."""
+    found = results.current(results.read(out / "rows"))
+    frame = complete(found)
+    results.to_parquet(frame, file)
+    folder = file.parent / "metrics" / file.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    runs = sorted(each.parent for each in out.glob("*/metrics.jsonl"))
+    for run in runs:
+        (folder / f"{run.name}.jsonl").write_bytes((run / "metrics.jsonl").read_bytes())
+        (folder / f"{run.name}.json").write_bytes((run / "config.json").read_bytes())
+    return (
+        f"{file}: {len(frame):,} rows of {frame['run'].nunique()} models, {len(found) - len(frame)}"
+        f" of lengths half asked left out; {folder}: {len(runs)} runs"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and evaluate a list of models, on every GPU of this machine."""
+    given = _parser().parse_args(arguments)
+    if given.publish:
+        print(publish(given.root / given.out, given.publish))
+        return
+    campaign = _campaign(given)
+    if given.worker:
+        campaign.work()
+        return
+    started = [] if given.questions_only else _started(arguments or sys.argv[1:], campaign, given)
+    for task in campaign.tasks:  # meanwhile: who trains does not need them yet
+        began = time.time()
+        _say(f"{task}: {len(campaign.examples(task))} questions, {time.time() - began:.0f} s")
+    if any([process.wait() for process in started]):
+        raise SystemExit("a process of the campaign failed; the same command goes on from here")
+
+
+def _started(
+    arguments: Sequence[str], campaign: Campaign, given: argparse.Namespace
+) -> list[subprocess.Popen]:
+    """Start the processes, each with one card."""
+    cards = given.gpus.split(",") if given.gpus else map(str, range(torch.cuda.device_count()))
+    again = [sys.executable, "-m", "cream.study.campaign", *arguments, "--worker"]
+    again += ["--until", str(campaign.until)]
+    return [
+        subprocess.Popen(again, env={**os.environ, "CUDA_VISIBLE_DEVICES": card})
+        for card in list(cards) * given.share
+    ] or [subprocess.Popen(again)]
+
+
+def _campaign(given: argparse.Namespace) -> Campaign:
+    questions = Questions(
+        preset=given.preset, needle=given.needle, style=given.style, passkeys=given.passkeys,
+        documents=given.documents, split=given.split, seed=given.seed,
+    )  # fmt: skip
+    tasks = tuple(given.tasks.split(","))
+    if unknown := [task for task in tasks if task not in TASKS]:
+        raise SystemExit(f"there is no task {unknown[0]!r}; there are: {', '.join(TASKS)}")
+    changes = json.loads(given.changes)
+    presets.get(given.preset, **changes)
+    until = given.until or time.time() + 60 * given.minutes
+    listed = tuple(jobs(given.models))
+    return Campaign(
+        given.out, listed, questions, tasks, changes, given.root, until, given.batch_tokens
+    )
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in text.split(","))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m cream.study.campaign", description=main.__doc__
+    )
+    add = parser.add_argument
+    add("out", help="the campaign's folder, below root")
+    add("--models", default="original", help="original, scaled:yarn:8, cream:yarn:8:0, ...")
+    add("--preset", default="smollm2-135m")
+    add("--changes", default="{}", help='of the training preset, as JSON: {"steps": 300}')
+    add("--tasks", default=",".join(TASKS))
+    add("--needle", type=_counts, help="sentences a length, depth and kind; or one number a length")
+    add("--style", choices=needle.STYLES, help="of the hidden sentence, instead of the preset's")
+    add("--passkeys", type=int, help="pass keys a length")
+    add("--documents", type=int, help="documents whose perplexity is measured")
+    add("--split", default="test", help="of the corpus: test or validation")
+    add("--seed", type=int, default=0, help="of the questions")
+    add("--batch-tokens", type=int, default=262_144, help="of the prompts that are read at once")
+    add("--minutes", type=float, default=1e6, help="nothing new begins after so many")
+    add("--gpus", help="their numbers, with commas between (all)")
+    add("--share", type=int, default=1, help="processes a GPU")
+    add("--root", type=Path, default=Path("."))
+    add("--publish", type=Path, help="only write the rows of OUT to this Parquet file")
+    add("--questions-only", action="store_true", help="only build what will be asked")
+    add("--worker", action="store_true", help=argparse.SUPPRESS)
+    add("--until", type=float, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

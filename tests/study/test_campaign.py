@@ -1,0 +1,115 @@
+"""A campaign's plan: which models, who takes which, how many questions, what is published."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from cream import results
+from cream.study import campaign
+from cream.study.campaign import Job, claimed, complete, jobs, per_length
+from cream.tasks.base import Example
+
+
+def test_models_are_named_as_evaluations_name_them():
+    found = jobs("original, scaled:yarn:8,cream:yarn:8:1")
+    assert found == [Job("original"), Job("scaled", "yarn", 8), Job("cream", "yarn", 8, 1)]
+    subjects = [each.subject("runs/x") for each in found]
+    assert subjects == ["original", "scaled:yarn:8", "runs/x/cream-yarn-8-seed1"]
+    assert [each.trained for each in found] == [False, False, True]
+
+
+def test_two_models_never_share_a_name():
+    listed = "original,scaled:yarn:8,scaled:ntk:8,pose:yarn:8:0,pose:yarn:8:1,pose:yarn:16:0"
+    names = [each.name for each in jobs(listed)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    "models, said",
+    [("", "no model"), ("cream:yarn:8", "cream:yarn:8"), ("scaled:yarn:x", "scaled:yarn:x"),
+     ("original:yarn:8:0", "original:yarn:8:0"), ("original,original", "twice")],
+)  # fmt: skip
+def test_what_is_no_list_of_models_is_refused(models, said):
+    with pytest.raises(ValueError, match=said):
+        jobs(models)
+
+
+def test_nobody_takes_what_another_has_or_has_finished(tmp_path):
+    wanted = jobs("original,scaled:yarn:8,cream:yarn:8:0")
+    (tmp_path / f"{wanted[0].name}.done").touch()
+    with FileLock(tmp_path / f"{wanted[1].name}.lock"):
+        taken = claimed(wanted, tmp_path)
+        assert next(taken) == wanted[2]
+        assert list(claimed(wanted, tmp_path)) == []  # while the first holds the third
+        assert list(taken) == []
+    assert list(claimed(wanted, tmp_path)) == wanted[1:]
+
+
+def test_one_count_stands_for_all_lengths():
+    assert per_length((5,), [1, 2, 3]) == [5, 5, 5]
+    assert per_length((5, 4, 3), [1, 2, 3]) == [5, 4, 3]
+    with pytest.raises(ValueError, match="2 counts for 3 lengths"):
+        per_length((5, 4), [1, 2, 3])
+    with pytest.raises(ValueError, match="at least 1"):
+        per_length((0,), [1])
+
+
+def test_questions_are_built_once(tmp_path):
+    built = []
+    question = Example("perplexity", 0, "", "", 3, tokens=(1, 2, 3), how={"bos": 1})
+
+    def build():
+        built.append(1)
+        return [question]
+
+    for _ in range(2):
+        assert campaign.kept(tmp_path / "x" / "needle.json", build) == [question]
+    assert built == [1]
+
+
+def _rows(file, run, lengths):
+    header = {"run": run, "method": run, "model_hash": run, "settings": {}}
+    with results.Rows(file, header) as rows:
+        for length, count in lengths.items():
+            for sample in range(count):
+                rows.append({"task": "needle", "prompt_hash": f"{length}-{sample}", "score": 1.0,
+                             "sample": sample, "token_length": length})  # fmt: skip
+
+
+def test_lengths_half_asked_are_not_published(tmp_path):
+    _rows(tmp_path / "out/rows/a.jsonl", "a", {10: 4, 20: 4})
+    _rows(tmp_path / "out/rows/b.jsonl", "b", {10: 4, 20: 3})
+    run = tmp_path / "out" / "b"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
+    (run / "config.json").write_text("{}\n")
+    said = campaign.publish(tmp_path / "out", tmp_path / "made.parquet")
+    counted = results.read(tmp_path / "made.parquet").groupby(["run", "token_length"]).size()
+    assert counted.to_dict() == {("a", 10): 4, ("a", 20): 4, ("b", 10): 4}
+    assert "3 of lengths half asked" in said
+    assert (tmp_path / "metrics" / "made" / "b.jsonl").is_file()
+
+
+def test_both_kinds_of_text_are_published(tmp_path):
+    header = {"run": "a", "model_hash": "a", "settings": {}}
+    with results.Rows(tmp_path / "rows/a.jsonl", header) as rows:
+        for kind in campaign.KINDS:
+            rows.append({"task": "needle", "prompt_hash": kind, "sample": 0, "token_length": 10,
+                         "settings": {"style": "chat", "haystack": kind}})  # fmt: skip
+    campaign.publish(tmp_path, tmp_path / "made.parquet")
+    assert len(results.read(tmp_path / "made.parquet")) == 2
+
+
+def test_complete_keeps_tasks_apart():
+    frame = pd.DataFrame({"run": ["a", "a", "b"], "task": ["x", "x", "y"], "token_length": [1] * 3,
+                          "key": list("123")})  # fmt: skip
+    assert len(complete(frame)) == 3
+
+
+def test_an_unknown_task_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(SystemExit, match="no task 'lines'"):
+        campaign.main([str(tmp_path), "--tasks", "lines"])
