@@ -31,25 +31,28 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import torch
 from filelock import FileLock, Timeout
 
-from cream import presets, results, statistics
+from cream import presets, results
 from cream.data.corpus import open_corpus
 from cream.data.tokenization import adds_bos
 from cream.evaluation import models as evaluation_models
 from cream.evaluation.runner import evaluate
 from cream.presets import Preset
 from cream.results import Rows
-from cream.tasks import haystack, needle, passkey, perplexity, perplexity_texts
+from cream.tasks import haystack, needle, passkey, perplexity, perplexity_texts, ruler
 from cream.tasks.base import Example
 from cream.training.run import train
 from cream.utils.provenance import commit, hash_of
 
 __all__ = ["KINDS", "TASKS", "Job", "Questions", "claimed", "jobs", "main", "per_length"]
 
-TASKS: dict[str, ModuleType] = {"needle": needle, "passkey": passkey, "perplexity": perplexity}
+TASKS: dict[str, ModuleType] = {
+    "needle": needle, "passkey": passkey, "perplexity": perplexity, "ruler": ruler
+}  # fmt: skip
 KINDS = ("code", "manual")  # of the text that sentences are hidden in
 
 
@@ -131,15 +134,19 @@ class Questions:
     style: str | None = None
     passkeys: int | None = None  # a length
     documents: int | None = None
+    ruler: int = 20  # of each of the six tasks and each length
+    ruler_lengths: tuple[int, ...] = (8192, 16384, 32768)
     split: str = "test"
     seed: int = 0
 
     def build(self, task: str, root: Path) -> list[Example]:
         """Build the examples of one task; the same on every machine."""
         preset = presets.get(self.preset)
-        return {"needle": self._needles, "passkey": self._passkeys, "perplexity": self._texts}[
-            task
-        ](preset, root)
+        build = {
+            "needle": self._needles, "passkey": self._passkeys, "perplexity": self._texts,
+            "ruler": self._ruler,
+        }  # fmt: skip
+        return build[task](preset, root)
 
     def _needles(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
@@ -162,6 +169,10 @@ class Questions:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
         count, lengths = self.passkeys or asked.passkeys, _lengths(preset, base.window)
         return passkey.examples(base.tokenizer, lengths, count, self.seed, "chat")
+
+    def _ruler(self, preset: Preset, root: Path) -> list[Example]:
+        tokenizer = evaluation_models.base_of(preset.train.base, root).tokenizer
+        return ruler.examples(tokenizer, self.ruler_lengths, self.ruler, self.seed, "chat")
 
     def _texts(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
@@ -294,10 +305,13 @@ class Campaign:
 
 
 def _means(frame: pd.DataFrame, task: str) -> dict[int, float]:
-    """What was measured at each length."""
-    value = "perplexity" if task == "perplexity" else "score"
-    table = statistics.by_method(frame, ["token_length"], value)
-    return dict(zip(table["token_length"], table["value"].astype(float).round(3), strict=True))
+    """What was measured at each length, all questions alike."""
+    groups = frame.groupby("token_length")
+    if task == "perplexity":
+        found = np.exp(groups["nll"].sum() / groups["scored_tokens"].sum())
+    else:
+        found = groups["score"].mean()
+    return found.astype(float).round(3).to_dict()
 
 
 def _say(text: str) -> None:
@@ -369,7 +383,8 @@ def _started(
 def _campaign(given: argparse.Namespace) -> Campaign:
     questions = Questions(
         preset=given.preset, needle=given.needle, style=given.style, passkeys=given.passkeys,
-        documents=given.documents, split=given.split, seed=given.seed,
+        documents=given.documents, ruler=given.ruler, ruler_lengths=given.ruler_lengths,
+        split=given.split, seed=given.seed,
     )  # fmt: skip
     tasks = tuple(given.tasks.split(","))
     if unknown := [task for task in tasks if task not in TASKS]:
@@ -396,11 +411,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--models", default="original", help="original, scaled:yarn:8, cream:yarn:8:0, ...")
     add("--preset", default="smollm2-135m")
     add("--changes", default="{}", help='of the training preset, as JSON: {"steps": 300}')
-    add("--tasks", default=",".join(TASKS))
+    add("--tasks", default="needle,passkey,perplexity", help=f"of {', '.join(TASKS)}")
     add("--needle", type=_counts, help="sentences a length, depth and kind; or one number a length")
     add("--style", choices=needle.STYLES, help="of the hidden sentence, instead of the preset's")
     add("--passkeys", type=int, help="pass keys a length")
     add("--documents", type=int, help="documents whose perplexity is measured")
+    add("--ruler", type=int, default=20, help="samples of each task of RULER-6 and each length")
+    add("--ruler-lengths", type=_counts, default=(8192, 16384, 32768), help="with commas between")
     add("--split", default="test", help="of the corpus: test or validation")
     add("--seed", type=int, default=0, help="of the questions")
     add("--batch-tokens", type=int, default=262_144, help="of the prompts that are read at once")

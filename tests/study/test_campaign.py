@@ -113,3 +113,12 @@ def test_complete_keeps_tasks_apart():
 def test_an_unknown_task_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(SystemExit, match="no task 'lines'"):
         campaign.main([str(tmp_path), "--tasks", "lines"])
+
+
+def test_perplexity_is_over_all_tokens_and_scores_are_means():
+    frame = pd.DataFrame({
+        "token_length": [8, 8, 16], "score": [1.0, 0.0, 1.0],
+        "nll": [2.0, 4.0, 3.0], "scored_tokens": [2, 1, 3],
+    })  # fmt: skip
+    assert campaign._means(frame, "needle") == {8: 0.5, 16: 1.0}
+    assert campaign._means(frame, "perplexity") == {8: 7.389, 16: 2.718}
