@@ -5,6 +5,7 @@ Rows in, a matplotlib Figure out, as in `evaluations`; looks are those of `style
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +31,7 @@ from cream.plots.style import (
 from cream.results.rows import needs
 from cream.statistics import by_method
 
-__all__ = ["needle_heatmap", "passkey_by_length"]
+__all__ = ["COLORS", "draw_panel", "heat_panel", "needle_heatmap", "passkey_by_length"]
 
 PAPER_WINDOW = 4096
 PAPER_PANEL = "paper, CREAM-Chat, rated"
@@ -77,7 +78,7 @@ def needle_heatmap(
     figure, axes = sheet(max(6.6, 3.1 * columns), 0.9 + 2.4 * lines, lines, columns)
     for place, axis in enumerate(axes.flat):
         if place < len(panels):
-            _draw(axis, panels[place], first=place % columns == 0)
+            draw_panel(axis, panels[place], first=place % columns == 0)
         else:
             axis.set_axis_off()
     label, _ = VALUES[value]
@@ -103,14 +104,29 @@ def _panels(rows: pd.DataFrame, value: str) -> list[_Panel]:
                   key=lambda key: (order.index(key[0]), key[1]))  # fmt: skip
     for method, extension in keys:
         part = rows[(rows["method"] == method) & (rows["extended"] == extension)]
-        grouped = part.groupby(["depth_percent", "multiple"])[value]
-        shape = {"index": depths, "columns": lengths}
-        cells = grouped.mean().unstack().reindex(**shape).astype(float) * VALUES[value][1]
-        counts = grouped.size().unstack().reindex(**shape)
-        mean = float(part[value].astype(float).mean()) * VALUES[value][1]
-        name = style(method).label + (f", {extension}" if extension else "")
-        found.append(_Panel(f"{name}: {mean:.0f} %", cells, counts))
+        found.append(heat_panel(part, method, extension, value, lengths, depths))
     return found
+
+
+def heat_panel(
+    part: pd.DataFrame,
+    method: str,
+    extension: str = "",
+    value: str = "score",
+    lengths: Sequence[float] | None = None,
+    depths: Sequence[float] | None = None,
+) -> _Panel:
+    """Return one model's cells in %, titled with their mean; `part` has a column `multiple`."""
+    grouped = part.groupby(["depth_percent", "multiple"])[value]
+    shape = {
+        "index": sorted(part["depth_percent"].unique()) if depths is None else depths,
+        "columns": sorted(part["multiple"].unique()) if lengths is None else lengths,
+    }
+    cells = grouped.mean().unstack().reindex(**shape).astype(float) * VALUES[value][1]
+    counts = grouped.size().unstack().reindex(**shape)
+    mean = float(part[value].astype(float).mean()) * VALUES[value][1]
+    name = style(method).label + (f", {extension}" if extension else "")
+    return _Panel(f"{name}: {mean:.0f} %", cells, counts)
 
 
 def _published(published: pd.DataFrame) -> _Panel:
@@ -124,7 +140,8 @@ def _published(published: pd.DataFrame) -> _Panel:
     )
 
 
-def _draw(axis: Axes, panel: _Panel, first: bool) -> None:
+def draw_panel(axis: Axes, panel: _Panel, first: bool) -> None:
+    """Draw one model's cells; `first` has the axis of depths named."""
     lengths = [float(length) for length in panel.cells.columns]
     named = range(0, len(lengths), -(-len(lengths) // MOST_LABELS))
     seaborn.heatmap(
