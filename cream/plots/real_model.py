@@ -54,9 +54,10 @@ def sentences_found(rows: pd.DataFrame) -> Figure:
     depth_percent, score. A model of `SHOWN` that has no rows leaves its place empty. ValueError
     without any row of the hidden sentence.
     """
-    rows = needs(rows[rows["task"] == "needle"], "method", "token_length", "depth_percent")
+    rows = rows[rows["task"] == "needle"]
     if rows.empty:
         raise ValueError("no row is of the hidden sentence (task needle)")
+    rows = needs(rows, "method", "token_length", "depth_percent")
     rows = in_multiples(rows)
     table = found_by_length(rows)
     scalings = [each for each in ("linear", "ntk", "yarn") if each in set(table["scaling"])]
