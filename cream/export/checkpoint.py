@@ -78,6 +78,12 @@ def _finished(run: Path) -> tuple[TrainConfig, Path]:
             "where it stopped"
         )
     checkpoints.check_files(model)
+    if config.scaling == "clex":
+        raise ValueError(
+            f"{run} is a CLEX run, whose frequencies follow the length: no stock checkpoint holds "
+            "them all. Save one t: models.save(clex.fixed(models.load(RUN/model), t), tokenizer, "
+            "OUT) is stock longrope for t N tokens"
+        )
     return config, model
 
 
