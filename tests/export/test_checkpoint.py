@@ -137,7 +137,7 @@ def test_the_card_says_what_it_is_and_that_nothing_was_run(exports, kind, traini
     for wanted in ("| seed | 0 |", "| tokens trained | 768 |", "AutoModelForCausalLM", *lengths):
         assert wanted in text
     assert text.count("| not run |") == len(model_card.ROWS) == 5
-    assert ("json-model-override-args" in text) == (kind == "yarn")
+    assert ("json-model-override-args" in text) == (kind in ("yarn", "cope"))
     assert str(training_place) not in text  # a base given by its path is named, not placed
 
 
