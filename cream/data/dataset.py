@@ -15,7 +15,9 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from cream.data.corpus import open_corpus
-from cream.positions import PERMUTATION_STREAM, Sampler, example_rng
+from cream.positions import PERMUTATION_STREAM, Indices, Sampler, example_rng
+from cream.positions.base import FORWARD_STREAM
+from cream.positions.clex import Clex
 
 __all__ = ["ExampleDataset", "collate"]
 
@@ -37,7 +39,9 @@ class ExampleDataset(Dataset):
         seed: int,
         num_examples: int,
         tokenizer: PreTrainedTokenizerBase | None = None,
+        forward: int = 1,
     ):
+        self.forward = forward  # examples of a forward pass, for what is drawn once for all
         self.documents = open_corpus(corpus_path, tokenizer).split("train")
         lengths = np.asarray(self.documents.num_tokens)
         self.usable = np.flatnonzero(lengths >= draw.min_tokens)
@@ -72,20 +76,30 @@ class ExampleDataset(Dataset):
     def __getitem__(self, item: int) -> dict[str, np.ndarray]:
         epoch, document = self.document(item)
         tokens = self.documents.tokens(document)
-        indices = self.draw.draw(len(tokens), self.seed, epoch, document)
+        indices = self._indices(len(tokens), epoch, document, item)
         example = {"input_ids": tokens[indices.tokens], "position_ids": indices.positions}
+        if isinstance(self.draw, Clex):
+            example["clex_t"] = self.draw.factor(indices.positions)
         if len(answers := self.documents.answers(document)):
             begun, ended = (np.searchsorted(ends, indices.tokens, "right") for ends in answers.T)
             example["learnt"] = begun > ended  # spans stand in order
         return example
 
+    def _indices(self, num_tokens: int, epoch: int, document: int, item: int) -> Indices:
+        if isinstance(self.draw, Clex) and self.draw.shared:
+            rng = example_rng(self.seed, 0, item // self.forward, FORWARD_STREAM)
+            return self.draw(num_tokens, rng)
+        return self.draw.draw(num_tokens, self.seed, epoch, document)
 
-def collate(examples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
+
+def collate(examples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor | tuple[int, ...]]:
     """Stack examples of equal length into int64 tensors `(batch, window)`.
 
     The all-ones mask is not decoration: without it transformers reads skipped positions as packed
     documents, and head, middle and tail no longer see each other. The first label is masked since
-    no token predicts it, so that every transformers version divides by the same count.
+    no token predicts it, so that every transformers version divides by the same count. Positions
+    between whole numbers are float32. `clex_t`, where a sampler draws it, stays a tuple of numbers,
+    which no device has to be waited for.
     """
     tokens = torch.from_numpy(np.stack([e["input_ids"] for e in examples]).astype(np.int64))
     labels = tokens.clone()
@@ -93,9 +107,13 @@ def collate(examples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
     for row, example in enumerate(examples):
         if "learnt" in example:
             labels[row, ~torch.from_numpy(example["learnt"])] = -100
-    return {
+    places = torch.from_numpy(np.stack([e["position_ids"] for e in examples]))
+    batch = {
         "input_ids": tokens,
-        "position_ids": torch.from_numpy(np.stack([e["position_ids"] for e in examples])),
+        "position_ids": places.float() if places.is_floating_point() else places,
         "attention_mask": torch.ones_like(tokens),
         "labels": labels,
     }
+    if "clex_t" in examples[0]:
+        batch["clex_t"] = tuple(e["clex_t"] for e in examples)
+    return batch

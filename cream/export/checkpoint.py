@@ -1,6 +1,7 @@
 """Export: a finished run as a stock checkpoint for others, with a card and serving commands.
 
     python -m cream.export RUN [OUT]                             OUT is RUN/export by default
+    python -m cream.export RUN [OUT] --factor 4                  a CLEX run at t = 4, for 4 N tokens
     python -m cream.export check OUT --engine transformers       does an engine give our logits?
     python -m cream.export gguf OUT FILE --llama-cpp LLAMA_CPP   a GGUF file for llama.cpp
     python -m cream.export check OUT --engine llama.cpp --gguf FILE
@@ -27,6 +28,7 @@ from transformers import AutoConfig
 from cream import models
 from cream.export import engines, model_card
 from cream.models import checkpoints
+from cream.rope import clex
 from cream.rope.base import FULL, parameters_of
 from cream.training.callbacks import read_metrics
 from cream.training.config import TrainConfig, read_config
@@ -38,22 +40,32 @@ _REWRITTEN = ("config.json", "tokenizer_config.json", "README.md", engines.FACTS
 
 
 def export(
-    run: str | Path, out: str | Path | None = None, root: str | Path = ".", licence: str = ""
+    run: str | Path,
+    out: str | Path | None = None,
+    root: str | Path = ".",
+    licence: str = "",
+    factor: float | None = None,
 ) -> Path:
     """Write a finished run as a stock checkpoint with its card into `out`; return that folder.
 
     `root` is where the run's relative base lies; `licence` is the base's, read from its README.md
-    if not given. Written beside and renamed. FileNotFoundError for a run that is not finished,
-    FileExistsError for an `out` that holds anything, OSError for a disk that is too full.
+    if not given; `factor` is the t of a CLEX run, whose checkpoint is for t N tokens. Written
+    beside and renamed. FileNotFoundError for a run that is not finished, FileExistsError for an
+    `out` that holds anything, OSError for a disk that is too full.
     """
     run = Path(run)
     config, model = _finished(run)
-    target = (Path(out) if out else run / "export").resolve()
-    _check_target(target, model)
-    facts = facts_of(run, config, Path(root), licence)
+    _check_factor(run, config, factor)
+    usual = "export" if factor is None else f"export-t{factor:g}"
+    target = (Path(out) if out else run / usual).resolve()
+    _check_target(target, model, copies=1 if factor is None else 2)
     part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    shutil.rmtree(part, ignore_errors=True)
+    stock = target.with_name(f".{target.name}.stock-{os.getpid()}")
+    for place in (part, stock):
+        shutil.rmtree(place, ignore_errors=True)
     try:
+        model = model if factor is None else _at_factor(model, factor, stock)
+        facts = facts_of(run, config, Path(root), licence, model)
         part.mkdir(parents=True)
         _write(part, model, facts)
         _check_written(part, model)
@@ -61,8 +73,37 @@ def export(
     except OSError as error:
         raise OSError(f"{target} was not exported, nothing is left behind: {error}") from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        for place in (part, stock):
+            shutil.rmtree(place, ignore_errors=True)
     return target
+
+
+def _check_factor(run: Path, config: TrainConfig, factor: float | None) -> None:
+    """Refuse a t for another scaling than CLEX, none for CLEX, and what no stock config holds."""
+    if config.scaling != "clex":
+        if factor is not None:
+            raise ValueError(f"{run} has {config.scaling} scaling: factor is the t of a CLEX run")
+        return
+    if factor is None:
+        raise ValueError(
+            f"{run} is a CLEX run, whose frequencies follow the length, and a stock checkpoint "
+            f"holds those of one t: give factor, from 1 to {config.scale} (--factor t), for t N "
+            "tokens"
+        )
+    if not 1 <= factor <= config.scale:
+        raise ValueError(f"factor is {factor}: {run} was trained for t from 1 to {config.scale}")
+    if config.scaling_options.get("log_scale"):
+        raise ValueError(
+            f"{run} scales attention by ln(tokens) / ln(N), which follows the length and which no "
+            "stock config holds: it cannot be exported"
+        )
+
+
+def _at_factor(model: Path, factor: float, place: Path) -> Path:
+    """Write a CLEX checkpoint as the stock one of its frequencies at t; return where."""
+    loaded = models.load(model, dtype="auto", device="cpu", attention="eager")
+    fixed = clex.fixed(loaded, int(factor) if float(factor).is_integer() else factor)
+    return models.save(fixed, models.load_tokenizer(model), place)
 
 
 def _finished(run: Path) -> tuple[TrainConfig, Path]:
@@ -81,10 +122,10 @@ def _finished(run: Path) -> tuple[TrainConfig, Path]:
     return config, model
 
 
-def _check_target(target: Path, model: Path) -> None:
+def _check_target(target: Path, model: Path, copies: int = 1) -> None:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{target} is not empty: choose another place or remove it")
-    needed = sum(file.stat().st_size for file in _files(model)) + 2**20
+    needed = copies * sum(file.stat().st_size for file in _files(model)) + 2**20
     there = next(place for place in target.parents if place.is_dir())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -98,9 +139,15 @@ def _files(model: Path) -> list[Path]:
     return sorted(p for p in model.iterdir() if p.is_file() and not p.name.startswith("."))
 
 
-def facts_of(run: Path, config: TrainConfig, root: Path, licence: str = "") -> dict[str, Any]:
-    """Return what the card says of a run: numbers from its config, its metrics and its model."""
-    model = models.load(run / "model", dtype="auto", device="cpu", attention="eager")
+def facts_of(
+    run: Path, config: TrainConfig, root: Path, licence: str = "", place: Path | None = None
+) -> dict[str, Any]:
+    """Return what the card says of a run: numbers from its config, its metrics and its model.
+
+    `place` is where the model lies that is exported, RUN/model by default.
+    """
+    place = place or run / "model"
+    model = models.load(place, dtype="auto", device="cpu", attention="eager")
     base = root / config.base
     local = base.is_dir() or Path(config.base).is_absolute()
     taken = ("revision", "method", "steps", "batch_size", "learning_rate", "seed")
@@ -209,8 +256,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, nargs="?", help="a new folder; default RUN/export")
     parser.add_argument("--root", type=Path, default=".", help="where the run's base starts")
     parser.add_argument("--licence", default="", help="of the base; default: its README.md's")
+    parser.add_argument("--factor", type=float, help="of a CLEX run: the t that is exported")
     given = parser.parse_args(words)
     try:
-        print(export(given.run, given.out, given.root, given.licence))
+        print(export(given.run, given.out, given.root, given.licence, given.factor))
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")

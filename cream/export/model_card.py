@@ -19,6 +19,11 @@ CARRIERS = {
     "yarn": "`rope_type` longrope with equal short and long factors: stock `yarn` is another "
     "formula, and none of it may be replaced by that name",
     "yarn-original": "`rope_type` yarn",
+    "cope": "`rope_type` longrope with equal short and long factors, which lengthen the slowest "
+    "wavelengths",
+    "drope": "`rope_type` linear by a factor of 1e12, under which no position turns anything",
+    "clex": "`rope_type` longrope with equal short and long factors, which are CLEX's frequencies "
+    "at one t: longer texts need another export",
 }
 ROWS = {
     "transformers 5": ("transformers", "transformers 5"),
@@ -100,7 +105,7 @@ def _carrier(facts: dict[str, Any]) -> str:
             "`rope_type` longrope with equal short and long factors, which stretch what the base "
             f"turned by ({own}) at {facts['window']:,} tokens"
         )
-    if _longrope(facts):
+    if _longrope(facts) and facts["scaling"] not in ("cope", "clex"):
         return CARRIERS["yarn"]
     return CARRIERS.get(facts["scaling"], f"the base's own `rope_type` {facts['scaling']}")
 
@@ -137,7 +142,7 @@ def _training(facts: dict[str, Any]) -> str:
     rows = {
         "base": facts["base"] + (f" at {facts['revision']}" if facts["revision"] else ""),
         "method": facts["method"] + options,
-        "RoPE scaling": f"{facts['scaling']}, s = {facts['scale']} (theta {facts['theta']:g})",
+        "RoPE scaling": _scaling(facts),
         "window N": f"{facts['window']:,} tokens",
         "target length s N": f"{facts['target_length']:,} tokens",
         "steps": f"{facts['steps']:,} of {facts['batch_size']} examples",
@@ -150,6 +155,14 @@ def _training(facts: dict[str, Any]) -> str:
     }
     lines = [f"| {name} | {value} |" for name, value in rows.items()]
     return "\n".join(["## Training\n", "| | |", "|---|---|", *lines, ""])
+
+
+def _scaling(facts: dict[str, Any]) -> str:
+    """The scaling by name, with its options where it has any."""
+    said = f"{facts['scaling']}, s = {facts['scale']} (theta {facts['theta']:g})"
+    if "fixed_t" in facts:
+        said += f", at t = {facts['fixed_t']:g}"
+    return said + (f" {facts['options']}" if facts.get("options") else "")
 
 
 def _loading(facts: dict[str, Any]) -> str:

@@ -25,6 +25,7 @@ from cream.inference.kv_cache import keeps_all, read_heads
 from cream.inference.likelihood import check_window, log_likelihood
 from cream.inference.prompt_tokens import prompt_ids, prompts_ids
 from cream.inference.stopping import StopString, cut, decode, until_end
+from cream.rope import clex
 
 __all__ = [
     "BOS_POLICY",
@@ -117,7 +118,11 @@ def _planned(
     room = memory.footprint(model)
     limit = _limit(room, new_tokens, share, model.device.type) if auto else lambda _: batch_size
     kind = "cpu" if auto and model.device.type == "cpu" else "cuda"
-    batches = plan(ids, limit, share, _WASTE[kind], _MOST_TOKENS[kind])
+    batches = [
+        Batch([group[i] for i in one.indices], one.shared)
+        for group in _alike(model, ids, new_tokens)
+        for one in plan([ids[i] for i in group], limit, share, _WASTE[kind], _MOST_TOKENS[kind])
+    ]
     for batch in batches:
         tokens = max(len(ids[i]) for i in batch.indices) + new_tokens
         needs = room.needs(len(batch.indices), tokens, in_parts=share)
@@ -128,6 +133,16 @@ def _planned(
             )  # fmt: skip
             raise MemoryError(f"this does not fit: {needs}; {instead}")
     return batches
+
+
+def _alike(model: PreTrainedModel, ids: list[np.ndarray], new_tokens: int) -> list[list[int]]:
+    """Which prompts one model answers: all, but with CLEX those of the same t, the longest first.
+
+    `new_tokens` must be those that `_generate` counts, or a prompt would be read at another t.
+    """
+    keys = [clex.plan_key(model, len(row) + new_tokens) for row in ids]
+    found = sorted(set(keys), reverse=True)
+    return [[i for i, key in enumerate(keys) if key == each] for each in found]
 
 
 def _limit(
@@ -257,9 +272,10 @@ def _generate(
     rule = StopString(tokenizer, width, stop, config.min_new_tokens or 0) if stop else None
     input_ids, mask = _padded(rows, shared, width, config.pad_token_id)
     cache = {}
-    if shared:
-        cache["past_key_values"] = read_heads(model, rows, shared, width + config.max_new_tokens)
-    with _without_own_settings(model):
+    whole = width + config.max_new_tokens
+    with clex.chosen(model, whole), _without_own_settings(model):
+        if shared:
+            cache["past_key_values"] = read_heads(model, rows, shared, whole)
         out = model.generate(
             input_ids.to(model.device),
             attention_mask=mask.to(model.device),

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from cream.inference.tiling import Tiling, tiled
+from cream.rope import clex
 
 __all__ = ["cached_log_likelihood", "check_window", "log_likelihood"]
 
@@ -58,10 +59,11 @@ def log_likelihood(
         raise ValueError(f"chunk {chunk} must be at least 1 token")
     if not allow_beyond:
         check_window(model, len(ids))
-    _check_head(model, ids[:_SELF_CHECK])
     long = tiling is not None and len(ids) > tiling.tokens
-    with tiled(model, len(ids), tiling) if long else contextlib.nullcontext():
-        hidden = _hidden(model, ids)
+    with clex.chosen(model, len(ids)):
+        _check_head(model, ids[:_SELF_CHECK])
+        with tiled(model, len(ids), tiling) if long else contextlib.nullcontext():
+            hidden = _hidden(model, ids)
     parts = []
     for start in range(first_scored, len(ids), chunk):
         end = min(start + chunk, len(ids))
@@ -79,17 +81,20 @@ def cached_log_likelihood(
     """Yield the losses inside each run of `chunk` tokens, read after the cache of those before.
 
     Each has one loss less than tokens: a run's first token is not scored, its logits were thrown
-    away with the run before. For what CLEX computed (protocols 4.3); else use `log_likelihood`.
+    away with the run before. For what CLEX computed (protocols 4.3); else use `log_likelihood`. A
+    CLEX model reads all runs at the t of the whole document, where its authors raised t with each.
     """
     ids = _ids(model, input_ids)
     if chunk < 1:
         raise ValueError(f"chunk {chunk} must be at least 1 token")
     if not allow_beyond:
         check_window(model, len(ids))
-    _check_head(model, ids[:_SELF_CHECK])
+    with clex.chosen(model, len(ids)):
+        _check_head(model, ids[:_SELF_CHECK])
     cache = None
     for part in ids.split(chunk):
-        out = model.base_model(input_ids=part[None], past_key_values=cache, use_cache=True)
+        with clex.chosen(model, len(ids)):
+            out = model.base_model(input_ids=part[None], past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         if len(part) == 1:
             yield np.zeros(0)

@@ -25,6 +25,8 @@ from transformers import (
     PreTrainedModel,
 )
 
+from cream.rope import clex
+
 __all__ = ["AT_ONCE", "Footprint", "Needs", "footprint", "generation"]
 
 GIB = 2**30
@@ -191,7 +193,12 @@ def generation(
 def _counted(kind: type[PreTrainedConfig], text: str) -> tuple[tuple[_Layer, ...], int]:
     """What each layer caches for a token, and the number of parameters."""
     config = kind.from_dict(json.loads(text))
-    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.inference_mode():
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.device("meta"),
+        torch.inference_mode(),
+        clex.registered(),
+    ):
         twin = MODEL_FOR_CAUSAL_LM_MAPPING[kind](copy.deepcopy(config)).to(torch.bfloat16).eval()
         _settle(twin)
         cache = DynamicCache(config=config)

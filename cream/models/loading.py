@@ -39,6 +39,7 @@ from cream.models.checkpoints import (
     weights_digest,
 )
 from cream.models.embeddings import check_embedded
+from cream.rope import clex
 from cream.rope.config import check_rotation, describe, extend, rotary_dim, settle_rotation
 from cream.utils.launcher import whole
 
@@ -142,11 +143,14 @@ def create(config: PreTrainedConfig, seed: int, attention: str = "auto") -> PreT
     place = torch.device("cpu")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config),
-            dtype=torch.float32,
-            attn_implementation=_attention(attention, place),
-        )
+        with clex.registered():
+            model = AutoModelForCausalLM.from_config(
+                copy.deepcopy(config),
+                dtype=torch.float32,
+                attn_implementation=_attention(attention, place),
+            )
+    if clex.is_clex(config):
+        clex.attach(model, seed)
     return _ready(model, place)
 
 
@@ -159,43 +163,52 @@ def load(
     revision: str | None = None,
     device: str | torch.device | None = None,
     bits: int = 16,
+    scaling_options: dict[str, Any] | None = None,
 ) -> PreTrainedModel:
     """Return the causal language model at a directory or Hub id, in eval mode.
 
-    With `scaling` (one of `rope.KINDS`) and `scale`, a base is extended; without, a checkpoint
-    comes as it is. dtype None is float32, but bfloat16 on CUDA from a thousand million parameters;
-    device None is this process's CUDA device, else the CPU; revision None is the one that `hub`
-    pins, if it does; bits 4 reads linear layers into 4 bits, on CUDA by bitsandbytes. Raises
-    ValueError or FileNotFoundError, naming the cause.
+    With `scaling` (one of `rope.KINDS`), `scale` and its options, a base is extended; without, a
+    checkpoint comes as it is; the options then fill in what the config of a checkpoint of CLEX's
+    authors leaves out. A model with CLEX needs its t before it is called (`clex`).
+    dtype None is float32, but bfloat16 on CUDA from a thousand million parameters; device None is
+    this process's CUDA device, else the CPU; revision None is the one that `hub` pins, if it does;
+    bits 4 reads linear layers into 4 bits, on CUDA by bitsandbytes. Raises ValueError or
+    FileNotFoundError, naming the cause.
     """
-    kind = None if scaling is None else rope.scaling(scaling, 1 if scale is None else scale)
+    options = scaling_options or {}
+    kind = None
+    if scaling is not None:
+        kind = rope.scaling(scaling, 1 if scale is None else scale, **options)
     if kind is None and scale is not None:
         raise ValueError(f"scale is {scale} but scaling is not given: choose one of {rope.KINDS}")
     place = _place(device)
     revision = revision or hub.REVISIONS.get(str(path))
     check_files(path)
     config = _read(AutoConfig, path, revision)
-    config = config if kind is None else extend(config, kind)
+    config = _scaled(config, kind, options)
     asked, attention = attention, _attention(attention, place)
     if dtype is None:
         dtype = _usual_dtype(config, place, asked)
         if dtype == torch.float32 and attention == FLASH:
             attention = None  # flash-attn would narrow what is to be precise
-    model, report = AutoModelForCausalLM.from_pretrained(
-        path,
-        config=config,
-        revision=revision,
-        dtype=dtype,
-        attn_implementation=attention,
-        use_safetensors=True,
-        trust_remote_code=False,
-        output_loading_info=True,
-        **_quantised(bits, place),
-    )
+    with clex.registered():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            path,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            attn_implementation=attention,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **_quantised(bits, place),
+        )
     if report["missing_keys"]:
         raise ValueError(f"{path} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
-    check_unexpected(path, report["unexpected_keys"])
-    if getattr(config, "cream", None):
+    check_unexpected(path, clex.without_matrices(config, report["unexpected_keys"]))
+    if clex.is_clex(config):
+        _with_clex(model, path, revision, new=kind is not None)
+    elif getattr(config, "cream", None):
         check_rotation(model)
         settle_rotation(model)
     if not is_deepspeed_zero3_enabled() and bits == 16:
@@ -218,13 +231,34 @@ def _quantised(bits: int, place: torch.device) -> dict[str, Any]:
     return {"quantization_config": how, "device_map": {"": place}}
 
 
+def _scaled(
+    config: PreTrainedConfig, kind: rope.RopeScaling | None, options: dict[str, Any]
+) -> PreTrainedConfig:
+    """Return the config of the model to build: extended, of CLEX's authors, or as it is."""
+    if kind is not None:
+        return extend(config, kind)
+    if clex.is_released(config):
+        return clex.released(config, options)
+    if options:
+        raise ValueError(f"scaling_options {options} are given and no scaling: choose one")
+    return config
+
+
+def _with_clex(model: PreTrainedModel, path: str | Path, revision: str | None, new: bool) -> None:
+    """Give a model its CLEX module, with the matrices of its checkpoint unless it is a base."""
+    found = {} if new else clex.read_matrices(path, revision)
+    if not new and not found:
+        raise ValueError(f"{path} lacks weights: the two matrices of CLEX ({clex.LAYER})")
+    clex.load_matrices(clex.attach(model), found, path)
+
+
 def _usual_dtype(config: PreTrainedConfig, place: torch.device, attention: str) -> torch.dtype:
     """A small model's answers must not hang on rounding, which batches and cards change."""
     if place.type != "cuda":
         return torch.float32
     if attention == FLASH:
         return torch.bfloat16
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), clex.registered():
         model = AutoModelForCausalLM.from_config(config)
     count = sum(one.numel() for one in model.parameters())
     return torch.float32 if count < SMALL else torch.bfloat16

@@ -34,6 +34,7 @@ from transformers import (
 
 from cream import models, rope
 from cream.data import corpus
+from cream.rope import clex
 from cream.rope.config import settle_rotation
 
 __all__ = [
@@ -105,17 +106,21 @@ def random_weights(
     attention: str = "auto",
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
+    scaling_options: dict | None = None,
     **_: object,
 ) -> PreTrainedModel:
     """Stand in for `models.load`: the extended model, the same random weights each time."""
     about = AutoConfig.from_pretrained(base) if isinstance(base, str) else base
-    config = models.extend(about, rope.scaling(scaling, scale))
+    config = models.extend(about, rope.scaling(scaling, scale, **(scaling_options or {})))
     chosen = None if attention == "auto" else attention
     torch.manual_seed(0)
-    with torch.device(device or place()):
+    with torch.device(device or place()), clex.registered():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=chosen)
-    models.check_rotation(model)
-    settle_rotation(model)
+    if clex.is_clex(config):
+        clex.attach(model)
+    else:
+        models.check_rotation(model)
+        settle_rotation(model)
     return models.guard_positions(model.eval())
 
 

@@ -16,7 +16,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from cream.positions.base import MOST_POSITIONS, Sampler
-from cream.positions.baselines import Full, Plain, PoSE, RandPos
+from cream.positions.baselines import EndPrompt, Full, Plain, PoSE, RandPos
+from cream.positions.clex import Clex
 from cream.positions.cream import Cream
 from cream.utils.options import check_choice, check_whole
 
@@ -28,6 +29,8 @@ _SAMPLERS: dict[str, tuple[type[Sampler], dict]] = {
     "pose": (PoSE, {}),
     "pose-v1": (PoSE, {"first_shift": True}),
     "randpos": (RandPos, {}),
+    "endprompt": (EndPrompt, {}),
+    "clex": (Clex, {}),
     "full": (Full, {}),
     "plain": (Plain, {}),
 }

@@ -19,7 +19,14 @@ from cream.rope import base as rope_base
 from cream.rope import scalings
 from cream.rope.base import rotary_dim
 
-__all__ = ["check_rotation", "describe", "extend", "rotary_dim", "settle_rotation"]
+__all__ = [
+    "check_rotation",
+    "describe",
+    "extend",
+    "recorded_base",
+    "rotary_dim",
+    "settle_rotation",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +83,11 @@ def extend(config: PreTrainedConfig, kind: scalings.RopeScaling) -> PreTrainedCo
     base = rope_base.read(config)
     if isinstance(kind, scalings.NoScaling) and kind.scale == 1:
         return config
+    if isinstance(kind, scalings.Clex) and base.layered:
+        raise ValueError(
+            f"this {config.model_type} base has a RoPE for each layer type, and CLEX gives all "
+            "layers one: choose another scaling or another base"
+        )
     _lift_sliding_window(config, base.window)
     if getattr(config, "head_dim", 0) is None:  # stock yarn and longrope trip over an explicit None
         config.head_dim = config.hidden_size // config.num_attention_heads
@@ -89,6 +101,7 @@ def extend(config: PreTrainedConfig, kind: scalings.RopeScaling) -> PreTrainedCo
         "theta": base.theta,
         "target_length": kind.scale * base.window,
         **({} if base.plain else {"base_rope": base.parameters}),
+        **({"options": kind.options} if kind.options else {}),
     }
     return _carry(config, kind, base)
 
@@ -100,11 +113,13 @@ def _carry(
 
     Else, and where a family does not read that name, as longrope, which carries any frequencies.
     """
-    refusal = None
-    if base.plain:
+    refusal, lengthwise = None, isinstance(kind, scalings.Clex)  # no one list of frequencies
+    if base.plain or lengthwise:
         refusal = _written(config, kind.hf_parameters(base.theta, base.dim, base.window), base)
         if refusal is None:
             return config
+        if lengthwise:
+            raise ValueError(f"{config.model_type} configs take no clex scaling: {refusal}")
     frequencies, factor = _rotation(kind, base)
     carried = scalings.longrope_parameters(base.theta, frequencies, factor, kind.scale, base.window)
     if other := _written(config, carried, base):
@@ -141,7 +156,7 @@ def _rotation(kind: scalings.RopeScaling, base: rope_base.BaseRope) -> tuple[np.
     return frequencies, factor * kind.attention_factor(base.window)
 
 
-def _recorded_base(config: PreTrainedConfig) -> rope_base.BaseRope:
+def recorded_base(config: PreTrainedConfig) -> rope_base.BaseRope:
     """Return the base that an extended config was made from."""
     about = config.cream
     parameters = about.get("base_rope") or {"rope_type": "default", "rope_theta": about["theta"]}
@@ -152,8 +167,12 @@ def _recorded_base(config: PreTrainedConfig) -> rope_base.BaseRope:
 def check_rotation(model: PreTrainedModel) -> None:
     """Refuse a model whose rotary modules do not turn as its `config.cream` says."""
     about = describe(model.config)
-    kind = scalings.scaling(about["scaling"], about["scale"])
-    wanted, factor = _rotation(kind, _recorded_base(model.config))
+    kind = scalings.described(about)
+    wanted, factor = _rotation(kind, recorded_base(model.config))
+    if "fixed_t" in about:  # of a solution that only the config holds
+        parameters = model.config.rope_parameters
+        base = scalings.scaling("none").inv_freq(about["theta"], rotary_dim(model.config), 0)
+        wanted, factor = base / parameters["long_factor"], parameters["attention_factor"]
     found = [turned for module in model.modules() if (turned := _turned(module))]
     for got, scaling in found:
         same = got.shape == wanted.shape and np.allclose(got, wanted, rtol=1e-5, atol=0)

@@ -52,7 +52,7 @@ class TrainConfig:
     corpus: str  # a folder that cream.data.corpus made
     method: str = "cream"  # which tokens are read and the positions they are told
     scaling: str = "linear"  # RoPE scaling
-    scale: int = 8  # s = L / N
+    scale: int = 8  # s = L / N; max_factor of clex
     steps: int = 1000  # optimizer steps
     batch_size: int = 32  # examples a step, over all processes and accumulation
     micro_batch: int = 32  # examples a forward pass on one device
@@ -60,6 +60,7 @@ class TrainConfig:
     warmup_steps: int = 10
     seed: int = 0  # of the examples' order and positions
     sampler_options: dict = field(default_factory=dict)
+    scaling_options: dict = field(default_factory=dict)  # fields of the kind's class in cream.rope
     revision: str | None = None  # of the hub model
     weight_decay: float = 0.0
     adam_betas: tuple[float, float] = (0.9, 0.999)
@@ -105,7 +106,8 @@ class TrainConfig:
         _check_memory_settings(self)
         _check_sharding(self)
         _check_lora(self)
-        rope.scaling(self.scaling, self.scale)
+        rope.scaling(self.scaling, self.scale, **self.scaling_options)
+        _check_clex(self)
         check_options(self.method, self.scale, self.sampler_options)
 
     @property
@@ -226,6 +228,30 @@ def _check_lora(config: TrainConfig) -> None:
         )
     if config.base_bits == 4 and config.precision == "float32":
         raise ValueError("base_bits is 4 and precision 'float32'; choose 'master' or 'bfloat16'")
+
+
+def _check_clex(config: TrainConfig) -> None:
+    """Refuse what CLEX cannot be trained with: another sampler's positions, CUDA graphs."""
+    if config.scaling != "clex":
+        return
+    if config.method != "clex":
+        raise ValueError(
+            f"scaling is 'clex' and method {config.method!r}: only the sampler 'clex' draws the "
+            "factor t that the frequencies follow; set method to 'clex'"
+        )
+    if config.compile == "model":
+        raise ValueError("compile is 'model' and scaling 'clex', whose t varies; choose 'layers'")
+    if config.lora_rank:
+        raise ValueError(
+            f"lora_rank is {config.lora_rank} and scaling 'clex', whose two matrices no adapter "
+            "holds; set lora_rank to 0, or choose another scaling"
+        )
+    if config.sharded:
+        raise ValueError(
+            f"zero is {config.zero} and scaling 'clex', whose two matrices stay float32 beside "
+            "bfloat16 weights, which DeepSpeed does not shard: train on one GPU with zero 0, or on "
+            "several with precision 'bfloat16'"
+        )
 
 
 def closest(name: str, fields: set[str]) -> str:

@@ -210,6 +210,8 @@ def load(folder: str | Path, base: str | Path, **how: Any) -> PreTrainedModel:
     if about is None and not (Path(folder) / "adapter_config.json").is_file():
         raise ValueError(f"{folder} holds no adapter: its config.json names no scaling of cream's")
     scaling = {k: about[k] for k in ("scaling", "scale")} if about else {}
+    if about and about.get("options"):
+        scaling["scaling_options"] = about["options"]
     model = merge(models.load(base, **scaling, **how), folder)
     if about:
         check_rotation(model)

@@ -14,6 +14,7 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig
 
+from cream.rope import clex
 from cream.training import lora
 from cream.training.config import TrainConfig
 from cream.training.loss import CHUNK
@@ -50,7 +51,7 @@ FACTOR = 1.5  # of what lies in RAM, as DeepSpeed's own estimators have it
 
 def parameters(config: PreTrainedConfig) -> int:
     """Return how many parameters a model of this configuration has, tied ones once."""
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), clex.registered():
         model = AutoModelForCausalLM.from_config(config)
     return sum(one.numel() for one in model.parameters())
 

@@ -49,7 +49,8 @@ class MasterAdamW(torch.optim.Optimizer):
     sums to `max_norm` (0: not at all; `norm` is what it was before), updates by torch's fused
     AdamW and rounds. With `offload` the moments live in RAM and pass through the card in a step.
     `state_dict` holds weights and moments: resuming is exact. `restore` gives the model its
-    float32 weights back.
+    float32 weights back. Parameters in `kept` stay float32 in the model, too: few and small ones
+    that it does not compute with in bfloat16.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class MasterAdamW(torch.optim.Optimizer):
         max_norm: float = 0.0,
         offload: bool = False,
         compiled: bool = False,
+        kept: Iterable[torch.Tensor] = (),
     ):
+        self._kept = set(kept)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
         self.max_norm, self.offload = max_norm, offload
@@ -80,11 +83,13 @@ class MasterAdamW(torch.optim.Optimizer):
     def _adopt(self, parameter: torch.Tensor) -> torch.utils.hooks.RemovableHandle:
         if parameter.dtype != torch.float32:
             raise ValueError(f"a parameter is {parameter.dtype}; MasterAdamW is given float32 ones")
-        self._sums[parameter] = parameter.data.contiguous()  # its memory serves as the sum's
-        parameter.data, low = split(self._sums[parameter])
+        self.state[parameter] = {"step": torch.zeros((), device=parameter.device)}
+        if parameter in self._kept:
+            self._sums[parameter] = torch.zeros_like(parameter.data)
+        else:
+            self._sums[parameter] = parameter.data.contiguous()  # its memory serves as the sum's
+            parameter.data, self.state[parameter]["low"] = split(self._sums[parameter])
         parameter.grad = None
-        step = torch.zeros((), device=parameter.device)
-        self.state[parameter] = {"step": step, "low": low}
         if not self.offload:  # else later: accelerate moves what it finds to the card
             self._begin(parameter)
         return parameter.register_post_accumulate_grad_hook(self._take)
@@ -116,6 +121,8 @@ class MasterAdamW(torch.optim.Optimizer):
 
     def master(self, parameter: torch.Tensor) -> torch.Tensor:
         """Return a parameter's float32 weights."""
+        if parameter in self._kept:
+            return parameter.data
         low = self.state[parameter]["low"].view(-1)
         return self._join(parameter.data.view(-1), low).view(parameter.shape)
 
@@ -148,7 +155,8 @@ class MasterAdamW(torch.optim.Optimizer):
             fused=True, amsgrad=False, maximize=False, lr=group["lr"], eps=group["eps"],
             beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
         )  # fmt: skip
-        self._store(weight.view(-1), parameter.data.view(-1), state["low"].view(-1))
+        if parameter not in self._kept:
+            self._store(weight.view(-1), parameter.data.view(-1), state["low"].view(-1))
         for name, moment in zip(MOMENTS, moments, strict=True):
             if moment is not state[name]:
                 state[name].copy_(moment, non_blocking=True)
@@ -217,7 +225,8 @@ class MasterAdamW(torch.optim.Optimizer):
         self._hooks = []
         for parameter in self._parameters():
             self._sums.pop(parameter)
-            parameter.data = self.master(parameter).to(dtype)
+            if parameter not in self._kept:
+                parameter.data = self.master(parameter).to(dtype)
             self.state.pop(parameter)
 
 

@@ -41,6 +41,7 @@ from cream.models import bases
 from cream.models.checkpoints import check_files
 from cream.models.hardware import training_flops
 from cream.positions import sampler
+from cream.rope import clex
 from cream.training import checkpoint_room, lora, memory, parallel, zero
 from cream.training.callbacks import (
     CheckpointSeal,
@@ -192,6 +193,7 @@ def _merged(config: TrainConfig, root: Path, load: Load, adapter: Path) -> PreTr
     base = load(
         base_place(config.base, root), scaling=config.scaling, scale=config.scale,
         attention=config.attention, dtype=torch.float32, revision=config.revision, device="cpu",
+        **({"scaling_options": config.scaling_options} if config.scaling_options else {}),
     )  # fmt: skip
     return lora.merge(base, adapter)
 
@@ -267,11 +269,14 @@ def _material(
     check_files(base)
     tokenizer = models.load_tokenizer(base, revision=config.revision)
     about = models.load_config(base, config.revision)
-    extended = models.extend(about, rope.scaling(config.scaling, config.scale))
+    kind = rope.scaling(config.scaling, config.scale, **config.scaling_options)
+    extended = models.extend(about, kind)
     window = models.describe(extended)["window"]
     draw = sampler(config.method, window, config.scale, **config.sampler_options)
     examples = config.steps * config.batch_size
-    dataset = ExampleDataset(root / config.corpus, draw, config.seed, examples, tokenizer)
+    dataset = ExampleDataset(
+        root / config.corpus, draw, config.seed, examples, tokenizer, forward=config.micro_batch
+    )
     return extended, tokenizer, dataset
 
 
@@ -295,7 +300,9 @@ def _loaded(
         revision=config.revision,
         **({} if device is None else {"device": device}),
         **({"bits": config.base_bits} if config.base_bits != 16 else {}),
+        **({"scaling_options": config.scaling_options} if config.scaling_options else {}),
     )
+    clex.initialise(model, config.seed)
     models.check_pair(model, tokenizer)
     return model
 

@@ -12,6 +12,7 @@ from accelerate import DistributedType
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel, Trainer, TrainingArguments
 
+from cream.rope import clex
 from cream.training import lora
 from cream.training.config import TrainConfig
 from cream.training.loss import check_head, chunked_loss, mean_loss
@@ -66,7 +67,10 @@ class CreamTrainer(Trainer):
         self.compiled = _compile_choice(config, self.args)
         self.loss, self.config = mean_loss, config
         if self.precision == "master":
-            check_head(self.model)
+            if clex.layer_of(self.model):
+                clex.draw(self.model, (1,))
+            with clex.chosen(self.model, 8):
+                check_head(self.model)
             quick = self.compiled == "layers" and self.args.device.type == "cuda"
             if config.sharded:  # DeepSpeed's own forward must be called
                 lose_in_forward(self.model, compiled=quick)
@@ -102,6 +106,7 @@ class CreamTrainer(Trainer):
         """Return the mean loss over the micro-batch, or its share in that over all labels."""
         if self.compiled == "model":
             torch.compiler.cudagraph_mark_step_begin()
+        clex.draw(self.model, inputs.pop("clex_t", None))
         loss = self.loss(model, inputs)
         if num_items_in_batch is None:
             return loss
@@ -129,6 +134,7 @@ class CreamTrainer(Trainer):
             max_norm=self.config.max_grad_norm,
             offload=self.config.offload == "moments",
             compiled=self.compiled == "layers" and self.args.device.type == "cuda",
+            kept=clex.trained_matrices(self.model),
         )
         return self.optimizer
 
@@ -196,6 +202,7 @@ def _compile_choice(config: TrainConfig, arguments: TrainingArguments) -> str:
         return "none"
     # CUDA graphs own the memory of their gradients, which accumulation would keep between replays.
     whole = arguments.gradient_accumulation_steps == 1 and arguments.world_size == 1
+    whole = whole and config.scaling != "clex"  # whose t is another in every pass
     return "model" if whole and not config.gradient_checkpointing else "layers"
 
 

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.modeling_outputs import CausalLMOutput
 
+from cream.rope import clex
 from cream.training.loss import summed_loss
 
 __all__ = [
@@ -132,8 +133,10 @@ def gathered_weights(model: PreTrainedModel, dtype: torch.dtype, keep: bool) -> 
 
 def shell(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """Return a model of the same configuration without weights, to be saved with given ones."""
-    with torch.device("meta"):
+    with torch.device("meta"), clex.registered():
         made = type(model)(copy.deepcopy(model.config)).to(dtype)
+        if clex.layer_of(model):
+            clex.attach(made, check=False)
     made.config.dtype = dtype
     made.generation_config = model.generation_config
     return made

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 import training_runs
 
@@ -31,14 +32,14 @@ SCALE = training_runs.SCALE
 LENGTHS = [32, 65, 300]  # of 64 tokens in the window and 512 in the extended one
 TREE, LLAMA = os.environ.get("CREAM_LLAMA_CPP"), os.environ.get("CREAM_LLAMA_CPP_PYTHON")
 OLD = os.environ.get("CREAM_TRANSFORMERS_4_PYTHON")
-kinds = pytest.mark.parametrize("kind", rope.KINDS)
+kinds = pytest.mark.parametrize("kind", tiny_models.STOCK_KINDS)
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, training_place, tiny_tokenizer) -> Path:
     """A folder with a finished run a scaling; what a run leaves, without the training."""
     root = tmp_path_factory.mktemp("runs")
-    for kind in rope.KINDS:
+    for kind in tiny_models.STOCK_KINDS:
         scale = None if kind == "none" else SCALE
         model = models.load(training_place / "base", scaling=kind, scale=scale, device="cpu")
         models.save(model, tiny_tokenizer, root / kind / "model")
@@ -54,7 +55,7 @@ def finished(tmp_path_factory, training_place, tiny_tokenizer) -> Path:
 def exports(finished, tmp_path_factory) -> Path:
     """A folder with the export of each of them."""
     root = tmp_path_factory.mktemp("exports")
-    for kind in rope.KINDS:
+    for kind in tiny_models.STOCK_KINDS:
         assert checkpoint.export(finished / kind, root / kind) == root / kind
     return root
 
@@ -83,18 +84,18 @@ numpy.savez(sys.argv[2], **found)
 def test_stock_transformers_gives_equal_logits_with_no_code_of_ours(finished, exports, tmp_path):
     """Each scaling, well beyond the window, in a process that never imports this package."""
     tokens = np.random.default_rng(0).integers(2, 600, 400).tolist()
-    job = json.dumps([[str(exports / kind) for kind in rope.KINDS], tokens])
+    job = json.dumps([[str(exports / kind) for kind in tiny_models.STOCK_KINDS], tokens])
     told = [sys.executable, "-c", ALONE, job, str(tmp_path / "found.npz")]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(told, cwd=tmp_path, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     seen = []
     with np.load(tmp_path / "found.npz") as found:
-        for kind in rope.KINDS:
+        for kind in tiny_models.STOCK_KINDS:
             ours = _logits(models.load(finished / kind / "model", device="cpu"), tokens)
             assert np.abs(found[kind] - ours).max() <= 1e-5 * ours.std(), kind
             seen += [hashlib.sha256(ours.tobytes()).hexdigest()]
-    assert len(set(seen)) == len(rope.KINDS)  # the scalings differ, so equality says something
+    assert len(set(seen)) == len(tiny_models.STOCK_KINDS)  # else equality would say nothing
 
 
 @kinds
@@ -106,7 +107,7 @@ def test_weights_are_copied_and_known_by_the_same_hash(finished, exports, kind):
     wanted = models.weights_hash(finished / kind / "model")
     assert models.weights_hash(exports / kind) == wanted == facts["model_hash"]
     assert facts["tokens_trained"] == 768 and facts["seed"] == 0 and facts["checks"] == []
-    assert sorted(p.name for p in exports.iterdir()) == sorted(rope.KINDS)
+    assert sorted(p.name for p in exports.iterdir()) == sorted(tiny_models.STOCK_KINDS)
 
 
 def test_longrope_says_its_factor_to_every_engine(exports):
@@ -116,7 +117,7 @@ def test_longrope_says_its_factor_to_every_engine(exports):
     for key in ("rope_parameters", "rope_scaling"):
         told = [config[key][k] for k in ("attention_factor", "short_mscale", "long_mscale")]
         assert told == [wanted] * 3
-    for kind in set(rope.KINDS) - {"yarn"}:
+    for kind in set(tiny_models.STOCK_KINDS) - {"yarn", "cope"}:
         assert "mscale" not in (exports / kind / "config.json").read_text()
 
 
@@ -136,7 +137,7 @@ def test_the_card_says_what_it_is_and_that_nothing_was_run(exports, kind, traini
     for wanted in ("| seed | 0 |", "| tokens trained | 768 |", "AutoModelForCausalLM", *lengths):
         assert wanted in text
     assert text.count("| not run |") == len(model_card.ROWS) == 5
-    assert ("json-model-override-args" in text) == (kind == "yarn")
+    assert ("json-model-override-args" in text) == (kind in ("yarn", "cope"))
     assert str(training_place) not in text  # a base given by its path is named, not placed
 
 

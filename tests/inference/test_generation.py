@@ -11,7 +11,7 @@ from cream.inference import generation, memory
 from cream.inference.generation import greedy, log_likelihood
 from cream.inference.kv_cache import keeps_all, read_heads
 
-scalings = pytest.mark.parametrize("scaling", rope.KINDS)
+scalings = pytest.mark.parametrize("scaling", tiny_models.STOCK_KINDS)
 
 
 def scaled(tiny_model, scaling: str, **changes: object) -> LlamaForCausalLM:

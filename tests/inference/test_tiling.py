@@ -53,7 +53,7 @@ def test_losses_are_those_of_the_whole_forward(family, attention):
         assert whole == (["GPTNeoXAttention"] if family == "gpt_neox" else [])
 
 
-@pytest.mark.parametrize("kind", rope.KINDS)
+@pytest.mark.parametrize("kind", tiny_models.STOCK_KINDS)
 def test_every_scaling_beyond_the_window(kind):
     """300 tokens of a model of window 64, extended eightfold."""
     base = LlamaConfig(vocab_size=tiny_models.VOCABULARY, hidden_size=48, intermediate_size=64,

@@ -39,7 +39,7 @@ def base(tmp_path) -> Path:
     return _save(models.create(tiny_models.config("llama"), 0), tmp_path / "base")
 
 
-@pytest.mark.parametrize("name", rope.KINDS)
+@pytest.mark.parametrize("name", tiny_models.STOCK_KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stock_transformers_reads_the_same_model(family, name, tmp_path):
     """No code of ours, positions beyond N, equal to the last bit; the hash survives too."""
@@ -56,7 +56,7 @@ def test_stock_transformers_reads_the_same_model(family, name, tmp_path):
     assert models.weights_hash(tmp_path / "again") == models.weights_hash(model)
 
 
-@pytest.mark.parametrize("name", rope.KINDS)
+@pytest.mark.parametrize("name", tiny_models.STOCK_KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_key_styles_say_the_same(family, name, tmp_path):
     """A reader of transformers 4, which knows no rope_parameters, finds the same rotation."""

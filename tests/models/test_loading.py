@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from cream import rope
 from cream.models import loading
+from cream.rope import clex
 
 FAMILIES = sorted(tiny_models.FAMILIES)
 SCALINGS = [kind for kind in rope.KINDS if kind != "none"]
@@ -38,6 +39,8 @@ def _tokens(length: int = 5 * WINDOW) -> torch.Tensor:
 
 @torch.no_grad()
 def _logits(model) -> torch.Tensor:
+    if clex.layer_of(model):
+        clex.choose(model, model.config.max_position_embeddings)
     return model(_tokens(), use_cache=False).logits
 
 
@@ -68,7 +71,9 @@ def test_an_extended_config_says_so(family, name):
     config = loading.extend(base, rope.scaling(name, 8))
     scale = 8
     assert config.max_position_embeddings == scale * WINDOW
-    assert loading.describe(config) == {
+    about = loading.describe(config)
+    assert about.pop("options", {}) == rope.scaling(name, 8).options
+    assert about == {
         "window": WINDOW,
         "scaling": name,
         "scale": scale,
@@ -255,6 +260,8 @@ def test_extended_positions_are_finite_far_out(bases):
     ends = torch.tensor(np.r_[0:8, 4000:4008, 64 * WINDOW - 8 : 64 * WINDOW])[None]
     for name in SCALINGS:
         model = loading.load(bases["llama"], name, 64, device="cpu")
+        if name == "clex":
+            clex.choose(model, 64 * WINDOW)
         with torch.no_grad():
             logits = model(_tokens(24), position_ids=ends, use_cache=False).logits
         assert torch.isfinite(logits).all()

@@ -39,6 +39,7 @@ LLAMA = {
     "learning_rate": 2e-5,
     "seed": 0,
     "sampler_options": {},
+    "scaling_options": {},
     "weight_decay": 0.0,
     "adam_betas": (0.9, 0.999),
     "max_grad_norm": 1.0,

@@ -23,7 +23,11 @@ from transformers import (
     Qwen3Config,
 )
 
+from cream import rope
+
 WINDOW, VOCABULARY = 64, 64
+# What a stock config can hold; CLEX's frequencies follow the length, test_clex has it at one t.
+STOCK_KINDS = tuple(kind for kind in rope.KINDS if kind != "clex")
 SHAPE: dict[str, Any] = {
     "vocab_size": VOCABULARY,
     "hidden_size": 48,
@@ -113,6 +117,14 @@ def reference_rotation(
                 "linear": plain / scale,
                 "yarn": plain / ((1 - keep) * scale + keep),
                 "yarn-original": keep * plain + (1 - keep) * plain / scale,
+                "drope": plain / 1e12,
+                "clex": plain * (2 * scale - 1) ** (-2 * i / (dim - 2)),  # untrained, at t = scale
+                "cope": plain,
             }[name]
         )
+    if name == "cope":
+        slow = [i for i in range(dim // 2) if 2 * math.pi / frequencies[i] > window]
+        for k, i in enumerate(slow):
+            kept = (1 + math.cos(math.pi * k / (len(slow) - 1))) / 2
+            frequencies[i] *= max(kept, 1e-9)
     return np.array(frequencies), 0.1 * math.log(scale) + 1 if name.startswith("yarn") else 1.0
