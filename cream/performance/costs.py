@@ -69,7 +69,9 @@ def command(row: dict) -> str:
     if how["trainer"] == "stock Trainer":
         return f"{said} --stock --stock-micro-batch {how['micro_batch']}"
     again = re.search(r"recompute (\w+)", how["trainer"])
-    return f"{said} --micro-batch {how['micro_batch']} --recompute {again and again.group(1)}"
+    eight = f" --float8 {how['float8']}" if how.get("float8", "none") != "none" else ""
+    said += f" --micro-batch {how['micro_batch']} --recompute {again and again.group(1)}"
+    return said + eight
 
 
 def _asked(how: dict, shape: str) -> str:
@@ -129,7 +131,8 @@ def of_one(table: pd.DataFrame) -> pd.Series:
     One GPU's is the fastest of our own settings on that card within half an hour, when the machine
     was the same one, or else of all. None where nothing is known of one.
     """
-    alone = table[(table["cards"] == 1) & ~table["how"].str.startswith("stock Trainer")]
+    other = table["how"].str.startswith("stock Trainer") | table["how"].str.contains("float8")
+    alone = table[(table["cards"] == 1) & ~other]
     found = []
     for row in table.to_dict("records"):
         like = alone[(alone["card"] == row["card"]) & (alone["model"] == row["model"])]
@@ -164,6 +167,8 @@ def _how(how: dict) -> str:
         parts.append(f"{again or str(how.get('recompute')) + ' layers'} recomputed")
     if how.get("offload") == "moments":
         parts.append("moments in RAM")
+    if how.get("float8", "none") != "none":
+        parts.append(f"float8 {how['float8']}")
     if "trainer" not in how:
         parts.append(f"compile {how['compile']}, {how.get('workers', 0)} workers")
     return ", ".join(parts)
@@ -238,7 +243,10 @@ def _nearest(
     same = (ratio - 1).abs() < 0.01
     like = same if same.any() else ratio.between(1 / NEAR, NEAR) & table["mfu"].notna()
     ours = ~table["how"].str.startswith("stock Trainer")
-    table = table[ours & like].assign(scaled=not same.any())
+    eight = pd.Series([how.get("float8", "none") for how in table["settings"]], table.index)
+    # Hours of bfloat16 for float8 that was not measured, but never the other way round.
+    asked = config.float8 if (ours & like & (eight == config.float8)).any() else "none"
+    table = table[ours & like & (eight == asked)].assign(scaled=not same.any())
     table["tokens_per_second"] *= 1.0 if same.any() else ratio[table.index]
     near = [
         (how.get("precision") == config.precision) + (how["micro_batch"] == config.micro_batch)

@@ -1,6 +1,7 @@
 """Tokens a second of training a large model at its true shape, with random weights, on one card.
 
     python -m cream.performance training --shape llama2-7b --micro-batch 1,2 --stock
+    python -m cream.performance training --shape llama2-7b --float8 none,tensorwise
 
 runs a few optimizer steps of the paper's recipe for each setting, through `training.train` as a run
 takes it: 32 windows a step by accumulation, skipped positions, clipping, float32 AdamW, logging.
@@ -50,7 +51,7 @@ from cream.utils.provenance import hash_of
 __all__ = ["main"]
 
 KEPT = ("precision", "micro_batch", "recompute", "offload", "zero", "zero_offload", "compile",
-        "gradient_checkpointing")  # fmt: skip
+        "gradient_checkpointing", "float8")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--zero", type=_listed, default=["auto"], help="such as 1,2,3")
     parser.add_argument(
         "--zero-offload", choices=("auto", "none", "optimizer", "all"), default="auto"
+    )
+    parser.add_argument(
+        "--float8", type=_listed, default=["none"], help="such as none,tensorwise,rowwise"
     )
     parser.add_argument("--stock", action="store_true", help="transformers' own Trainer, too")
     parser.add_argument("--stock-micro-batch", type=int, default=4)
@@ -130,13 +134,16 @@ def _jobs(given: argparse.Namespace) -> dict[str, dict]:
         stock = {**common, "micro_batch": given.stock_micro_batch, "gradient_checkpointing": True}
         stock |= {"precision": "bfloat16", "compile": "none"}
         jobs["stock Trainer"] = {"config": stock, "stock": True}
-    for micro, again, zero in itertools.product(given.micro_batch, given.recompute, given.zero):
+    settings = itertools.product(given.micro_batch, given.recompute, given.zero, given.float8)
+    for micro, again, zero, eight in settings:
         ours = {**common, "micro_batch": micro, "recompute": again, "precision": "master"}
+        ours |= {"float8": eight}
         ours |= {"offload": given.offload, "compile": given.compile}
         ours |= {"zero": zero, "zero_offload": given.zero_offload}
         name = f"micro-batch {micro}, recompute {again}"
         if given.processes > 1 or zero != "auto":
             name += f", {given.processes} processes, zero {zero}"
+        name += "" if eight == "none" else f", float8 {eight}"
         jobs[name] = {"config": ours, "stock": False}
     for job in jobs.values():
         TrainConfig(**job["config"])  # a typing error costs nothing
@@ -278,6 +285,10 @@ def _compare(found: dict[str, dict]) -> None:
     if stock and ours:
         best = max(ours, key=ours.get)
         print(f"{best}: {ours[best] / stock:.2f} times the stock Trainer")
+    for name, speed in ours.items():
+        plain, _, kind = name.partition(", float8 ")
+        if kind and plain in ours:
+            print(f"{name}: {speed / ours[plain]:.2f} times bfloat16")
 
 
 def _write(

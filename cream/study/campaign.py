@@ -4,11 +4,12 @@
         --needle 5 --passkeys 20 --documents 16
 
 A model is `original`, `scaled:SCALING:SCALE`, or a run METHOD:SCALING:SCALE:SEED, which is trained
-by the preset first. One process a GPU takes the next model that no other has, trains it, and asks
-it the same questions as every other: the hidden sentence in code and in manuals, the pass key, the
-perplexity of long documents. Answers are rows in OUT/rows/NAME.jsonl as they come, runs lie in
-OUT/NAME; the same command again computes what is missing. `--publish FILE` writes the rows of OUT
-as Parquet, and their training metrics beside it.
+by the preset first; `cream:yarn:8:0:float8=tensorwise` changes fields of that run alone. One
+process a GPU takes the next model that no other has, trains it, and asks it the same questions as
+every other: the hidden sentence in code and in manuals, the pass key, the perplexity of long
+documents. Answers are rows in OUT/rows/NAME.jsonl as they come, runs lie in OUT/NAME; the same
+command again computes what is missing. `--publish FILE` writes the rows of OUT as Parquet, and
+their training metrics beside it.
 
 What belongs here: which models, in which order, on which card. What is asked, is the tasks'.
 """
@@ -67,6 +68,7 @@ class Job:
     scaling: str | None = None
     scale: int | None = None
     seed: int | None = None
+    changes: tuple[tuple[str, object], ...] = ()  # fields of this run alone
 
     @property
     def trained(self) -> bool:
@@ -78,7 +80,8 @@ class Job:
         """A file name that no other job of a campaign has."""
         parts = [self.method, self.scaling, self.scale and str(self.scale)]
         seed = [f"seed{self.seed}"] if self.trained else []
-        return "-".join([part for part in parts if part] + seed)
+        changed = [f"{field}-{value}" for field, value in self.changes]
+        return "-".join([part for part in parts if part] + seed + changed)
 
     def subject(self, out: str) -> str:
         """Name the model as evaluations name it."""
@@ -99,17 +102,29 @@ def jobs(models: str) -> list[Job]:
 
 def _job(name: str) -> Job:
     parts = name.split(":")
+    changed = [part for part in parts[4:] if part.partition("=")[2]]
+    parts = [part for part in parts if part not in changed]
     if name == "original":
         return Job(name)
     numbers = all(part.isdecimal() for part in parts[2:])
     if parts[0] == "scaled" and len(parts) == 3 and numbers:
         return Job("scaled", parts[1], int(parts[2]))
     if parts[0] not in ("original", "scaled") and len(parts) == 4 and numbers:
-        return Job(parts[0], parts[1], int(parts[2]), int(parts[3]))
+        return Job(parts[0], parts[1], int(parts[2]), int(parts[3]), tuple(map(_change, changed)))
     raise ValueError(
         f"{name!r} is no model: write original, scaled:SCALING:SCALE or METHOD:SCALING:SCALE:SEED, "
-        "for example cream:yarn:8:0"
+        "for example cream:yarn:8:0, and after it FIELD=VALUE for fields of that run alone, for "
+        "example cream:yarn:8:0:float8=tensorwise"
     )
+
+
+def _change(text: str) -> tuple[str, object]:
+    """Read FIELD=VALUE, a value as JSON or else as text."""
+    field, _, value = text.partition("=")
+    try:
+        return field, json.loads(value)
+    except json.JSONDecodeError:
+        return field, value
 
 
 def claimed(wanted: Sequence[Job], locks: Path) -> Iterator[Job]:
@@ -255,7 +270,8 @@ class Campaign:
         if not job.trained:
             return
         about = {"method": job.method, "scaling": job.scaling, "scale": job.scale, "seed": job.seed}
-        config = presets.get(self.questions.preset, **{**about, **self.changes}).train
+        changed = {**about, **self.changes, **dict(job.changes)}
+        config = presets.get(self.questions.preset, **changed).train
         began = time.time()
         train(config, self.root / self.out / job.name, root=self.root, progress=False)
         _say(f"{job.name}: trained in {time.time() - began:.0f} s")
@@ -390,9 +406,10 @@ def _campaign(given: argparse.Namespace) -> Campaign:
     if unknown := [task for task in tasks if task not in TASKS]:
         raise SystemExit(f"there is no task {unknown[0]!r}; there are: {', '.join(TASKS)}")
     changes = json.loads(given.changes)
-    presets.get(given.preset, **changes)
-    until = given.until or time.time() + 60 * given.minutes
     listed = tuple(jobs(given.models))
+    for job in listed:  # a typing error costs nothing
+        presets.get(given.preset, **{**changes, **dict(job.changes)})
+    until = given.until or time.time() + 60 * given.minutes
     return Campaign(
         given.out, listed, questions, tasks, changes, given.root, until, given.batch_tokens
     )

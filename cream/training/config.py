@@ -31,6 +31,8 @@ CHOICES = {
     "compile": ("auto", "none", "layers", "model"),
     "lora_train": ("none", "norms", "embeddings", "embeddings+norms"),
     "base_bits": (16, 4),
+    "float8": ("none", "tensorwise", "rowwise"),
+    "float8_layers": ("auto", "all"),
 }
 MOST = 2**31 - 1
 RANGES = {
@@ -92,6 +94,10 @@ class TrainConfig:
     lora_targets: str = "all-linear"  # or names with commas between: "q_proj,v_proj"
     lora_train: str = "none"  # also, as they are: "norms", "embeddings" or "embeddings+norms"
     base_bits: int = 16  # 4: the frozen base in 4 bits, by bitsandbytes on a CUDA device
+    # Products of the decoder's linear layers in 8 bits, by torchao: "tensorwise" (the faster) or
+    # "rowwise" (the finer); of "all" layers, or of those that are faster by it ("auto")
+    float8: str = "none"
+    float8_layers: str = "auto"
 
     def __post_init__(self) -> None:
         if isinstance(self.adam_betas, list):  # as JSON and YAML have it
@@ -106,6 +112,7 @@ class TrainConfig:
         _check_memory_settings(self)
         _check_sharding(self)
         _check_lora(self)
+        _check_float8(self)
         rope.scaling(self.scaling, self.scale, **self.scaling_options)
         _check_clex(self)
         check_options(self.method, self.scale, self.sampler_options)
@@ -252,6 +259,29 @@ def _check_clex(config: TrainConfig) -> None:
             "bfloat16 weights, which DeepSpeed does not shard: train on one GPU with zero 0, or on "
             "several with precision 'bfloat16'"
         )
+
+
+def _check_float8(config: TrainConfig) -> None:
+    """Refuse float8 beside what it was not tested with."""
+    if config.float8 == "none":
+        if config.float8_layers != "auto":
+            raise ValueError("float8_layers is 'all' and float8 'none'; choose float8 'tensorwise'")
+        return
+    beside = {
+        "precision": (config.precision, ("master", "bfloat16"), "'master' or 'bfloat16'"),
+        "compile": (config.compile, ("auto", "layers"), "'layers'"),
+        "lora_rank": (config.lora_rank, (0,), "0"),
+        "zero": (config.zero, ("auto", 0), "0"),
+        "zero_offload": (config.zero_offload, ("auto", "none"), "'none'"),
+        "gradient_checkpointing": (config.gradient_checkpointing, (False,), "recompute instead"),
+        "probe_steps": (config.probe_steps if config.probe else 0, (0,), "0"),
+    }
+    for name, (value, allowed, instead) in beside.items():
+        if value not in allowed:
+            raise ValueError(
+                f"float8 is {config.float8!r} and {name} {value!r}, which was not tested together; "
+                f"choose {instead}, or float8 'none'"
+            )
 
 
 def closest(name: str, fields: set[str]) -> str:

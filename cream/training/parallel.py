@@ -101,6 +101,8 @@ def choose(
     """
     if config.lora_rank:
         return _with_lora(config, model, window, machine)
+    if config.float8 != "none":
+        config = _alone(config, machine)
     if config.precision != "master" and config.zero in ("auto", 0):
         return _unsharded(config, model, window, machine)
     if config.zero == 0 and machine.processes > 1:
@@ -138,6 +140,16 @@ def _with_lora(
     plain = dataclasses.replace(config, zero=0, zero_offload="none")
     settled, needed = memory.settle(plain, model, window, machine.card, machine.name)
     return settled, str(needed)
+
+
+def _alone(config: TrainConfig, machine: Machine) -> TrainConfig:
+    """Float8 is of one process, without DeepSpeed: several were not tested."""
+    if machine.processes > 1:
+        raise ValueError(
+            f"float8 is {config.float8!r} and {machine.processes} processes train, which was not "
+            "tested; start one, or choose float8 'none'"
+        )
+    return dataclasses.replace(config, zero=0, zero_offload="none")
 
 
 def _instead(

@@ -42,7 +42,7 @@ from cream.models.checkpoints import check_files
 from cream.models.hardware import training_flops
 from cream.positions import sampler
 from cream.rope import clex
-from cream.training import checkpoint_room, lora, memory, parallel, zero
+from cream.training import checkpoint_room, float8, lora, memory, parallel, zero
 from cream.training.callbacks import (
     CheckpointSeal,
     MetricsLog,
@@ -316,6 +316,8 @@ def _settled(
         log.info("%s", said)
     if config.sharded:
         zero.quieten()
+    if config.float8 != "none":
+        float8.check(config, about, window)
     return config
 
 
@@ -337,6 +339,8 @@ def _prepare(
     """Settle how the model computes, write down what was asked for, and what is logged."""
     model, config = trainer.model, trainer.config
     model.config.use_cache = False
+    if config.float8 != "none":
+        float8.convert(model, config)
     if config.gradient_checkpointing:
         # The first name is the newer one; the second warns where both are there.
         enable = getattr(model, "activation_checkpointing_enable", None)

@@ -196,7 +196,7 @@ def _compile_choice(config: TrainConfig, arguments: TrainingArguments) -> str:
         return config.compile
     if arguments.device.type != "cuda":
         return "none"
-    if config.precision == "master":
+    if config.precision == "master" or config.float8 != "none":
         return "layers"
     if config.steps < WORTH_COMPILING:
         return "none"

@@ -22,6 +22,15 @@ def test_models_are_named_as_evaluations_name_them():
     assert [each.trained for each in found] == [False, False, True]
 
 
+def test_fields_of_one_run_alone_stand_behind_it():
+    plain, eight = jobs("cream:yarn:8:1,cream:yarn:8:1:float8=tensorwise:micro_batch=4")
+    assert plain.changes == () and dict(eight.changes) == {"float8": "tensorwise", "micro_batch": 4}
+    assert eight.name == "cream-yarn-8-seed1-float8-tensorwise-micro_batch-4"
+    assert eight.subject("runs/x") == f"runs/x/{eight.name}"
+    with pytest.raises(ValueError, match="a run has no float9 .did you mean float8"):
+        campaign.main(["x", "--models", "cream:yarn:8:1:float9=tensorwise"])
+
+
 def test_two_models_never_share_a_name():
     listed = "original,scaled:yarn:8,scaled:ntk:8,pose:yarn:8:0,pose:yarn:8:1,pose:yarn:16:0"
     names = [each.name for each in jobs(listed)]
@@ -31,7 +40,9 @@ def test_two_models_never_share_a_name():
 @pytest.mark.parametrize(
     "models, said",
     [("", "no model"), ("cream:yarn:8", "cream:yarn:8"), ("scaled:yarn:x", "scaled:yarn:x"),
-     ("original:yarn:8:0", "original:yarn:8:0"), ("original,original", "twice")],
+     ("original:yarn:8:0", "original:yarn:8:0"), ("original,original", "twice"),
+     ("cream:yarn:8:0:float8", "float8 is no|float8' is no"),
+     ("scaled:yarn:8:float8=tensorwise", "is no model")],
 )  # fmt: skip
 def test_what_is_no_list_of_models_is_refused(models, said):
     with pytest.raises(ValueError, match=said):
