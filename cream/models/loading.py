@@ -31,6 +31,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cream import rope
 from cream.models import hub
+from cream.models.attention import check_kernel
 from cream.models.checkpoints import (
     check_files,
     check_place,
@@ -110,6 +111,7 @@ def _attention(attention: str, device: torch.device) -> str | None:
     than flash-attn 2 on Hopper.
     """
     if attention != "auto":
+        check_kernel(attention)
         return attention
     if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] >= 9:
         return None

@@ -71,6 +71,8 @@ def command(row: dict) -> str:
     again = re.search(r"recompute (\w+)", how["trainer"])
     eight = f" --float8 {how['float8']}" if how.get("float8", "none") != "none" else ""
     said += f" --micro-batch {how['micro_batch']} --recompute {again and again.group(1)}"
+    for name, usual in (("precision", "master"), ("attention", "auto")):
+        said += f" --{name} {how[name]}" if how.get(name, usual) != usual else ""
     return said + eight
 
 
@@ -167,6 +169,8 @@ def _how(how: dict) -> str:
         parts.append(f"{again or str(how.get('recompute')) + ' layers'} recomputed")
     if how.get("offload") == "moments":
         parts.append("moments in RAM")
+    if how.get("attention", "auto") != "auto":
+        parts.append(f"attention {how['attention']}")
     if how.get("float8", "none") != "none":
         parts.append(f"float8 {how['float8']}")
     if "trainer" not in how:

@@ -34,6 +34,7 @@ from transformers import (
 
 from cream import models, rope
 from cream.data import corpus
+from cream.models.attention import check_kernel
 from cream.rope import clex
 from cream.rope.config import settle_rotation
 
@@ -51,6 +52,12 @@ __all__ = [
 
 SHAPES = {
     "llama2-7b": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},  # LlamaConfig's defaults
+    "smollm2-135m": {
+        "vocab_size": 49152, "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
+        "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 100000.0},
+    },
     "tiny": {
         "vocab_size": 600, "hidden_size": 64, "intermediate_size": 176, "num_hidden_layers": 4,
         "num_attention_heads": 2, "max_position_embeddings": 64,
@@ -113,6 +120,7 @@ def random_weights(
     about = AutoConfig.from_pretrained(base) if isinstance(base, str) else base
     config = models.extend(about, rope.scaling(scaling, scale, **(scaling_options or {})))
     chosen = None if attention == "auto" else attention
+    check_kernel(chosen)
     torch.manual_seed(0)
     with torch.device(device or place()), clex.registered():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=chosen)

@@ -8,7 +8,8 @@ takes it: 32 windows a step by accumulation, skipped positions, clipping, float3
 `--stock` adds transformers' own Trainer in its own settings (float32 weights, bfloat16 autocast,
 gradient checkpointing) on the same examples. Each setting runs in a process of its own, so that one
 that does not fit ends alone. `--card-check` first prints what each needs of the card's memory.
-With `--rows FILE`, rows of the task speed_training are appended.
+With `--rows FILE`, rows of the task speed_training are appended; `--profile FILE` appends a table
+of one more step's kernels.
 
 What belongs here: the settings and what is said of them. The shapes are in `random_models`, the
 arithmetic in `training.memory`; the small models' steps are timed by `speed`.
@@ -51,7 +52,7 @@ from cream.utils.provenance import hash_of
 __all__ = ["main", "steps_of"]
 
 KEPT = ("precision", "micro_batch", "recompute", "offload", "zero", "zero_offload", "compile",
-        "gradient_checkpointing", "float8")  # fmt: skip
+        "gradient_checkpointing", "float8", "attention")  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -70,8 +71,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--recompute", type=_listed, default=["auto"], help="such as auto,0,cheap,4"
     )
+    parser.add_argument(
+        "--precision", type=_listed, default=["master"], help="such as master,bfloat16"
+    )
+    parser.add_argument(
+        "--attention", type=_listed, default=["auto"], help="such as auto,causal-cudnn,causal-fa4"
+    )
+    parser.add_argument("--profile", metavar="FILE", help="write what one more step's kernels took")
     parser.add_argument("--offload", choices=("auto", "none", "moments"), default="auto")
-    parser.add_argument("--compile", choices=("auto", "none", "layers"), default="auto")
+    parser.add_argument("--compile", choices=("auto", "none", "layers", "model"), default="auto")
     parser.add_argument("--processes", type=int, default=1, help="GPUs of this host")
     parser.add_argument("--zero", type=_listed, default=["auto"], help="such as 1,2,3")
     parser.add_argument(
@@ -130,21 +138,27 @@ def _jobs(given: argparse.Namespace) -> dict[str, dict]:
         "log_steps": 1, "workers": given.workers,
     }  # fmt: skip
     jobs = {}
+    profile = {"profile": given.profile} if given.profile else {}
     if given.stock:
         stock = {**common, "micro_batch": given.stock_micro_batch, "gradient_checkpointing": True}
         stock |= {"precision": "bfloat16", "compile": "none"}
         jobs["stock Trainer"] = {"config": stock, "stock": True}
-    settings = itertools.product(given.micro_batch, given.recompute, given.zero, given.float8)
-    for micro, again, zero, eight in settings:
-        ours = {**common, "micro_batch": micro, "recompute": again, "precision": "master"}
-        ours |= {"float8": eight}
+    settings = itertools.product(
+        given.micro_batch, given.recompute, given.zero, given.float8, given.precision,
+        given.attention,
+    )  # fmt: skip
+    for micro, again, zero, eight, precision, attention in settings:
+        ours = {**common, "micro_batch": micro, "recompute": again, "precision": precision}
+        ours |= {"float8": eight, "attention": attention}
         ours |= {"offload": given.offload, "compile": given.compile}
         ours |= {"zero": zero, "zero_offload": given.zero_offload}
         name = f"micro-batch {micro}, recompute {again}"
         if given.processes > 1 or zero != "auto":
             name += f", {given.processes} processes, zero {zero}"
+        name += "" if precision == "master" else f", precision {precision}"
+        name += "" if attention == "auto" else f", attention {attention}"
         name += "" if eight == "none" else f", float8 {eight}"
-        jobs[name] = {"config": ours, "stock": False}
+        jobs[name] = {"config": ours, "stock": False, **profile}
     for job in jobs.values():
         TrainConfig(**job["config"])  # a typing error costs nothing
     return jobs
@@ -174,6 +188,35 @@ class _Enough(TrainerCallback):
             raise self.Reached
 
 
+class _Profile(TrainerCallback):
+    """Appends to a file what the kernels of the step after `steps` took."""
+
+    def __init__(self, file: str, name: str, steps: int):
+        self.file, self.name, self.steps = Path(file), name, steps
+        self.profile = torch.profiler.profile()
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Begin with the last step."""
+        if state.global_step == self.steps:
+            self.profile.start()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Write the table, the most expensive kernels first."""
+        if state.global_step <= self.steps:
+            return
+        self.profile.stop()
+        where = "cuda" if torch.cuda.is_available() else "cpu"
+        table = self.profile.key_averages().table(
+            sort_by=f"self_{where}_time_total", row_limit=60, max_name_column_width=90
+        )
+        with self.file.open("a") as file:
+            file.write(f"{self.name}\n{table}\n\n")
+
+
 def _tell(found: dict) -> None:
     """Print what the first process found; of several each ends at once, waiting for no other."""
     if os.environ.get("RANK", "0") == "0":
@@ -187,9 +230,13 @@ def _inside(job: dict) -> dict:
     if "check" in job:
         return {"said": _checked(root, job["check"])}
     config, run = TrainConfig(**job["config"]), root / job["run"]
+    watching = [_Profile(job["profile"], job["run"], job["steps"])] if "profile" in job else []
     try:
         with contextlib.suppress(_Enough.Reached):
-            (_stock if job["stock"] else _ours)(config, run, root, job["steps"])
+            if job["stock"]:
+                _stock(config, run, root, job["steps"])
+            else:
+                _ours(config, run, root, job["steps"] + len(watching), watching)
     except (MemoryError, torch.OutOfMemoryError) as error:
         if "RANK" in os.environ:  # the others wait: the launcher must see it end
             raise
@@ -197,6 +244,7 @@ def _inside(job: dict) -> dict:
     if os.environ.get("RANK", "0") != "0":
         return {}
     rows = [row for row in read_metrics(run / "metrics.jsonl") if "tokens_per_second" in row]
+    rows = rows[: job["steps"]]  # one more was slowed by its profile
     warm = rows[1:]
     settled, _ = _as_settled(config, root)
     return {
@@ -230,9 +278,11 @@ def _checked(root: Path, jobs: list[dict]) -> str:
     return "\n".join(said)
 
 
-def _ours(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
+def _ours(
+    config: TrainConfig, run: Path, root: Path, steps: int, watching: Sequence[TrainerCallback] = ()
+) -> None:
     training_run.train(config, run, root=root, progress=False, load=random_models.random_weights,
-                   callbacks=[_Enough(steps)])  # fmt: skip
+                       callbacks=[*watching, _Enough(steps)])  # fmt: skip
 
 
 def steps_of(config: TrainConfig, run: Path, root: Path, steps: int) -> None:

@@ -25,6 +25,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -256,15 +257,24 @@ class Campaign:
         path = self.root / self.out / "questions" / f"{task}-{asked}.json"
         return kept(path, lambda: self.questions.build(task, self.root))
 
-    def work(self) -> None:
-        """Take one model after another, until none is left or the time is over."""
-        locks = self.root / self.out / "locks"
+    def work(self) -> bool:
+        """Take one model after another, until none is left or the time is over.
+
+        A model that fails is said and left to the next call; the others go on. True if none failed.
+        """
+        locks, failed = self.root / self.out / "locks", []
         for job in claimed(self.jobs, locks):
             if time.time() > self.until:
-                return
-            self._train(job)
-            if self._ask(job):
-                (locks / f"{job.name}.done").touch()
+                break
+            try:
+                self._train(job)
+                if self._ask(job):
+                    (locks / f"{job.name}.done").touch()
+            except Exception:
+                failed.append(job.name)
+                _say(f"{job.name} FAILED\n{traceback.format_exc()}")
+                self._clear()
+        return not failed
 
     def _train(self, job: Job) -> None:
         if not job.trained:
@@ -275,6 +285,9 @@ class Campaign:
         began = time.time()
         train(config, self.root / self.out / job.name, root=self.root, progress=False)
         _say(f"{job.name}: trained in {time.time() - began:.0f} s")
+        self._clear()
+
+    def _clear(self) -> None:
         torch.compiler.reset()  # a process may compile only so many models of one code
         gc.collect()
         torch.cuda.empty_cache()
@@ -373,7 +386,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     campaign = _campaign(given)
     if given.worker:
-        campaign.work()
+        if not campaign.work():
+            raise SystemExit(1)
         return
     started = [] if given.questions_only else _started(arguments or sys.argv[1:], campaign, given)
     for task in campaign.tasks:  # meanwhile: who trains does not need them yet

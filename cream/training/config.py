@@ -71,7 +71,7 @@ class TrainConfig:
     # bfloat16 weights with their float32 masters in the optimizer (large models); "auto" by device
     precision: str = "auto"
     save_dtype: str = "float32"  # of model/
-    attention: str = "auto"
+    attention: str = "auto"  # or one of transformers' names, or a kernel of `models.attention`
     gradient_checkpointing: bool = False
     # What a backward pass computes again (precision "master"): 0 nothing, "cheap" element-wise
     # results of compiled layers, a number also that many whole layers, "auto" as memory demands

@@ -133,3 +133,20 @@ def test_perplexity_is_over_all_tokens_and_scores_are_means():
     })  # fmt: skip
     assert campaign._means(frame, "needle") == {8: 0.5, 16: 1.0}
     assert campaign._means(frame, "perplexity") == {8: 7.389, 16: 2.718}
+
+
+def test_a_model_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    wanted = jobs("original,scaled:yarn:8")
+    asked = campaign.Questions("tiny")
+    run = campaign.Campaign("out", tuple(wanted), asked, (), {}, tmp_path, 1e12, 1)
+
+    def ask(self, job):
+        if job.method == "original":
+            raise ValueError("no such model")
+        return True
+
+    monkeypatch.setattr(campaign.Campaign, "_ask", ask)
+    assert not run.work()
+    locks = tmp_path / "out" / "locks"
+    assert [each.name for each in locks.glob("*.done")] == ["scaled-yarn-8.done"]
+    assert "no such model" in capsys.readouterr().out

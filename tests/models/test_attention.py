@@ -1,0 +1,91 @@
+"""Causal kernels by name: what they compute, by torch's own; what they refuse."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+import torch
+
+from cream import models
+from cream.models import attention
+
+
+def reference(query, key, value, softmax_scale, causal, return_lse):
+    """Attention (batch, tokens, heads, size) by its formula, with the logarithms of its sums."""
+    groups = query.shape[2] // key.shape[2]
+    key, value = (each.repeat_interleave(groups, 2) for each in (key, value))
+    logits = torch.einsum("bqhd,bkhd->bhqk", query, key).float() * softmax_scale
+    beyond = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1)
+    logits = logits.masked_fill(beyond, float("-inf"))
+    out = torch.einsum("bhqk,bkhd->bqhd", logits.softmax(-1).to(value.dtype), value)
+    return out.contiguous(), logits.logsumexp(-1)
+
+
+def backward(query, key, value, out, outer, lse, scale, causal):
+    """Gradients by the formula of the paper of FlashAttention, from the logarithms of the sums."""
+    groups = query.shape[2] // key.shape[2]
+    keys, values = (each.repeat_interleave(groups, 2) for each in (key, value))
+    logits = torch.einsum("bqhd,bkhd->bhqk", query, keys) * scale
+    share = (logits - lse.unsqueeze(-1)).exp().tril()
+    inner = torch.einsum("bqhd,bkhd->bhqk", outer, values)
+    by_logits = share * (inner - (outer * out).sum(-1).transpose(1, 2).unsqueeze(-1)) * scale
+    by_keys = torch.einsum("bhqk,bqhd->bkhd", by_logits, query)
+    by_values = torch.einsum("bhqk,bqhd->bkhd", share, outer)
+    grouped = [each.unflatten(2, (-1, groups)).sum(3) for each in (by_keys, by_values)]
+    return torch.einsum("bhqk,bkhd->bqhd", by_logits, keys), *grouped
+
+
+@pytest.fixture
+def flash4(monkeypatch):
+    """Stand in for flash-attn-4 with the same two functions."""
+    cute = types.ModuleType("flash_attn.cute")
+    cute.flash_attn_func = reference
+    cute.interface = types.ModuleType("flash_attn.cute.interface")
+    cute.interface._flash_attn_bwd = backward
+    for name, module in (("flash_attn", types.ModuleType("flash_attn")), (cute.__name__, cute),
+                         ("flash_attn.cute.interface", cute.interface)):  # fmt: skip
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(attention, "check_kernel", lambda name: None)
+
+
+@pytest.mark.parametrize("name", ["causal-fa4", "causal-fa2"])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_the_same_loss_and_gradients_as_torch(flash4, tiny_model, name, compiled):
+    """Positions with gaps in one window: read as one document; grouped queries."""
+    if name == "causal-fa2" and compiled:
+        pytest.skip("torch's CPU kernel is the same one")
+    tokens = torch.randint(2, 600, (1, 64), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(64) + 300 * (torch.arange(64) > 20)
+    found = []
+    for kind in ("sdpa", name):
+        model = models.guard_positions(tiny_model(num_key_value_heads=1))
+        model.set_attn_implementation(kind)
+        if compiled:
+            for layer in model.model.layers:
+                layer.compile(backend="aot_eager")
+        loss = model(tokens, position_ids=positions[None], labels=tokens).loss
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in model.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+def test_what_has_a_mask_or_a_cache_is_refused(flash4, tiny_model):
+    model = tiny_model()
+    model.set_attn_implementation("causal-fa4")
+    tokens, mask = torch.arange(2, 10)[None], torch.ones(1, 8, dtype=torch.long)
+    model(tokens, attention_mask=mask)
+    mask[0, 0] = 0
+    with pytest.raises(ValueError, match="was given a padded batch"):
+        model(tokens, attention_mask=mask)
+    with pytest.raises(ValueError, match="was given a KV cache"):
+        model.generate(tokens, max_new_tokens=2, do_sample=False)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install --pre flash-attn-4"):
+        attention.check_kernel("causal-fa4")
+    attention.check_kernel("causal-cudnn")
