@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from cream import models
 from cream.inference import generation
-from cream.rope import clex, scalings
+from cream.models import clex_checkpoints
+from cream.rope import clex, clex_ode, scalings
 
 GOLDEN = json.loads((Path(__file__).parent / "clex_golden.json").read_text())
 SCALES = {"zero": (0.01, 0.0), "small": (0.01, 0.01), "large": (0.05, 0.05)}
@@ -41,7 +42,7 @@ def layer(weights: str, dim: int = 128, theta: float = 1e4, **options: object) -
     kind = scalings.scaling("clex", 16, **{"step": 0.01, **options})
     made = clex.ClexLayer(kind, theta, dim, window=4096).double()
     up, down = matrices(weights, dim)
-    clex.load_matrices(
+    clex_checkpoints.load_matrices(
         made, {clex.UP: torch.from_numpy(up), clex.DOWN: torch.from_numpy(down)}, "golden"
     )
     return made
@@ -90,7 +91,7 @@ def test_gradients_are_the_golden_ones_and_those_of_differences():
     inputs = (coarse.proj_func.ode_up_proj, coarse.proj_func.ode_down_proj)
     x = np.log(2 * np.array([3.0, 7.0]) - 1)
     assert torch.autograd.gradcheck(
-        lambda up, down: clex._Solved.apply(up, down, coarse.proj_func.ode, x), inputs
+        lambda up, down: clex_ode.Solved.apply(up, down, coarse.proj_func.ode, x), inputs
     )
 
 
