@@ -107,7 +107,7 @@ def released(config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedCon
     if lacking := [name for name, value in given.items() if value is None]:
         raise ValueError(
             f"the config of this CLEX checkpoint does not say {', '.join(lacking)}: give it as "
-            "scaling_options (released values: clex_checkpoints.RELEASES; silu is the code of 2023-10)"
+            "scaling_options (RELEASES here has the released values; silu is the code of 2023-10)"
         )
     kept = ("rope_theta", "partial_rotary_factor")
     plain = {key: theirs[key] for key in kept if theirs.get(key) is not None}
