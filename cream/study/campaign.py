@@ -4,7 +4,15 @@
         --needle 5 --passkeys 20 --documents 16
 
 A model is `original`, `scaled:SCALING:SCALE`, or a run METHOD:SCALING:SCALE:SEED, which is trained
-by the preset first. One process a GPU takes the next model that no other has, trains it, and asks
+by the preset first; `clex:clex+frozen:8:0` sets the scaling's option `frozen`. The methods of
+issue 16 on the miniature, one seed of eight:
+
+    python -m cream.study.campaign runs/methods --preset miniature --dtype float32 \\
+        --tasks longchat_lines,perplexity --lines 100 --models original,plain:yarn:8:0,\\
+    pose:yarn:8:0,cream:yarn:8:0,cream:linear:8:0,endprompt:yarn:8:0,endprompt:linear:8:0,\\
+    cream:cope:8:0,plain:drope:8:0,clex:clex:8:0,clex:clex+frozen:8:0
+
+One process a GPU takes the next model that no other has, trains it, and asks
 it the same questions as every other: the hidden sentence in code and in manuals, the pass key, the
 perplexity of long documents. Answers are rows in OUT/rows/NAME.jsonl as they come, runs lie in
 OUT/NAME; the same command again computes what is missing. `--publish FILE` writes the rows of OUT
@@ -42,14 +50,26 @@ from cream.evaluation import models as evaluation_models
 from cream.evaluation.runner import evaluate
 from cream.presets import Preset
 from cream.results import Rows
-from cream.tasks import haystack, needle, passkey, perplexity, perplexity_texts
+from cream.tasks import (
+    haystack,
+    longchat_lines,
+    needle,
+    passkey,
+    perplexity,
+    perplexity_texts,
+    prompts,
+)
 from cream.tasks.base import Example
 from cream.training.run import train
 from cream.utils.provenance import commit, hash_of
 
 __all__ = ["KINDS", "TASKS", "Job", "Questions", "claimed", "jobs", "main", "per_length"]
 
-TASKS: dict[str, ModuleType] = {"needle": needle, "passkey": passkey, "perplexity": perplexity}
+TASKS: dict[str, ModuleType] = {
+    "needle": needle, "passkey": passkey, "perplexity": perplexity,
+    "longchat_lines": longchat_lines,
+}  # fmt: skip
+USUAL = ("needle", "passkey", "perplexity")
 KINDS = ("code", "manual")  # of the text that sentences are hidden in
 
 
@@ -76,6 +96,13 @@ class Job:
         parts = [self.method, self.scaling, self.scale and str(self.scale)]
         seed = [f"seed{self.seed}"] if self.trained else []
         return "-".join([part for part in parts if part] + seed)
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """The fields of the run: method, scaling, scale, seed, and what stands after a plus."""
+        scaling, *flags = (self.scaling or "").split("+")
+        about = {"method": self.method, "scaling": scaling, "scale": self.scale, "seed": self.seed}
+        return {**about, **({"scaling_options": dict.fromkeys(flags, True)} if flags else {})}
 
     def subject(self, out: str) -> str:
         """Name the model as evaluations name it."""
@@ -133,13 +160,14 @@ class Questions:
     documents: int | None = None
     split: str = "test"
     seed: int = 0
+    lines: int | None = None  # a length
 
     def build(self, task: str, root: Path) -> list[Example]:
         """Build the examples of one task; the same on every machine."""
         preset = presets.get(self.preset)
-        return {"needle": self._needles, "passkey": self._passkeys, "perplexity": self._texts}[
-            task
-        ](preset, root)
+        makers = {"needle": self._needles, "passkey": self._passkeys, "perplexity": self._texts,
+                  "longchat_lines": self._lines}  # fmt: skip
+        return makers[task](preset, root)
 
     def _needles(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
@@ -162,6 +190,13 @@ class Questions:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
         count, lengths = self.passkeys or asked.passkeys, _lengths(preset, base.window)
         return passkey.examples(base.tokenizer, lengths, count, self.seed, "chat")
+
+    def _lines(self, preset: Preset, root: Path) -> list[Example]:
+        base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
+        lengths = evaluation_models.token_lengths(asked.lines_lengths, base.window)
+        style = self.style or prompts.default_style(preset.name, base.window)
+        count = self.lines or asked.lines_samples
+        return longchat_lines.examples(base.tokenizer, lengths, count, self.seed, style)
 
     def _texts(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
@@ -222,6 +257,7 @@ class Campaign:
     root: Path
     until: float
     batch_tokens: int
+    dtype: str = "bfloat16"
 
     def examples(self, task: str) -> list[Example]:
         """The questions of one task, built once for all models."""
@@ -243,8 +279,7 @@ class Campaign:
     def _train(self, job: Job) -> None:
         if not job.trained:
             return
-        about = {"method": job.method, "scaling": job.scaling, "scale": job.scale, "seed": job.seed}
-        config = presets.get(self.questions.preset, **{**about, **self.changes}).train
+        config = presets.get(self.questions.preset, **{**job.fields, **self.changes}).train
         began = time.time()
         train(config, self.root / self.out / job.name, root=self.root, progress=False)
         _say(f"{job.name}: trained in {time.time() - began:.0f} s")
@@ -258,7 +293,7 @@ class Campaign:
         found = evaluation_models.find(
             job.subject(self.out), preset.train.base, self.root, preset.name
         )
-        loaded = found[0].load(torch.bfloat16)
+        loaded = found[0].load(getattr(torch, self.dtype))
         path = self.root / self.out / "rows" / f"{job.name}.jsonl"
         with contextlib.closing(Rows(path, loaded.header)) as rows:
             for task in self.tasks:
@@ -369,18 +404,20 @@ def _started(
 def _campaign(given: argparse.Namespace) -> Campaign:
     questions = Questions(
         preset=given.preset, needle=given.needle, style=given.style, passkeys=given.passkeys,
-        documents=given.documents, split=given.split, seed=given.seed,
+        documents=given.documents, split=given.split, seed=given.seed, lines=given.lines,
     )  # fmt: skip
     tasks = tuple(given.tasks.split(","))
     if unknown := [task for task in tasks if task not in TASKS]:
         raise SystemExit(f"there is no task {unknown[0]!r}; there are: {', '.join(TASKS)}")
     changes = json.loads(given.changes)
-    presets.get(given.preset, **changes)
-    until = given.until or time.time() + 60 * given.minutes
     listed = tuple(jobs(given.models))
+    for job in listed:  # an unknown method or option ends it here, not after the first runs
+        presets.get(given.preset, **{**(job.fields if job.trained else {}), **changes})
+    until = given.until or time.time() + 60 * given.minutes
     return Campaign(
-        given.out, listed, questions, tasks, changes, given.root, until, given.batch_tokens
-    )
+        given.out, listed, questions, tasks, changes, given.root, until, given.batch_tokens,
+        given.dtype,
+    )  # fmt: skip
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -396,10 +433,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--models", default="original", help="original, scaled:yarn:8, cream:yarn:8:0, ...")
     add("--preset", default="smollm2-135m")
     add("--changes", default="{}", help='of the training preset, as JSON: {"steps": 300}')
-    add("--tasks", default=",".join(TASKS))
+    add("--tasks", default=",".join(USUAL), help=", ".join(TASKS))
     add("--needle", type=_counts, help="sentences a length, depth and kind; or one number a length")
     add("--style", choices=needle.STYLES, help="of the hidden sentence, instead of the preset's")
     add("--passkeys", type=int, help="pass keys a length")
+    add("--lines", type=int, help="LongChat lines a length")
+    add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of evaluations")
     add("--documents", type=int, help="documents whose perplexity is measured")
     add("--split", default="test", help="of the corpus: test or validation")
     add("--seed", type=int, default=0, help="of the questions")
