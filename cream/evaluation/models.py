@@ -409,6 +409,11 @@ def _as_trained(preset: str | None) -> tuple[str, int]:
             f"models names scaled, and the preset {preset} trains without a scaling: leave it out, "
             "or write scaled:KIND:SCALE, for example scaled:yarn:8"
         )
+    if train.scaling_options:
+        raise ValueError(
+            f"models names scaled, and the preset {preset} gives its {train.scaling} scaling "
+            f"options ({train.scaling_options}): name a run that has them instead"
+        )
     return train.scaling, train.scale
 
 
@@ -426,6 +431,7 @@ def _trained(folder: Path, named: dict[str, str | None]) -> Subject:
         )
     model_config = json.loads((folder / "model" / "config.json").read_text())
     window = (model_config.get("cream") or {}).get("window")
+    window = (config.get("sampler_options") or {}).get("tokens") or window  # of an example
     steps, batch = config.get("steps"), config.get("batch_size")
     trained = steps * batch * window if steps and batch and window else None
     known = {**named, "base": Path(config["base"]).name} if "base" in config else named

@@ -30,7 +30,7 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cream import rope
-from cream.models import hub
+from cream.models import clex_checkpoints, hub
 from cream.models.attention import check_kernel
 from cream.models.checkpoints import (
     check_files,
@@ -207,7 +207,7 @@ def load(
         )
     if report["missing_keys"]:
         raise ValueError(f"{path} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
-    check_unexpected(path, clex.without_matrices(config, report["unexpected_keys"]))
+    check_unexpected(path, clex_checkpoints.without_matrices(config, report["unexpected_keys"]))
     if clex.is_clex(config):
         _with_clex(model, path, revision, new=kind is not None)
     elif getattr(config, "cream", None):
@@ -239,8 +239,8 @@ def _scaled(
     """Return the config of the model to build: extended, of CLEX's authors, or as it is."""
     if kind is not None:
         return extend(config, kind)
-    if clex.is_released(config):
-        return clex.released(config, options)
+    if clex_checkpoints.is_released(config):
+        return clex_checkpoints.released(config, options)
     if options:
         raise ValueError(f"scaling_options {options} are given and no scaling: choose one")
     return config
@@ -248,10 +248,10 @@ def _scaled(
 
 def _with_clex(model: PreTrainedModel, path: str | Path, revision: str | None, new: bool) -> None:
     """Give a model its CLEX module, with the matrices of its checkpoint unless it is a base."""
-    found = {} if new else clex.read_matrices(path, revision)
+    found = {} if new else clex_checkpoints.read_matrices(path, revision)
     if not new and not found:
         raise ValueError(f"{path} lacks weights: the two matrices of CLEX ({clex.LAYER})")
-    clex.load_matrices(clex.attach(model), found, path)
+    clex_checkpoints.load_matrices(clex.attach(model), found, path)
 
 
 def _usual_dtype(config: PreTrainedConfig, place: torch.device, attention: str) -> torch.dtype:

@@ -12,6 +12,7 @@ from cream.plots.evaluations import (
     training_curves,
     training_metrics,
 )
+from cream.plots.frequencies import wavelengths
 from cream.plots.needle import needle_heatmap, passkey_by_length
 from cream.plots.positions import distance_coverage, indices_picture, middle_histogram
 
@@ -27,4 +28,5 @@ __all__ = [
     "perplexity_by_length",
     "training_curves",
     "training_metrics",
+    "wavelengths",
 ]

@@ -54,7 +54,8 @@ def _told(
     panel: Axes, positions: np.ndarray, length: int, y: tuple[float, float], color: str
 ) -> None:
     """One example as a strip, paler where only some of the positions are told."""
-    share = np.bincount(positions * STRIP // length, minlength=STRIP) / (length / STRIP)
+    places = (positions * STRIP // length).astype(int)  # of CLEX beyond N tokens no whole numbers
+    share = np.bincount(places, minlength=STRIP) / (length / STRIP)
     strip = np.zeros((1, STRIP, 4))
     strip[0, :, :3] = to_rgb(color)
     strip[0, :, 3] = np.where(share > 0, 0.3 + 0.7 * np.minimum(share, 1), 0)

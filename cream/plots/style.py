@@ -81,7 +81,7 @@ _STYLES = {
     "scaled": Style("scaled, untuned", "#B8B8B8", "D", (0, (4, 1.5))),
     "plain": Style("plain fine-tuning", "#9970AB", "v", (0, (3, 1, 1, 1))),
     "randpos": Style("RandPos", "#E08214", "^", (0, (2, 1))),
-    "clex": Style("CLEX", "#8073AC", "p", (0, (1, 1, 3, 1))),
+    "clex": Style("CLEX", "#B8A000", "p", (0, (1, 1, 3, 1))),
     "endprompt": Style("EndPrompt", "#5AAE61", "h", (0, (7, 1, 1, 1, 1, 1))),
     "pose-v1": Style("PoSE v1", "#92C5DE", "P", (0, (6, 1.5))),
     "pose": Style("PoSE", "#4393C3", "s", (0, (5, 1, 1, 1))),

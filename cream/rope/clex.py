@@ -11,12 +11,7 @@ so that they are trained, saved and resumed with the model. t is chosen outside 
 
 A forward without a t is an error: no number is computed at a t that nobody chose.
 
-With y = ln inv_freq and u = y - ln g, where g is NTK scaling by 2t - 1, the ODE of the paper is
-du/dt = act((2 ln g(t) + u + c) W_up) W_down from u(1) = 0, and u = 0 while W_down is 0 (c is 0, or
-what another theta inside ln g adds). It is solved in NumPy's float64 over x = ln(2t - 1) by
-steps of at most 0.05 of the 3/8 rule, backwards by the exact adjoint of those steps: the work grows
-with ln t, and a GPU, for which it is thousands of tiny kernels, is not asked. A training forward
-reads the matrices from the device once (32 KiB at bfloat16), a backward pass writes their gradient.
+The equation and its gradient are in `clex_ode`, files in `models.clex_checkpoints`.
 """
 
 from __future__ import annotations
@@ -24,31 +19,23 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
-import json
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from scipy.special import expit
-from torch.autograd.function import once_differentiable
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
-from transformers.utils import cached_file
 
 from cream.rope import scalings
 from cream.rope.base import rotary_dim, turning
-from cream.rope.config import describe, extend, recorded_base
+from cream.rope.clex_ode import Ode, Solved
+from cream.rope.config import describe, recorded_base
 
 __all__ = [
-    "RELEASES",
     "ClexLayer",
-    "Ode",
     "attach",
     "choose",
     "chosen",
@@ -56,140 +43,13 @@ __all__ = [
     "fixed",
     "initialise",
     "is_clex",
-    "is_released",
     "layer_of",
     "plan_key",
-    "read_matrices",
     "registered",
-    "released",
     "trained_matrices",
-    "without_matrices",
 ]
 
 LAYER, UP, DOWN = "clex_layer", "ode_up_proj", "ode_down_proj"
-# The values of each released model (Hugging Face config.json, revisions as in field notes of
-# 2026-11); None: not published. `tokens` is the length it was trained at.
-RELEASES: dict[str, dict[str, Any]] = {
-    "CLEX-7B-16K": {"window": 4096, "scale": 16, "param_factor": 1, "act": "silu",
-                    "log_scale": True, "theta": 1e4, "tokens": 16384},
-    "CLEX-LLaMA-2-7B-64K": {"window": 4096, "scale": 64, "param_factor": 1, "act": "tanh",
-                            "log_scale": None, "theta": 1e4, "tokens": 65536},
-    "CLEX-Phi-2-32K": {"window": 2048, "scale": None, "param_factor": None, "act": None,
-                       "log_scale": None, "theta": 1e4, "tokens": 32768},
-    "CLEX-Mixtral-8x7B-Chat-32K": {"window": 32768, "scale": 10, "param_factor": 2, "act": "tanh",
-                                   "log_scale": False, "theta": 1e6, "tokens": 32768},
-}  # fmt: skip
-THETA_INSIDE = 1e4  # in ln g of the released code, whatever the model's theta is
-
-# ------------------------------------------------------------------------------------- the ODE
-# The 3/8 rule: stage j stands at NODES[j] of a step and looks at the stages before it.
-NODES = (0.0, 1 / 3, 2 / 3, 1.0)
-STAGES = ((), (1 / 3,), (-1 / 3, 1.0), (1.0, -1.0, 1.0))
-WEIGHTS = (1 / 8, 3 / 8, 3 / 8, 1 / 8)
-Tape = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
-
-
-def _tanh(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    value = np.tanh(z)
-    return value, 1 - value * value
-
-
-def _silu(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    share = expit(z)
-    return z * share, share * (1 + z * (1 - share))
-
-
-ACTS = {"tanh": _tanh, "silu": _silu}
-
-
-@dataclass(frozen=True)
-class Ode:
-    """du/dx = (e^x / 2) act((level - 2 x slope + u) W_up) W_down, u(0) = 0, over x = ln(2t - 1).
-
-    `level` and `slope` are (d/2,); x is (rows,) and u (rows, d/2), float64. Every row has the same
-    number of steps, each of at most `step` for the longest row.
-    """
-
-    level: np.ndarray
-    slope: np.ndarray
-    act: str
-    step: float
-
-    @classmethod
-    def of(cls, kind: scalings.Clex, start: scalings.Theta, dim: int) -> Ode:
-        """Return the ODE from theta, or from the frequencies (dim/2,) that a base turns by."""
-        pairs, plain = np.arange(0, dim, 2, dtype=np.float64), scalings.scaling("none")
-        inside = start if kind.log_g_theta is None else kind.log_g_theta
-        level = np.log(plain.inv_freq(start, dim, 0)) + np.log(plain.inv_freq(inside, dim, 0))
-        return cls(level, pairs / (dim - 2), kind.act, kind.step)
-
-    def _steps(self, x: np.ndarray) -> tuple[int, np.ndarray]:
-        count = max(1, math.ceil(float(x.max()) / self.step - 1e-9))
-        return count, (x / count)[:, None]
-
-    def solve(self, up: np.ndarray, down: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, Tape]:
-        """Return u(x), and each evaluation's input, activation and its slope for `adjoint`."""
-        act, (count, h) = ACTS[self.act], self._steps(x)
-        u, tape = np.zeros((len(x), len(self.level))), []
-        for number in range(count):
-            slopes: list[np.ndarray] = []
-            for node, before in zip(NODES, STAGES, strict=True):
-                now = h * (number + node)
-                at = self.level - 2 * now * self.slope + u
-                for share, slope in zip(before, slopes, strict=True):
-                    at = at + (h * share) * slope
-                value, derivative = act(at @ up)
-                slopes.append(0.5 * np.exp(now) * (value @ down))
-                tape.append((at, value, derivative))
-            u = u + h * sum(w * slope for w, slope in zip(WEIGHTS, slopes, strict=True))
-        return u, tape
-
-    def adjoint(
-        self, up: np.ndarray, down: np.ndarray, x: np.ndarray, tape: Tape, grad: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return the gradients of W_up and W_down for that of u(x): the solver's own, exactly."""
-        count, h = self._steps(x)
-        to_hidden, to_slope = [], []  # of each evaluation, the last first
-        for number in reversed(range(count)):
-            inputs: dict[int, np.ndarray] = {}
-            for stage in reversed(range(4)):
-                back = WEIGHTS[stage] * grad
-                for later, given in inputs.items():
-                    back = back + STAGES[later][stage] * given
-                back = h * back * 0.5 * np.exp(h * (number + NODES[stage]))
-                hidden = (back @ down.T) * tape[4 * number + stage][2]
-                inputs[stage] = hidden @ up.T
-                to_hidden.append(hidden)
-                to_slope.append(back)
-            grad = grad + sum(inputs.values())
-        states, values = (np.concatenate([row[i] for row in reversed(tape)]) for i in (0, 1))
-        return states.T @ np.concatenate(to_hidden), values.T @ np.concatenate(to_slope)
-
-
-class _Solved(torch.autograd.Function):
-    """u(x) as torch sees it: from the two matrices, wherever they are, to float64 on the CPU."""
-
-    @staticmethod
-    def forward(
-        ctx: torch.autograd.function.FunctionCtx,
-        up: torch.Tensor,
-        down: torch.Tensor,
-        ode: Ode,
-        x: np.ndarray,
-    ) -> torch.Tensor:
-        ctx.like, ctx.ode, ctx.x = (up.dtype, up.device), ode, x
-        ctx.matrices = [one.detach().double().cpu().numpy() for one in (up, down)]
-        u, ctx.tape = ode.solve(*ctx.matrices, x)
-        return torch.from_numpy(u)
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor
-    ) -> tuple[torch.Tensor | None, ...]:
-        found = ctx.ode.adjoint(*ctx.matrices, ctx.x, ctx.tape, grad.numpy())
-        dtype, device = ctx.like
-        return *(torch.from_numpy(one).to(device, dtype) for one in found), None, None
 
 
 # ----------------------------------------------------------------------------------- the module
@@ -205,7 +65,7 @@ class _Matrices(torch.nn.Module):
 
     def forward(self, x: np.ndarray) -> torch.Tensor:
         """Return u(x), float64 (rows, d/2), on the CPU."""
-        return _Solved.apply(self.ode_up_proj, self.ode_down_proj, self.ode, x)
+        return Solved.apply(self.ode_up_proj, self.ode_down_proj, self.ode, x)
 
 
 class ClexLayer(torch.nn.Module):
@@ -481,77 +341,7 @@ def plan_key(model: PreTrainedModel, tokens: int) -> float:
     return tokens if layer.kind.log_scale else layer.t_of(tokens)
 
 
-# ------------------------------------------------------------------------------- to and from disk
-def read_matrices(path: str | Path, revision: str | None = None) -> dict[str, torch.Tensor]:
-    """Read W_up and W_down from a checkpoint's safetensors by name; empty if it has none."""
-    files = _files(path, revision)
-    found = {}
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (not a dictionary)
-                if name.endswith((f"{LAYER}.proj_func.{UP}", f"{LAYER}.proj_func.{DOWN}")):
-                    found[name.rpartition(".")[2]] = tensors.get_tensor(name)
-    if len(found) == 1:
-        raise ValueError(f"{path} holds {next(iter(found))} alone: CLEX has two matrices")
-    return found
-
-
-def _files(path: str | Path, revision: str | None) -> list[str]:
-    """Return the weight files that can hold the matrices, of a directory or Hub id."""
-    got = functools.partial(cached_file, path, revision=revision,
-                            _raise_exceptions_for_missing_entries=False)  # fmt: skip
-    index = got("model.safetensors.index.json")
-    if index is None:
-        return [file for file in [got("model.safetensors")] if file]
-    listed = json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"]
-    return [got(file) for file in sorted({f for n, f in listed.items() if f".{LAYER}." in n})]
-
-
-def without_matrices(config: PreTrainedConfig, names: Iterable[str]) -> list[str]:
-    """Return the weights that transformers had no place for, but CLEX's own of a CLEX model."""
-    return [name for name in names if not (is_clex(config) and f"{LAYER}." in name)]
-
-
-def load_matrices(layer: ClexLayer, found: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Fill the module with what `read_matrices` found; ValueError for other shapes."""
-    for name, tensor in found.items():
-        own = getattr(layer.proj_func, name)
-        if own.shape != tensor.shape:
-            raise ValueError(
-                f"{path}: {name} is {tuple(tensor.shape)} and this model's CLEX takes "
-                f"{tuple(own.shape)} (d/2 and param_factor x d); set param_factor"
-            )
-        with torch.no_grad():
-            own.copy_(tensor)
-
-
-def is_released(config: PreTrainedConfig) -> bool:
-    """Whether a config is of the authors' own checkpoints, whose `rope_scaling` names clex."""
-    return is_clex(config) and not getattr(config, "cream", None)
-
-
-def released(config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedConfig:
-    """Turn the config of an authors' checkpoint into ours; `options` replace or add to its own.
-
-    Their code has theta 1e4 inside ln g whatever the model's is (C10), and so has this. ValueError
-    where the config leaves out what decides numbers: max_factor, param_factor or act.
-    """
-    config = copy.deepcopy(config)
-    theirs = config.rope_parameters
-    given = {"scale": theirs.get("max_factor"), "param_factor": theirs.get("param_factor"),
-             "act": theirs.get("act"), "log_scale": getattr(config, "log_scale", False),
-             "log_g_theta": THETA_INSIDE, **options}  # fmt: skip
-    if lacking := [name for name, value in given.items() if value is None]:
-        raise ValueError(
-            f"the config of this CLEX checkpoint does not say {', '.join(lacking)}: give it as "
-            f"scaling_options (released values: clex.RELEASES; the code of 2023-10 had act silu)"
-        )
-    kept = ("rope_theta", "partial_rotary_factor")
-    plain = {key: theirs[key] for key in kept if theirs.get(key) is not None}
-    config.rope_parameters = {"rope_type": "default", **plain}
-    return extend(config, scalings.scaling("clex", **given))
-
-
+# ------------------------------------------------------------------------------------- one t
 def fixed(model: PreTrainedModel, t: float, tokens: int | None = None) -> PreTrainedModel:
     """Return a CLEX model at one t as a stock longrope model of t N positions, without the module.
 

@@ -4,12 +4,20 @@
         --needle 5 --passkeys 20 --documents 16
 
 A model is `original`, `scaled:SCALING:SCALE`, or a run METHOD:SCALING:SCALE:SEED, which is trained
-by the preset first; `cream:yarn:8:0:float8=tensorwise` changes fields of that run alone. One
-process a GPU takes the next model that no other has, trains it, and asks it the same questions as
-every other: the hidden sentence in code and in manuals, the pass key, the perplexity of long
-documents. Answers are rows in OUT/rows/NAME.jsonl as they come, runs lie in OUT/NAME; the same
-command again computes what is missing. `--publish FILE` writes the rows of OUT as Parquet, and
-their training metrics beside it.
+by the preset first; `cream:yarn:8:0:float8=tensorwise` changes fields of that run alone, and
+`clex:clex+frozen:8:0` sets the scaling's option `frozen`. The methods beside CREAM on the
+miniature, one seed of eight:
+
+    python -m cream.study.campaign runs/methods --preset miniature --dtype float32 \\
+        --tasks longchat_lines,perplexity --lines 100 --models original,plain:yarn:8:0,\\
+    pose:yarn:8:0,cream:yarn:8:0,cream:linear:8:0,endprompt:yarn:8:0,endprompt:linear:8:0,\\
+    cream:cope:8:0,plain:drope:8:0,clex:clex:8:0,clex:clex+frozen:8:0
+
+One process a GPU takes the next model that no other has, trains it, and asks it the same questions
+as every other: the hidden sentence in code and in manuals, the pass key, the perplexity of long
+documents, RULER-6, LongChat lines. Answers are rows in OUT/rows/NAME.jsonl as they come, runs lie
+in OUT/NAME; the same command again computes what is missing. `--publish FILE` writes the rows of
+OUT as Parquet, and their training metrics beside it.
 
 What belongs here: which models, in which order, on which card. What is asked, is the tasks'.
 """
@@ -45,7 +53,16 @@ from cream.evaluation import models as evaluation_models
 from cream.evaluation.runner import evaluate
 from cream.presets import Preset
 from cream.results import Rows
-from cream.tasks import haystack, needle, passkey, perplexity, perplexity_texts, ruler
+from cream.tasks import (
+    haystack,
+    longchat_lines,
+    needle,
+    passkey,
+    perplexity,
+    perplexity_texts,
+    prompts,
+    ruler,
+)
 from cream.tasks.base import Example
 from cream.training.run import train
 from cream.utils.provenance import commit, hash_of
@@ -53,8 +70,10 @@ from cream.utils.provenance import commit, hash_of
 __all__ = ["KINDS", "TASKS", "Job", "Questions", "claimed", "jobs", "main", "per_length"]
 
 TASKS: dict[str, ModuleType] = {
-    "needle": needle, "passkey": passkey, "perplexity": perplexity, "ruler": ruler
+    "needle": needle, "passkey": passkey, "perplexity": perplexity, "ruler": ruler,
+    "longchat_lines": longchat_lines,
 }  # fmt: skip
+USUAL = ("needle", "passkey", "perplexity")
 KINDS = ("code", "manual")  # of the text that sentences are hidden in
 
 
@@ -83,6 +102,13 @@ class Job:
         seed = [f"seed{self.seed}"] if self.trained else []
         changed = [f"{field}-{value}" for field, value in self.changes]
         return "-".join([part for part in parts if part] + seed + changed)
+
+    @property
+    def fields(self) -> dict[str, object]:
+        """The fields of the run: method, scaling, scale, seed, and what stands after a plus."""
+        scaling, *flags = (self.scaling or "").split("+")
+        about = {"method": self.method, "scaling": scaling, "scale": self.scale, "seed": self.seed}
+        return {**about, **({"scaling_options": dict.fromkeys(flags, True)} if flags else {})}
 
     def subject(self, out: str) -> str:
         """Name the model as evaluations name it."""
@@ -154,15 +180,14 @@ class Questions:
     ruler_lengths: tuple[int, ...] = (8192, 16384, 32768)
     split: str = "test"
     seed: int = 0
+    lines: int | None = None  # a length
 
     def build(self, task: str, root: Path) -> list[Example]:
         """Build the examples of one task; the same on every machine."""
         preset = presets.get(self.preset)
-        build = {
-            "needle": self._needles, "passkey": self._passkeys, "perplexity": self._texts,
-            "ruler": self._ruler,
-        }  # fmt: skip
-        return build[task](preset, root)
+        makers = {"needle": self._needles, "passkey": self._passkeys, "perplexity": self._texts,
+                  "ruler": self._ruler, "longchat_lines": self._lines}  # fmt: skip
+        return makers[task](preset, root)
 
     def _needles(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
@@ -189,6 +214,13 @@ class Questions:
     def _ruler(self, preset: Preset, root: Path) -> list[Example]:
         tokenizer = evaluation_models.base_of(preset.train.base, root).tokenizer
         return ruler.examples(tokenizer, self.ruler_lengths, self.ruler, self.seed, "chat")
+
+    def _lines(self, preset: Preset, root: Path) -> list[Example]:
+        base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
+        lengths = evaluation_models.token_lengths(asked.lines_lengths, base.window)
+        style = self.style or prompts.default_style(preset.name, base.window)
+        count = self.lines or asked.lines_samples
+        return longchat_lines.examples(base.tokenizer, lengths, count, self.seed, style)
 
     def _texts(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
@@ -249,6 +281,7 @@ class Campaign:
     root: Path
     until: float
     batch_tokens: int
+    dtype: str = "bfloat16"
 
     def examples(self, task: str) -> list[Example]:
         """The questions of one task, built once for all models."""
@@ -279,8 +312,7 @@ class Campaign:
     def _train(self, job: Job) -> None:
         if not job.trained:
             return
-        about = {"method": job.method, "scaling": job.scaling, "scale": job.scale, "seed": job.seed}
-        changed = {**about, **self.changes, **dict(job.changes)}
+        changed = {**job.fields, **self.changes, **dict(job.changes)}
         config = presets.get(self.questions.preset, **changed).train
         began = time.time()
         train(config, self.root / self.out / job.name, root=self.root, progress=False)
@@ -298,7 +330,7 @@ class Campaign:
         found = evaluation_models.find(
             job.subject(self.out), preset.train.base, self.root, preset.name
         )
-        loaded = found[0].load(torch.bfloat16)
+        loaded = found[0].load(getattr(torch, self.dtype))
         path = self.root / self.out / "rows" / f"{job.name}.jsonl"
         with contextlib.closing(Rows(path, loaded.header)) as rows:
             for task in self.tasks:
@@ -414,19 +446,21 @@ def _campaign(given: argparse.Namespace) -> Campaign:
     questions = Questions(
         preset=given.preset, needle=given.needle, style=given.style, passkeys=given.passkeys,
         documents=given.documents, ruler=given.ruler, ruler_lengths=given.ruler_lengths,
-        split=given.split, seed=given.seed,
+        split=given.split, seed=given.seed, lines=given.lines,
     )  # fmt: skip
     tasks = tuple(given.tasks.split(","))
     if unknown := [task for task in tasks if task not in TASKS]:
         raise SystemExit(f"there is no task {unknown[0]!r}; there are: {', '.join(TASKS)}")
     changes = json.loads(given.changes)
     listed = tuple(jobs(given.models))
-    for job in listed:  # a typing error costs nothing
-        presets.get(given.preset, **{**changes, **dict(job.changes)})
+    for job in listed:  # an unknown method or option ends it here, not after the first runs
+        fields = job.fields if job.trained else {}
+        presets.get(given.preset, **{**fields, **changes, **dict(job.changes)})
     until = given.until or time.time() + 60 * given.minutes
     return Campaign(
-        given.out, listed, questions, tasks, changes, given.root, until, given.batch_tokens
-    )
+        given.out, listed, questions, tasks, changes, given.root, until, given.batch_tokens,
+        given.dtype,
+    )  # fmt: skip
 
 
 def _counts(text: str) -> tuple[int, ...]:
@@ -442,10 +476,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--models", default="original", help="original, scaled:yarn:8, cream:yarn:8:0, ...")
     add("--preset", default="smollm2-135m")
     add("--changes", default="{}", help='of the training preset, as JSON: {"steps": 300}')
-    add("--tasks", default="needle,passkey,perplexity", help=f"of {', '.join(TASKS)}")
+    add("--tasks", default=",".join(USUAL), help=", ".join(TASKS))
     add("--needle", type=_counts, help="sentences a length, depth and kind; or one number a length")
     add("--style", choices=needle.STYLES, help="of the hidden sentence, instead of the preset's")
     add("--passkeys", type=int, help="pass keys a length")
+    add("--lines", type=int, help="LongChat lines a length")
+    add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of evaluations")
     add("--documents", type=int, help="documents whose perplexity is measured")
     add("--ruler", type=int, default=20, help="samples of each task of RULER-6 and each length")
     add("--ruler-lengths", type=_counts, default=(8192, 16384, 32768), help="with commas between")

@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM
 
 from cream import models
 from cream.inference import generation
-from cream.rope import clex, scalings
+from cream.models import clex_checkpoints
+from cream.rope import clex, clex_ode, scalings
 
 GOLDEN = json.loads((Path(__file__).parent / "clex_golden.json").read_text())
 SCALES = {"zero": (0.01, 0.0), "small": (0.01, 0.01), "large": (0.05, 0.05)}
@@ -41,7 +42,7 @@ def layer(weights: str, dim: int = 128, theta: float = 1e4, **options: object) -
     kind = scalings.scaling("clex", 16, **{"step": 0.01, **options})
     made = clex.ClexLayer(kind, theta, dim, window=4096).double()
     up, down = matrices(weights, dim)
-    clex.load_matrices(
+    clex_checkpoints.load_matrices(
         made, {clex.UP: torch.from_numpy(up), clex.DOWN: torch.from_numpy(down)}, "golden"
     )
     return made
@@ -90,7 +91,7 @@ def test_gradients_are_the_golden_ones_and_those_of_differences():
     inputs = (coarse.proj_func.ode_up_proj, coarse.proj_func.ode_down_proj)
     x = np.log(2 * np.array([3.0, 7.0]) - 1)
     assert torch.autograd.gradcheck(
-        lambda up, down: clex._Solved.apply(up, down, coarse.proj_func.ode, x), inputs
+        lambda up, down: clex_ode.Solved.apply(up, down, coarse.proj_func.ode, x), inputs
     )
 
 
@@ -260,6 +261,54 @@ def test_log_scale_is_a_factor_on_logits_and_refused_for_part_of_a_head(tmp_path
     phi = save_base("phi", tmp_path / "phi")
     with pytest.raises(ValueError, match="log_scale"):
         models.load(phi, scaling="clex", scale=4, scaling_options={"log_scale": True})
+
+
+@pytest.mark.parametrize("kind", ["llama3", "linear", "yarn"])
+def test_a_scaled_base_begins_at_what_it_turns_by(kind, tmp_path):
+    """At t = 1 the base itself, its factor on cos and sin among it; beyond, NTK from there."""
+    parameters = {
+        "llama3": {"low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                   "original_max_position_embeddings": 16},
+        "linear": {},
+        "yarn": {"original_max_position_embeddings": 16},
+    }[kind]  # fmt: skip
+    stated = {"rope_type": kind, "factor": 4.0, "rope_theta": 1e4, **parameters}
+    base = save_base("llama", tmp_path / "base", rope_parameters=stated)
+    plain = models.load(base)
+    model = models.load(base, scaling="clex", scale=4)
+    clex.choose(model, 64)
+    torch.testing.assert_close(logits(model, 60), logits(plain, 60), rtol=1e-4, atol=1e-4)
+    start = plain.model.rotary_emb.inv_freq.double()
+    ntk = start * 7.0 ** (-torch.arange(12).double() / 11)  # 2 t - 1, d = 24
+    found = clex.layer_of(model).inv_freq_at((4,))[0].detach()
+    torch.testing.assert_close(found, ntk, rtol=1e-6, atol=0)
+    shaken(model)
+    clex.choose(model, 250)
+    wanted = logits(model, 250)
+    place = models.save(clex.fixed(model, 4), tiny_models.tokenizer(), tmp_path / "fixed")
+    stock = AutoModelForCausalLM.from_pretrained(place).eval()
+    torch.testing.assert_close(logits(stock, 250), wanted, rtol=1e-4, atol=2e-4)
+    again = models.load(models.save(model, tiny_models.tokenizer(), tmp_path / "saved"))
+    clex.choose(again, 250)
+    assert torch.equal(logits(again, 250), wanted)
+
+
+def test_a_base_with_a_rope_for_each_layer_type_is_refused():
+    from transformers import Gemma3TextConfig
+
+    base = Gemma3TextConfig(**{**tiny_models.SHAPE, "head_dim": 24, "sliding_window": 32})
+    with pytest.raises(ValueError, match="CLEX gives all layers one"):
+        models.extend(base, scalings.scaling("clex", 4))
+
+
+def test_weights_of_16_bits_keep_the_matrices_whole(extended, tmp_path):
+    """A bfloat16 checkpoint, a bfloat16 copy and a cast model turn by the same frequencies."""
+    exact = [one.detach().clone() for one in clex.layer_of(extended).parameters()]
+    place = models.save(extended.bfloat16(), tiny_models.tokenizer(), tmp_path / "saved")
+    for model in (extended, models.load(place, dtype="auto"), models.load(place).half()):
+        assert model.get_input_embeddings().weight.dtype != torch.float32
+        for one, wanted in zip(clex.layer_of(model).parameters(), exact, strict=True):
+            assert one.dtype == torch.float32 and torch.equal(one, wanted)
 
 
 RELEASED = {

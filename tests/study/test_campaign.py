@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 from filelock import FileLock
 
-from cream import results
+from cream import presets, results
 from cream.study import campaign
 from cream.study.campaign import Job, claimed, complete, jobs, per_length
 from cream.tasks.base import Example
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_models_are_named_as_evaluations_name_them():
@@ -29,6 +32,28 @@ def test_fields_of_one_run_alone_stand_behind_it():
     assert eight.subject("runs/x") == f"runs/x/{eight.name}"
     with pytest.raises(ValueError, match="a run has no float9 .did you mean float8"):
         campaign.main(["x", "--models", "cream:yarn:8:1:float9=tensorwise"])
+
+
+def test_options_of_a_scaling_stand_after_a_plus():
+    """CLEX and its ablation are two models, trained as the presets have their other fields."""
+    whole, frozen = jobs("clex:clex:8:0,clex:clex+frozen:8:0")
+    assert whole.name != frozen.name
+    assert "scaling_options" not in whole.fields
+    made = [presets.get("miniature", **each.fields).train for each in (whole, frozen)]
+    assert [one.scaling for one in made] == ["clex", "clex"]
+    assert made[1].scaling_options == {"frozen": True}
+
+
+def test_an_unknown_option_is_refused_before_anything_starts(tmp_path):
+    with pytest.raises(ValueError, match="clex scaling has no option typo"):
+        campaign.main([str(tmp_path), "--models", "clex:clex+typo:8:0", "--preset", "miniature"])
+
+
+def test_lines_are_asked_as_the_notebook_asks_them():
+    asked = campaign.Questions("miniature", lines=2)
+    examples = asked.build("longchat_lines", ROOT)
+    assert len(examples) == 2 * len(presets.get("miniature").evaluation.lines_lengths)
+    assert max(each.token_length for each in examples) <= 8 * 512
 
 
 def test_two_models_never_share_a_name():
