@@ -12,6 +12,7 @@ import training_runs
 from cream import models
 from cream.training import callbacks
 from cream.training import run as training_run
+from cream.training import optimizer as optimizer_module
 from cream.training.optimizer import MasterAdamW, join, split
 
 SETTINGS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
@@ -146,12 +147,12 @@ def test_steps_smaller_than_the_models_precision_add_up():
 
 def test_parameters_that_are_updated_together_change_no_bit(tiny_model, monkeypatch):
     """One at a time, a few at a time, all at once; in two groups."""
-    found, calls, kernel = [], [], torch.optim.adamw.adamw
+    found, calls, kernel = [], [], optimizer_module.adamw
     monkeypatch.setattr(
-        "cream.training.optimizer.adamw", lambda *a, **k: calls.append(a) or kernel(*a, **k)
+        optimizer_module, "adamw", lambda *a, **k: calls.append(a) or kernel(*a, **k)
     )
     for together in (0, 5000, 2**25):
-        monkeypatch.setattr("cream.training.optimizer.TOGETHER", together)
+        monkeypatch.setattr(optimizer_module, "TOGETHER", together)
         model = tiny(tiny_model)
         calls.clear()
         listed = list(model.parameters())
