@@ -11,8 +11,8 @@ import training_runs
 
 from cream import models
 from cream.training import callbacks
-from cream.training import run as training_run
 from cream.training import optimizer as optimizer_module
+from cream.training import run as training_run
 from cream.training.optimizer import MasterAdamW, join, split
 
 SETTINGS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
