@@ -27,6 +27,7 @@ __all__ = [
     "choices",
     "fitting",
     "free_ram",
+    "left",
     "needs",
     "parameters",
     "recomputed_layers",
@@ -241,6 +242,16 @@ def settle(
     raise MemoryError(
         f"{needed}; {name} has {card / GIB:.1f} GiB. {_advice(config, model, window, count, card)}"
     )
+
+
+def left(config: TrainConfig, model: PreTrainedConfig, window: int, card: int | None) -> int:
+    """Return the bytes of a card that a run leaves free; 0 for none, or for a run with no need.
+
+    Only precision "master" with its moments in RAM has one: as many of them stay on the card.
+    """
+    if card is None or config.precision != "master" or config.offload != "moments":
+        return 0
+    return max(0, int(PLANNED * card) - needs(model, config, window).total)
 
 
 def fitting(model: PreTrainedConfig, config: TrainConfig, window: int) -> list[str]:

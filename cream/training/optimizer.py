@@ -23,6 +23,7 @@ from torch.optim.adamw import adamw
 __all__ = ["MasterAdamW", "join", "split"]
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+TOGETHER = 2**25  # numbers of the parameters that are updated at once, whose float32 weights exist
 
 
 def split(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,7 +48,8 @@ class MasterAdamW(torch.optim.Optimizer):
 
     A backward pass leaves no `.grad`: each is added to a float32 sum and freed. `step` clips the
     sums to `max_norm` (0: not at all; `norm` is what it was before), updates by torch's fused
-    AdamW and rounds. With `offload` the moments live in RAM and pass through the card in a step.
+    AdamW and rounds. With `offload` the moments live in RAM and pass through the card in a step,
+    but for the first `resident` bytes of them, which stay on it.
     `state_dict` holds weights and moments: resuming is exact. `restore` gives the model its
     float32 weights back. Parameters in `kept` stay float32 in the model, too: few and small ones
     that it does not compute with in bfloat16.
@@ -64,11 +66,12 @@ class MasterAdamW(torch.optim.Optimizer):
         offload: bool = False,
         compiled: bool = False,
         kept: Iterable[torch.Tensor] = (),
+        resident: int = 0,
     ):
         self._kept = set(kept)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
-        self.max_norm, self.offload = max_norm, offload
+        self.max_norm, self.offload, self._free = max_norm, offload, resident
         self.norm = torch.zeros(())
         # In torch's own kernels each takes several passes over memory, or a slow one.
         whole = functools.partial(torch.compile, dynamic=True) if compiled else _as_it_is
@@ -96,8 +99,11 @@ class MasterAdamW(torch.optim.Optimizer):
 
     def _begin(self, parameter: torch.Tensor) -> None:
         """Make a parameter's moments, 0."""
-        place = torch.device("cpu") if self.offload else parameter.device
-        pinned = self.offload and parameter.is_cuda
+        size = 8 * parameter.numel()
+        away = self.offload and size > self._free
+        self._free -= 0 if away else size
+        place = torch.device("cpu") if away else parameter.device
+        pinned = away and parameter.is_cuda
         for name in MOMENTS:
             made = torch.empty(parameter.shape, device=place).zero_()
             self.state[parameter][name] = _page_locked(made) if pinned else made
@@ -141,25 +147,48 @@ class MasterAdamW(torch.optim.Optimizer):
         self.norm = torch.nn.utils.get_total_norm(sums)
         if self.max_norm:
             factor = (self.max_norm / (self.norm + 1e-6)).clamp(max=1.0)
-            for one in sums:
-                one.mul_(factor)
-        for group, parameter, moments in self._with_moments():
-            self._update(group, parameter, moments)
+            torch._foreach_mul_(sums, factor)
+        for group, parameters, moments in self._gathered():
+            self._update(group, parameters, moments)
         self.zero_grad()
         return loss
 
-    def _update(self, group: dict, parameter: torch.Tensor, moments: list[torch.Tensor]) -> None:
-        state, weight = self.state[parameter], self.master(parameter)
+    def _update(
+        self, group: dict, parameters: list[torch.Tensor], moments: list[list[torch.Tensor]]
+    ) -> None:
+        """Update some parameters of one group by one kernel; `moments` are two for each."""
+        weights = [self.master(one) for one in parameters]
+        states = [self.state[one] for one in parameters]
         adamw(
-            [weight], [self._sums[parameter]], [moments[0]], [moments[1]], [], [state["step"]],
+            weights, [self._sums[one] for one in parameters], [each[0] for each in moments],
+            [each[1] for each in moments], [], [state["step"] for state in states],
             fused=True, amsgrad=False, maximize=False, lr=group["lr"], eps=group["eps"],
             beta1=group["betas"][0], beta2=group["betas"][1], weight_decay=group["weight_decay"],
         )  # fmt: skip
-        if parameter not in self._kept:
-            self._store(weight.view(-1), parameter.data.view(-1), state["low"].view(-1))
-        for name, moment in zip(MOMENTS, moments, strict=True):
-            if moment is not state[name]:
-                state[name].copy_(moment, non_blocking=True)
+        each = zip(weights, parameters, states, moments, strict=True)
+        for weight, parameter, state, held in each:
+            if parameter not in self._kept:
+                self._store(weight.view(-1), parameter.data.view(-1), state["low"].view(-1))
+            for name, moment in zip(MOMENTS, held, strict=True):
+                if moment is not state[name]:
+                    state[name].copy_(moment, non_blocking=True)
+
+    def _gathered(self) -> Iterator[tuple[dict, list[torch.Tensor], list[list[torch.Tensor]]]]:
+        """Give the small parameters of a group together: a kernel each would wait for Python."""
+        some: list[torch.Tensor] = []
+        moments: list[list[torch.Tensor]] = []
+        last: dict | None = None
+        for group, parameter, held in self._with_moments():
+            if self.offload:  # each while the next one's moments are on their way
+                yield group, [parameter], [held]
+                continue
+            full = sum(one.numel() for one in some) + parameter.numel() > TOGETHER
+            if some and (group is not last or full):
+                yield last, some, moments
+                some, moments = [], []
+            some, moments, last = [*some, parameter], [*moments, held], group
+        if some:
+            yield last, some, moments
 
     def _with_moments(self) -> Iterator[tuple[dict, torch.Tensor, list[torch.Tensor]]]:
         """Give each parameter with its moments on its device, the next one's on their way."""

@@ -154,6 +154,7 @@ def _train(
         data_collator=collate,
     )
     trainer.sparing = room == 0
+    trainer.room = memory.left(config, extended, len(dataset[0]["input_ids"]), machine.card)
     _prepare(trainer, asked, tokenizer, run_dir)
     if probe and config.probe_steps:
         trainer.add_callback(ProbeCallback(probe, tokenizer, config.probe_steps, run_dir))

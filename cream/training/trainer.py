@@ -57,6 +57,7 @@ class CreamTrainer(Trainer):
 
     masters: MasterAdamW | None = None
     sparing = False
+    room = 0  # bytes of the card that a step leaves free, for moments that would lie in RAM
 
     def __init__(self, config: TrainConfig, uneven: bool = False, **kwargs: object):
         super().__init__(**kwargs)
@@ -133,6 +134,7 @@ class CreamTrainer(Trainer):
             eps=self.args.adam_epsilon,
             max_norm=self.config.max_grad_norm,
             offload=self.config.offload == "moments",
+            resident=self.room,
             compiled=self.compiled == "layers" and self.args.device.type == "cuda",
             kept=clex.trained_matrices(self.model),
         )

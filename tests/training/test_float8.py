@@ -170,6 +170,8 @@ def test_one_process_holds_less_of_each_layer(monkeypatch):
     assert settled.zero == 0 and "float8 tensorwise, moments in RAM" in said
     kept = memory.needs(SEVEN, settled, 4096).activations / memory.GIB
     assert 12 < kept < 13
+    assert 10 < memory.left(settled, SEVEN, 4096, machine.card) / memory.GIB < 11
+    assert memory.left(dataclasses.replace(settled, offload="none"), SEVEN, 4096, 1) == 0
     with pytest.raises(ValueError, match="2 processes train, which was not tested"):
         parallel.choose(config, SEVEN, 4096, dataclasses.replace(machine, processes=2))
     assert "LoRA of rank 16: " in "\n".join(memory.fitting(SEVEN, config, 4096))

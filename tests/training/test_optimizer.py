@@ -11,6 +11,7 @@ import training_runs
 
 from cream import models
 from cream.training import callbacks
+from cream.training import optimizer as optimizer_module
 from cream.training import run as training_run
 from cream.training.optimizer import MasterAdamW, join, split
 
@@ -144,6 +145,30 @@ def test_steps_smaller_than_the_models_precision_add_up():
     assert parameter[0].item() < 1
 
 
+def test_parameters_that_are_updated_together_change_no_bit(tiny_model, monkeypatch):
+    """One at a time, a few at a time, all at once; in two groups."""
+    found, calls, kernel = [], [], optimizer_module.adamw
+    monkeypatch.setattr(
+        optimizer_module, "adamw", lambda *a, **k: calls.append(a) or kernel(*a, **k)
+    )
+    for together in (0, 5000, 2**25):
+        monkeypatch.setattr(optimizer_module, "TOGETHER", together)
+        model = tiny(tiny_model)
+        calls.clear()
+        listed = list(model.parameters())
+        groups = [{"params": listed[:7], "weight_decay": 0.1}, {"params": listed[7:]}]
+        optimizer = MasterAdamW(groups, **{**SETTINGS, "weight_decay": 0.0})
+        for (tokens,) in batches(2, 1):
+            loss_of(model, tokens).backward()
+            optimizer.step()
+        assert sum(len(call[0]) for call in calls) == 2 * len(listed)
+        found.append((len(calls), [optimizer.master(each) for each in listed]))
+    counts, weights = zip(*found, strict=True)
+    assert counts[0] == 2 * len(listed) > counts[1] > counts[2] == 4
+    for each in zip(*weights, strict=True):
+        assert torch.equal(each[0], each[1]) and torch.equal(each[0], each[2])
+
+
 @pytest.mark.parametrize("offload", [False, True])
 def test_a_state_that_was_saved_goes_on_bit_for_bit(tiny_model, tmp_path, offload):
     """Through torch.save, into an optimizer of other weights; moments stay float32."""
@@ -183,15 +208,16 @@ def test_the_state_of_another_optimizer_is_refused(tiny_model):
 def test_moments_in_ram_change_no_bit_on_a_card(tiny_model):
     """Locked to their pages while they are held, and no longer."""
     found = []
-    for offload in (False, True):
+    for offload, resident in ((False, 0), (True, 400_000), (True, 0)):
         model = tiny(tiny_model).cuda()
-        optimizer = MasterAdamW(model.parameters(), **SETTINGS, offload=offload)
+        optimizer = MasterAdamW(model.parameters(), **SETTINGS, offload=offload, resident=resident)
         for (tokens,) in batches(3, 1):
             loss_of(model, tokens.cuda()).backward()
             optimizer.step()
         held = [optimizer.state[each]["exp_avg"] for each in model.parameters()]
-        assert all((each.is_pinned() or not offload) for each in held)
-        assert {each.device.type for each in held} == {"cpu" if offload else "cuda"}
+        assert all(each.is_pinned() for each in held if not each.is_cuda)
+        places = {each.device.type for each in held}
+        assert places == ({"cpu", "cuda"} if resident else {"cpu" if offload else "cuda"})
         found.append([optimizer.master(each) for each in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
     address = held[0].data_ptr()
