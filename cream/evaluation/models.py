@@ -227,8 +227,8 @@ def _refuse_same(name: str, one: Subject | Served, other: str, two: Subject | Se
     ours, theirs = _weights_of(one), _weights_of(two)
     if _run(one) == _run(two) and (isinstance(one, Served) or isinstance(two, Served)):
         raise ValueError(
-            f"models names {_run(one)} twice, by itself and behind a server: evaluate it once into one "
-            "file of rows and once into another to compare them"
+            f"models names {_run(one)} twice, by itself and behind a server: evaluate it once into "
+            "one file of rows and once into another to compare them"
         )
     if ours is None or theirs is None:
         return
