@@ -50,7 +50,8 @@ def evidence_of(*paths: Path) -> tuple[Evidence, str]:
     file = records.find_grid(*paths)
     rows = results.read(*paths)
     if file is None:
-        empty = pd.DataFrame(columns=["claim", "n", "condition", "scaling"])
+        columns = ["claim", "n", "plan", "family", "bound", "bases", "condition", "scaling"]
+        empty = pd.DataFrame(columns=columns)
         counts = training_data.read(paths[0] / "grid.parquet")
         source = "The study was not run: there is no grid.parquet."
         return Evidence(pd.DataFrame(), empty, rows, counts), source

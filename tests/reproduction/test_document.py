@@ -88,3 +88,11 @@ def test_rows_of_a_grid_are_passed_over_in_a_folder_and_refused_by_name(tmp_path
                         tmp_path / "later.parquet")  # fmt: skip
     with pytest.raises(ValueError, match="cream-rows-9"):
         results.read(tmp_path)
+
+
+def test_without_a_study_the_file_says_so(tmp_path):
+    """Every part is there, and no number of it."""
+    made = document.parts([tmp_path], PAPER)
+    assert made["sentences"] == "1. The study was not run: there is no verdict."
+    assert made["primary"] == "Not run." and made["dense"] == "Dense retrieval was not run."
+    assert set(made["verdicts"].splitlines()[-1].split(" | ")[1:]) <= {"", "not run |"}

@@ -41,6 +41,7 @@ def test_the_sentences_have_the_numbers_of_the_rows():
     assert next(found).endswith(
         "CREAM leads PoSE on LongChat-Lines; CREAM leads PoSE on key-value retrieval by YaRN."
     )
+    assert next(found).endswith("CREAM and PoSE are both near 0 on LongChat-Lines (text).")
     assert next(found).endswith("by 19 to 19 points by YaRN (text).")
     assert "over 3 bases and reach 6 to 6 points" in next(found)
     assert next(found, None) is None
