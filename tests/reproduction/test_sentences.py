@@ -48,10 +48,10 @@ def test_the_sentences_have_the_numbers_of_the_rows():
 
 
 def test_each_is_one_plain_sentence():
-    """A capital first, a full stop last, no other inside, no ellipsis."""
+    """A capital or a number first, a full stop last, no other inside, no ellipsis."""
     for line in sentences.opening(made()):
-        assert line[0].isupper() and line.endswith(".") and "..." not in line
-        assert ". " not in line
+        assert (line[0].isupper() or line[0].isdigit()) and line.endswith(".")
+        assert ". " not in line and "..." not in line
 
 
 def test_without_runs_there_is_no_number():
