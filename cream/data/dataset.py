@@ -53,7 +53,7 @@ class ExampleDataset(Dataset):
 
     @property
     def uneven(self) -> bool:
-        """Whether examples differ in how many of their tokens are in the loss."""
+        """Whether examples differ in how many of their tokens are learnt."""
         return any(len(self.documents.answers(int(document))) for document in self.usable)
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class ExampleDataset(Dataset):
         example = {"input_ids": tokens[indices.tokens], "position_ids": indices.positions}
         if len(answers := self.documents.answers(document)):
             begun, ended = (np.searchsorted(ends, indices.tokens, "right") for ends in answers.T)
-            example["loss_mask"] = begun > ended  # spans stand in order
+            example["learnt"] = begun > ended  # spans stand in order
         return example
 
 
@@ -91,8 +91,8 @@ def collate(examples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor]:
     labels = tokens.clone()
     labels[:, 0] = -100
     for row, example in enumerate(examples):
-        if "loss_mask" in example:
-            labels[row, ~torch.from_numpy(example["loss_mask"])] = -100
+        if "learnt" in example:
+            labels[row, ~torch.from_numpy(example["learnt"])] = -100
     return {
         "input_ids": tokens,
         "position_ids": torch.from_numpy(np.stack([e["position_ids"] for e in examples])),

@@ -150,7 +150,7 @@ def _answered(line: dict) -> str:
     if "error" in line:
         return line["error"]
     if "needs" in line:
-        most = "how many fit is unknown" if line["most"] is None else f"{line['most']} fit"
+        most = "nobody can tell how many fit" if line["most"] is None else f"{line['most']} fit"
         return f"{line['one']}; {most}; to be decoded: {line['needs']}"
     said = (f"{line['samples']} prompts of up to {line['longest']:,} tokens, {line['rows']} at "
             f"once: {line['samples'] / line['seconds']:.3f} samples/s, "

@@ -173,7 +173,7 @@ def _end(child: subprocess.Popen) -> None:
 
 
 def _reason(wrong: str, code: int) -> str:
-    """The last error of a process, not its launcher's."""
+    """The last error that a process told of, not its launcher's."""
     lines = [line.strip() for line in wrong.splitlines() if line.strip()]
     errors = [re.sub(r"^\[rank\d+\]: ", "", line) for line in lines]
     told = [one for one in errors if re.match(r"[\w.]*(Error|Exception|Exit|Interrupt)\b", one)]

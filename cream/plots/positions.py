@@ -23,10 +23,10 @@ STRIP = 1200  # columns of one example's strip
 def indices_picture(
     samplers: Mapping[str, Sampler], num_tokens: int, examples: int = 6, seed: int = 0
 ) -> Figure:
-    """Draw the positions that some examples of each method are assigned, a line an example.
+    """Draw the positions that some examples of each method are told, a line an example.
 
-    Everything is drawn over [0, L) of a document of `num_tokens` tokens. Assigned positions are
-    coloured, paler where only some are.
+    Everything is drawn over [0, L) of a document of `num_tokens` tokens. What is coloured is told,
+    paler where only some of the positions are.
     """
     methods = in_order(samplers)
     window = samplers[methods[0]].window
@@ -53,7 +53,7 @@ def indices_picture(
 def _told(
     panel: Axes, positions: np.ndarray, length: int, y: tuple[float, float], color: str
 ) -> None:
-    """One example as a strip, paler where only some of the positions are assigned."""
+    """One example as a strip, paler where only some of the positions are told."""
     share = np.bincount(positions * STRIP // length, minlength=STRIP) / (length / STRIP)
     strip = np.zeros((1, STRIP, 4))
     strip[0, :, :3] = to_rgb(color)
@@ -125,7 +125,7 @@ def _seen_and_told(
     last, counts = None, total
     for index in range(examples):
         positions = draw.draw(num_tokens, 0, 0, index).positions
-        if not np.array_equal(positions, last):  # plain and full assign the same each time
+        if not np.array_equal(positions, last):  # plain and full tell the same each time
             last, counts = positions, distance_counts(positions, draw.target_length)
         total += counts
         shares.append((total[1:] > 0).mean())

@@ -50,7 +50,7 @@ class TrainConfig:
 
     base: str  # the pre-trained model: a folder, or a hub id
     corpus: str  # a folder that cream.data.corpus made
-    method: str = "cream"  # which tokens are read and the positions they are assigned
+    method: str = "cream"  # which tokens are read and the positions they are told
     scaling: str = "linear"  # RoPE scaling
     scale: int = 8  # s = L / N
     steps: int = 1000  # optimizer steps
