@@ -1,6 +1,6 @@
 """CREAM: extend a RoPE language model's context window by fine-tuning at its own length.
 
-Text goes in at `corpus`, is told where it stands by `positions`, trains a stock Hugging Face model
+Text goes in at `corpus`, gets its position ids in `positions`, trains a stock Hugging Face model
 in `training`, is questioned by `tasks`, leaves rows in `results`, and `plots` draws them.
 """
 

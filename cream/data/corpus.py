@@ -73,9 +73,9 @@ class Documents:
         return self._item(self._tokens, index)
 
     def answers(self, index: int) -> np.ndarray:
-        """Return the spans [start, end) of tokens that alone are learnt, int32 (spans, 2).
+        """Return the spans [start, end) of the only tokens in the loss, int32 (spans, 2).
 
-        None for most documents: every token is learnt.
+        None for most documents: every token is in the loss.
         """
         return self._item(self._answers, index).reshape(-1, 2)
 

@@ -38,7 +38,7 @@ _inherited: "Callable[[int], Generated] | None" = None
 
 
 class Generated(NamedTuple):
-    """A generated document, its tokens, and the characters that alone are learnt (none: all)."""
+    """A generated document, its tokens, and the only characters in the loss (none: all)."""
 
     text: str
     length: int
@@ -70,7 +70,7 @@ class Recipe:
     most_queries: int = 2  # asked after a run of records
     far: float = 0.0  # share of needle documents that ask for an early sentence at the window's end
     wording: str = "evaluation"  # of generated documents; "other" has no words of the evaluations
-    answers_only: float = 0.0  # share of generated documents of which only answers are learnt
+    answers_only: float = 0.0  # share of generated documents with only the answers in the loss
     seed: int = 0  # of the generated documents
     text_tokens: int | None = None  # at most about this many tokens of training text
     split: str = "train"  # where documents of one's own go that are not split yet
@@ -127,7 +127,7 @@ RECIPES: dict[str, Recipe] = {
         wording="other",
     ),
     # For linear, which neither brings back: retrieval above all, and of most documents the answers
-    # alone are learnt; in other words than the evaluations', and in theirs.
+    # alone are in the loss; in other words than the evaluations', and in theirs.
     "grid-dense": Recipe(**_DENSE, wording="other"),
     "grid-dense-same": Recipe(**_DENSE),
     # Real files of packages, joined: documents of 66K tokens and more, some of 263K.
@@ -377,7 +377,7 @@ def _made(
     texts: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[retrieval_documents.Document, int, bool]:
-    """A document with its spans, its tokens, and whether only its answers are learnt."""
+    """A document with its spans, its tokens, and whether only its answers are in the loss."""
     rng = np.random.default_rng([recipe.seed, index])
     haystack = texts[int(rng.integers(len(texts)))] if family == "needle" else None
     counted = [0]

@@ -23,7 +23,7 @@ __all__ = ["FORMAT", "SPLITS", "Shelf", "beside", "token_type"]
 FORMAT = 2
 SPLITS = ("train", "validation", "test")
 BATCH_TOKENS = 4_000_000
-REASONS = 20  # kinds of dropped documents that are told apart
+REASONS = 20  # kinds of dropped documents that are counted apart
 SHORT = "shorter than the window"
 
 

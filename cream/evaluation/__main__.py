@@ -5,9 +5,9 @@
     accelerate launch --multi_gpu --num_processes 2 -m cream.evaluation perplexity
 
 A notebook runs in one process; its rows may come from many, each with a GPU of its own. The command
-has the notebook's parameters and runs its cells, up to the one that asks the models: what is asked
-is written down once. The notebook, started afterwards with the same parameters, finds every row
-there and draws its figures.
+has the notebook's parameters and runs its cells, up to the one that evaluates the models: the
+questions are written down once. The notebook, started afterwards with the same parameters, finds
+every row there and draws its figures.
 """
 
 import argparse
@@ -33,7 +33,7 @@ _COMMENT = re.compile(r"^(\w+)\b[^#]*#\s*(.+)$", re.M)
 
 
 def run(name: str, parameters: dict[str, object], root: Path) -> dict[str, object]:
-    """Run the cells of an evaluation notebook until its models are asked; return their names.
+    """Run the cells of an evaluation notebook until its models are evaluated; return their names.
 
     `name` is the notebook's, without ending. Under a launcher only process 0 prints. Errors are
     those of the cells.
@@ -101,7 +101,7 @@ def _value(text: str, parameter: notebook.Parameter) -> object:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Ask the models of one evaluation what its notebook asks them."""
+    """Evaluate the models of one notebook with its questions."""
     given, root = list(sys.argv[1:] if arguments is None else arguments), notebook.find_root()
     known = _evaluations(root)
     known |= {stem: stem for stem in known.values()}

@@ -2,7 +2,7 @@
 
     torchrun --nproc-per-node 2 -m cream.evaluation longchat_lines --models ... --rows ...
 
-What belongs here: what `torchrun` and `accelerate launch` tell a process by its environment. The
+What belongs here: what `torchrun` and `accelerate launch` write into a process's environment. The
 processes talk by gloo, on the CPU: they only wait for one another, however long one takes.
 """
 

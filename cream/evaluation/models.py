@@ -1,4 +1,4 @@
-"""The models that an evaluation asks, as its notebook's `models` parameter names them.
+"""The models that are evaluated, as its notebook's `models` parameter names them.
 
     original              the base as it is, also beyond its window
     scaled                the base with its RoPE scaled as the preset trains it, not tuned
@@ -49,7 +49,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to be asked, not yet loaded: where it is, how it is scaled, what is known of it."""
+    """A model to be evaluated, not yet loaded: its place, its scaling, what is known of it."""
 
     name: str
     path: str
@@ -76,7 +76,7 @@ class Subject:
         return Loaded(model, tokenizer, header, header["scaling"] == "none")
 
     def header(self, config: PreTrainedConfig) -> dict[str, object]:
-        """Return the columns that say what the model is, wherever it is asked."""
+        """Return the columns that say what the model is, wherever it is evaluated."""
         about = models.describe(config)
         return {
             "run": self.name,
@@ -157,7 +157,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Loaded:
-    """A loaded model, the columns its rows share, and whether it may be asked beyond its window."""
+    """A loaded model, the columns its rows share, and whether it may read beyond its window."""
 
     model: PreTrainedModel | Server
     tokenizer: PreTrainedTokenizerBase
@@ -227,8 +227,8 @@ def _refuse_same(name: str, one: Subject | Served, other: str, two: Subject | Se
     ours, theirs = _weights_of(one), _weights_of(two)
     if _run(one) == _run(two) and (isinstance(one, Served) or isinstance(two, Served)):
         raise ValueError(
-            f"models asks {_run(one)} twice, by itself and behind a server: ask once into one file "
-            "of rows and once into another to compare them"
+            f"models names {_run(one)} twice, by itself and behind a server: evaluate it once into "
+            "one file of rows and once into another to compare them"
         )
     if ours is None or theirs is None:
         return
@@ -278,7 +278,7 @@ def ask(
     batch_size: int | str = "auto",
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Ask every model the same examples, one model in memory at a time; return their rows.
+    """Evaluate every model on the same examples, one model in memory at a time; return their rows.
 
     What has a row in the file `rows` is not asked again. Under `torchrun` or `accelerate launch`
     the processes share the examples, and all return all rows. ValueError for a model with another

@@ -112,7 +112,7 @@ def _check_asks(task: ModuleType) -> None:
         name = task.__name__.rpartition(".")[2]
         raise ValueError(
             f"{name} needs the likelihood of given tokens, which a completion server does not "
-            "give: ask a model here, by its folder"
+            "give: evaluate a model here, by its folder"
         )
 
 

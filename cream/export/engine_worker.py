@@ -70,7 +70,7 @@ def _last_logits(llm: Any, library: Any) -> np.ndarray:
 
 
 def convert(job: dict[str, Any]) -> None:
-    """Run llama.cpp's own converter, telling it a pre-tokenizer, and complete its file.
+    """Run llama.cpp's own converter with a given pre-tokenizer, and complete its file.
 
     The converter knows pre-tokenizers by a hash over one text; `pre` names the one to write down
     where it knows none. For longrope it writes neither factors nor attention factor unless the

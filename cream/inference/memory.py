@@ -48,7 +48,7 @@ class Needs:
 
     `tokens` is the longest prompt with its new tokens. `activations` is an upper bound for reading
     prompts with stock kernels; sliding layers, which then still hold all they read, count in it.
-    `available` includes what a loaded model's weights have taken; None where nobody can tell.
+    `available` includes what a loaded model's weights have taken; None where it is unknown.
     """
 
     rows: int
@@ -67,7 +67,7 @@ class Needs:
 
     @property
     def fits(self) -> bool:
-        """Whether there is room for it, as far as can be told."""
+        """Whether there is room for it, as far as is known."""
         return self.available is None or self.total <= self.available
 
     def __str__(self) -> str:
@@ -123,7 +123,7 @@ class Footprint:
     def most_rows(self, tokens: int, in_parts: bool = True) -> int | None:
         """Return how many prompts of `tokens` tokens fit at once with something to spare.
 
-        0 if not even one fits with nothing to spare; None: nobody can tell.
+        0 if not even one fits with nothing to spare; None: unknown.
         """
         if self.available is None:
             return None

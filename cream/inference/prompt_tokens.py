@@ -44,7 +44,7 @@ def num_prompt_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
 def appended(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids that the tokenizer puts behind every text; usually none.
 
-    ValueError for a tokenizer of which that cannot be told: it changes text where it adds tokens.
+    ValueError for a tokenizer for which that is unknown: it changes text where it adds tokens.
     """
     endings = [_ending(tokenizer, probe) for probe in _PROBES]
     if endings[0] != endings[1]:
@@ -65,6 +65,6 @@ def _unclear(tokenizer: PreTrainedTokenizerBase) -> ValueError:
     name = tokenizer.name_or_path or type(tokenizer).__name__
     return ValueError(
         f"the tokenizer {name} changes a text's own tokens where it adds special tokens, so that "
-        "it cannot be told where a prompt ends: remove the ending from its post-processor "
+        "the end of a prompt is unknown: remove the ending from its post-processor "
         "(tokenizer.json), or set add_eos_token to false"
     )

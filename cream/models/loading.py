@@ -63,7 +63,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 FLASH = "flash_attention_2"
-SMALL = 10**9  # parameters; below, a card computes in float32 unless told otherwise
+SMALL = 10**9  # parameters; below, a card computes in float32 by default
 
 
 def _all_ones(

@@ -210,7 +210,7 @@ def _pass(
 
 
 def _inputs(model: PreTrainedModel, one: dict) -> dict[str, torch.Tensor]:
-    """Random tokens at the positions that the method tells them."""
+    """Random tokens at the positions that the method assigns."""
     window = model.config.cream["window"]
     rng = np.random.default_rng(0)
     draw = sampler(one["method"], window, one["target"] // window)

@@ -46,7 +46,7 @@ def indices_picture(
     panel.xaxis.set_major_formatter(FuncFormatter(lambda x, _: times_n(x / window)))
     panel.grid(False, axis="y")
     panel.tick_params(axis="y", length=0)
-    finish(panel, "", "told position")
+    finish(panel, "", "assigned position")
     return figure
 
 

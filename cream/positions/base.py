@@ -25,7 +25,7 @@ EXAMPLE_STREAM, GROUP_STREAM, PERMUTATION_STREAM, FORWARD_STREAM = 0, 1, 2, 3
 
 
 class Indices(NamedTuple):
-    """Which tokens of a document are read and where they are told to stand: int64 `(window,)`."""
+    """Tokens of a document and the positions they are assigned, int64 `(window,)` each."""
 
     tokens: np.ndarray
     positions: np.ndarray
@@ -60,7 +60,7 @@ class Sampler:
         if self.target_length > MOST_POSITIONS:
             raise ValueError(
                 f"scale is {self.scale} and the window {self.window}: a target length of at most "
-                f"{MOST_POSITIONS:,} positions can be told, so choose a smaller scale"
+                f"{MOST_POSITIONS:,} positions can be assigned, so choose a smaller scale"
             )
         self._check_options()
 

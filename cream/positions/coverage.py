@@ -27,7 +27,7 @@ __all__ = [
 def distance_counts(positions: np.ndarray, target_length: int) -> np.ndarray:
     """Return how many token pairs stand at each distance 0 .. L-1: int64, shape (L,).
 
-    The autocorrelation of the told positions, exact because counts are rounded to whole numbers.
+    The autocorrelation of the assigned positions. Counts are rounded to whole numbers and so exact.
     """
     told = np.zeros(target_length)
     told[positions] = 1
@@ -86,7 +86,7 @@ def middle_centres(
 def answerable(
     indices: Indices, questions: np.ndarray, records: np.ndarray, num_tokens: int
 ) -> np.ndarray:
-    """Return the told distance of every query that a window can answer, int64 (answerable,).
+    """Return the assigned distance of every query that a window can answer, int64 (answerable,).
 
     `study.scoring` are token spans (queries, 3): start, first token of the answer, end;
     `data.retrieval.records` those of what each asks for, (queries, 2). A window can answer a query

@@ -1,4 +1,4 @@
-"""Index samplers: which tokens of a document are read, and the positions they are told.
+"""Index samplers: which tokens of a document are read, and the positions they are assigned.
 
 Everything here is a pure function of numbers: no tensors, no files, no global random state. A
 sampler is made by `sampler(name, window, scale, **options)` and drawn from by document length:

@@ -19,20 +19,20 @@ from pathlib import Path
 import pandas as pd
 
 from cream import notebook, results
-from cream.reproduction import figures
+from cream.reproduction import figures, sentences
 from cream.reproduction.paper_claims import Evidence
 from cream.reproduction.tables import (
-    details,
+    GROUPS,
+    comparisons,
     leakage,
     markdown,
+    measured,
     queries,
     releases,
     second_look,
-    sensitivity,
     slips,
-    summary,
+    verdicts,
 )
-from cream.reproduction.verdicts import told
 from cream.study import records, training_data
 from cream.study.analysis import contrasts, endpoints, tables
 
@@ -46,47 +46,54 @@ FIRST_LOOK = ("80e8537", "dd79957", "0652a18", "f19db07", "34f6964")
 
 
 def evidence_of(*paths: Path) -> tuple[Evidence, str]:
-    """Read what `paths` hold: a grid where there is one, rows of answers; and say what it is."""
+    """Read what `paths` hold, the study's rows and rows of answers, and the words for them."""
     file = records.find_grid(*paths)
     rows = results.read(*paths)
     if file is None:
-        empty = pd.DataFrame(columns=["claim", "n", "condition", "scaling"])
+        columns = ["claim", "n", "plan", "family", "bound", "bases", "condition", "scaling"]
+        empty = pd.DataFrame(columns=columns)
         counts = training_data.read(paths[0] / "grid.parquet")
-        said = "No grid was run: there is no grid.parquet."
-        return Evidence(pd.DataFrame(), empty, rows, counts), said
+        source = "The study was not run: there is no grid.parquet."
+        return Evidence(pd.DataFrame(), empty, rows, counts), source
     frame, runs = tables.load(file)
     drawn = figures.grid_source(file, frame)
-    said = (f"From {file.name} (SHA-256 {drawn['rows']}...; {len(frame):,} answers of "
+    source = (f"From {file.name} (SHA-256 {drawn['rows']}...; {len(frame):,} answers of "
             f"{len(runs):,} models; commit {drawn['commit']}).")  # fmt: skip
     counts = training_data.read(file)
     found = contrasts.contrasts(runs, flagged=training_data.flagged(counts))
     then = frame["commit"].astype(str).str[:7].isin(FIRST_LOOK)
     first = endpoints.units(frame[then]) if then.any() else pd.DataFrame()
-    return Evidence(runs, found, rows, counts, first), said
+    return Evidence(runs, found, rows, counts, first), source
 
 
 def parts(paths: Sequence[Path], paper: Path) -> dict[str, str]:
-    """Return every part of the file that is made from rows, by name."""
-    evidence, said = evidence_of(*paths)
-    every = details(evidence, paper) if len(evidence.contrasts) else {}
-    shared = leakage(evidence.layout)
-    rates = {name: sensitivity(evidence.runs, name) for name in ("lines", "kv", "in_window")}
-    seen, changed = queries(evidence.layout), second_look(evidence)
+    """Return every part of the file that is made from rows, by name.
+
+    Of the tables of comparisons the first alone: 10_ablations shows them all.
+    """
+    evidence, source = evidence_of(*paths)
+    opening = sentences.opening(evidence)
+    primary = comparisons(evidence.contrasts, paper).get(GROUPS[0][0], pd.DataFrame())
     return {
-        "told": told(evidence),
-        "source": said,
-        "claims": markdown(summary(evidence, paper)),
-        "contrasts": "\n\n".join(f"### {title}\n\n{markdown(table)}" for title, table in
-                                 every.items()) or "Not run.",
-        "second look": (markdown(changed) if len(changed)
-                        else "No verdict changed, or no run was added after a first look."),
-        "sensitivity": "\n\n".join(f"### {endpoints.ENDPOINTS[name]}\n\n{markdown(table)}"
-                                   for name, table in rates.items() if len(table)) or "Not run.",
-        "queries": markdown(seen) if len(seen) else "Not counted.",
-        "leakage": markdown(shared) if len(shared) else "Not counted.",
+        "sentences": "\n".join(f"{n}. {text}" for n, text in enumerate(opening, 1)),
+        "verdicts": markdown(verdicts(evidence)),
+        "source": source,
+        "measured": markdown(measured(evidence, paper)),
+        "dense": sentences.dense_retrieval(evidence),
+        "needle": sentences.needle(evidence),
+        "primary": _table(primary, "Not run."),
+        "bases": sentences.bases_and_seeds(evidence),
+        "first look": sentences.first_look(evidence) or "No run was added after a first look.",
+        "second look": _table(second_look(evidence), "No verdict changed."),
+        "queries": _table(queries(evidence.query_counts), "Not counted."),
+        "leakage": _table(leakage(evidence.query_counts), "Not counted."),
         "slips": slips(paper),
         "releases": markdown(releases()),
-    }  # fmt: skip
+    }
+
+
+def _table(table: pd.DataFrame, otherwise: str) -> str:
+    return markdown(table) if len(table) else otherwise
 
 
 def fill(text: str, made: dict[str, str]) -> str:

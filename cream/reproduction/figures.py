@@ -57,7 +57,7 @@ PICTURED = ("plain", "randpos", "pose", "full", "cream")
 # Figures of a grid, and which of them only 10_ablations draws.
 GRID = ("summary", "claims", "grid_lines", "grid_pairs", "grid_needle", "grid_perplexity",
         "ablations", "ablation_sigma", "scale64", "scale64_lines", "scale64_perplexity",
-        "dense", "ablation_ends", "learning_rates", "told_distances")  # fmt: skip
+        "dense", "ablation_ends", "learning_rates", "assigned_distances")  # fmt: skip
 ELSEWHERE = GRID[-4:]
 ON_LINUX, AT_ONCE = sys.platform == "linux", 4
 
@@ -278,18 +278,18 @@ def _makers(
         "scale64": lambda: forest("scale64"),
         "scale64_lines": lambda: curves.by_length(frame, "scale64"),
         "scale64_perplexity": lambda: curves.by_perplexity(frame, "scale64"),
-        "told_distances": lambda: _prediction(frame),
+        "assigned_distances": lambda: _prediction(frame),
     }
 
 
 def from_layout(*sources: Path) -> dict[str, Figure]:
-    """Return the figure of told queries, where a folder of `sources` has the grid's counts."""
+    """Return the figure of answerable queries, where a folder of `sources` has their counts."""
     for source in sources:
         path = (source if source.is_dir() else source.parent) / training_data.NAME
         if path.is_file():
             counts = training_data.read(path)
             drawn = {"rows": file_hash(path), "commit": counts.get("commit", "unknown")}
-            return {"told_queries": _mark(told_distances.told_queries(counts), **drawn)}
+            return {"query_distances": _mark(told_distances.told_queries(counts), **drawn)}
     return {}
 
 
@@ -318,7 +318,7 @@ def _prediction(frame: pd.DataFrame) -> Figure:
     if accuracy.empty:
         raise figures_forest.NotRun("no answers by distance: run the plan primary")
     histogram = distances.told(distances.samplers_of(rows))
-    drawn = accuracy[accuracy["variant"].isin(METHODS)]  # of variants there are too many to tell
+    drawn = accuracy[accuracy["variant"].isin(METHODS)]  # of variants there are too many
     return distances.picture(drawn, histogram, int(rows["scale"].max()))
 
 

@@ -30,14 +30,14 @@ SCALING = {"linear": "linear", "ntk": "NTK", "yarn": "YaRN", "none": ""}
 class Evidence(NamedTuple):
     """What there is to measure from: the grid's runs and contrasts, rows of answers and speed.
 
-    `layout` is what training showed each variant (`study.training_data.read`), `first` the runs of
-    a first look, where some were added after it.
+    `query_counts` is of `study.training_data.read`. `first` has the runs of a first look, where
+    some were added after it.
     """
 
     runs: pd.DataFrame
     contrasts: pd.DataFrame
     rows: pd.DataFrame
-    layout: Mapping = MappingProxyType({})
+    query_counts: Mapping = MappingProxyType({})
     first: pd.DataFrame = pd.DataFrame()
 
 
@@ -59,7 +59,7 @@ class Line(NamedTuple):
 class Entry:
     """A claim of the paper, its number there, and how ours is found.
 
-    `study.analysis.contrasts` are names of `claims.CLAIMS`, which must all hold in a setting for
+    `claims` are names in `study.analysis.contrasts.CLAIMS`, which must all hold in a setting for
     it to hold there; `beside` are shown with them and not counted. `scaling` takes the settings of
     one. `measure` instead reads what no contrast holds.
     """
@@ -189,15 +189,19 @@ def counted(n: int, seeds: int, most: int, bases: int) -> str:
 # ---------------------------------------------------------------------------------------- claims
 
 ENTRIES = (
-    Entry("LongChat-Lines average", _lines, ("lines average",)),
-    Entry("The middle positions of key-value retrieval", _middle,
+    Entry("CREAM leads PoSE on LongChat-Lines", _lines, ("lines average",)),
+    Entry("CREAM leads PoSE in the middle of key-value retrieval", _middle,
           ("middle of key-value pairs",), beside=("accuracy at the middle",)),
-    Entry("CREAM leads with linear", _scaling("linear"), ("key-value average",), "linear",
+    Entry("CREAM leads PoSE on key-value retrieval by linear", _scaling("linear"),
+          ("key-value average",), "linear",
           beside=("linear, dense retrieval: key-value average",),
           command="python -m cream.study primary && python -m cream.study dense"),
-    Entry("CREAM leads with NTK", _scaling("ntk"), ("key-value average",), "ntk"),
-    Entry("CREAM leads with YaRN", _scaling("yarn"), ("key-value average",), "yarn"),
-    Entry("Gaussian over uniform", _unnumbered("a truncated Gaussian beats a uniform middle"),
+    Entry("CREAM leads PoSE on key-value retrieval by NTK", _scaling("ntk"),
+          ("key-value average",), "ntk"),
+    Entry("CREAM leads PoSE on key-value retrieval by YaRN", _scaling("yarn"),
+          ("key-value average",), "yarn"),
+    Entry("A Gaussian middle leads a uniform one",
+          _unnumbered("a truncated Gaussian beats a uniform middle"),
           ("gaussian over uniform",), beside=("gaussian over uniform, middle",),
           command="python -m cream.study ablations"),
     Entry("Both modes are needed", _unnumbered("each of the two modes alone is worse"),
@@ -208,16 +212,16 @@ ENTRIES = (
           command="python -m cream.study ablations"),
     Entry("The original model is 0 beyond N", _zero("original"), ("original is 0 beyond N",)),
     Entry("RandPos is 0", _zero("randpos"), ("randpos is 0",)),
-    Entry("Flat perplexity to the target", _unnumbered("flat to the target"),
+    Entry("Perplexity is flat to the target", _unnumbered("flat to the target"),
           ("flat perplexity",)),
-    Entry("Flat perplexity at 64 x", _unnumbered("flat to 256K (its windows end at 32K)"),
+    Entry("Perplexity is flat at scale 64", _unnumbered("flat to 256K (its windows end at 32K)"),
           ("scale 64: flat perplexity",), beside=("scale 64: perplexity no higher than pose",),
           command="python -m cream.study scale64"),
-    Entry("Needle in a haystack", _needle, ("needle",)),
+    Entry("CREAM leads PoSE on the needle", _needle, ("needle",)),
     Entry("Short tasks are kept", _unnumbered("little is lost on six short benchmarks"),
           ("short tasks kept",)),
-    Entry("A tenth of the steps for chat", _chat, ("a tenth of the steps",),
+    Entry("A tenth of the steps is as good", _chat, ("a tenth of the steps",),
           command="python -m cream.study tenth"),
-    Entry("The cost is flat in the target", _unnumbered("trains at N whatever the target"),
+    Entry("A step costs the same at every target", _unnumbered("trains at N whatever the target"),
           measure=_cost, command="python -m cream.performance step-cost"),
 )  # fmt: skip

@@ -31,29 +31,31 @@ from cream.reproduction.paper_claims import (
 )
 from cream.reproduction.verdicts import (
     DATA,
-    FRAGILE,
     NOT_RUN,
-    NOTHING,
+    ORDER,
     Setting,
+    all_of,
+    at_an_end,
     compared,
-    fragile,
+    is_fragile,
     named,
     settings_of,
-    tally,
 )
 from cream.study import conditions, training_data
 from cream.study.analysis import contrasts, endpoints
 from cream.study.analysis.tables import UNLIKE
 from cream.study.figures import told_distances
 
-__all__ = ["details", "leakage", "markdown", "queries", "releases", "second_look", "sensitivity",
-           "slips", "summary"]  # fmt: skip
+__all__ = ["GROUPS", "comparisons", "leakage", "markdown", "measured", "queries", "releases",
+           "second_look", "sensitivity", "slips", "verdicts"]  # fmt: skip
 
 # What differs between two looks at a contrast.
 LOOK = ("verdict", "value", "low", "high", "n", "seeds", "seeds_most", "bases")
-# What tells the lines of a row apart.
+# What the lines of a row differ in.
 SHORT = {"lines": "lines", "middle": "middle - ends", "middle_accuracy": "middle", "rise": "from N",
          "log_ppl_far": "less PoSE"}  # fmt: skip
+COLUMNS = tuple(f"{DATA[data]}, {SCALING[scaling]}" for data, scaling in ORDER)
+UNTUNED = DATA["none"]
 NO_BREAK = "\u00a0"  # lines of a cell stand beside those of the next one: none may wrap
 
 
@@ -87,37 +89,49 @@ def _interval(row: tuple, low: float, high: float) -> str:
 
 
 def _line(row: tuple, where: str) -> Line:
-    verdict = row.verdict + (FRAGILE if fragile(row) else "")
+    verdict = row.verdict + (", over bases only" if is_fragile(row) else "")
     if row.verdict == contrasts.FAILS and row.kind == "lead" and not row.bound and row.high > 0:
         verdict += f" (within {contrasts.MARGIN:g} points of 0)"
-    verdict += f" ({_sides(row)} {row.bound}: {NOTHING})" if row.bound else ""
-    verdict = f"({row.verdict}: the data differ)" if row.family == UNLIKE else verdict
+    verdict = at_an_end(row) if row.bound else verdict
+    verdict = f"({row.verdict}: the training data differ)" if row.family == UNLIKE else verdict
     return Line(where, _value(row), _interval(row, row.low, row.high),
                 _interval(row, row.seeds_low, row.seeds_high),
                 counted(row.n, row.seeds, row.seeds_most, row.bases), verdict)  # fmt: skip
 
 
-def _sides(row: tuple) -> str:
-    return "both" if isinstance(row.b, str) else "all variants"
-
-
 # -------------------------------------------------------------------------------------- tables
 
 
-def summary(evidence: Evidence, paper: Path) -> pd.DataFrame:
-    """Return a row a claim of the issue, none left out, as texts.
+def verdicts(evidence: Evidence) -> pd.DataFrame:
+    """Return a row a claim of the paper, none left out, and its verdict in each setting.
 
-    Measured numbers are of text alone, as the paper trains, each scaling on a line of its own; the
-    verdict counts all settings, which `details` lists.
+    The last column is of claims that neither data nor scaling can change.
+    """
+    return pd.DataFrame([(entry.title, *_verdicts_of(entry, evidence)) for entry in ENTRIES],
+                        columns=["claim", *COLUMNS, "any setting"])  # fmt: skip
+
+
+def _verdicts_of(entry: Entry, evidence: Evidence) -> list[str]:
+    if entry.measure:
+        lines = [line.verdict for line in entry.measure(evidence)]
+        return [""] * len(COLUMNS) + [all_of(lines) if lines else NOT_RUN]
+    words = {f"{DATA[each.condition]}, {SCALING[each.scaling]}".rstrip(", "): each.words
+             for each in settings_of(entry, evidence.contrasts)}  # fmt: skip
+    if not set(words) & {*COLUMNS, UNTUNED}:
+        return [NOT_RUN, *[""] * len(COLUMNS)]
+    return [words.get(name, "") for name in (*COLUMNS, UNTUNED)]
+
+
+def measured(evidence: Evidence, paper: Path) -> pd.DataFrame:
+    """Return a row a claim, none left out, with its numbers on text, as texts.
+
+    The paper trains on text alone. Each scaling has a line of its own in a cell.
     """
     found = []
     for entry in ENTRIES:
         settings = settings_of(entry, evidence.contrasts)
         shown = [each for each in settings if each.condition != "mixed"] or settings
         lines = entry.measure(evidence) if entry.measure else _lines_of(shown)
-        verdict = tally(settings)
-        if entry.measure:
-            verdict = "<br>".join(dict.fromkeys(f"**{line.verdict}**" for line in lines)) or NOT_RUN
         values = [f"{line.where}: {line.value}" if line.where else line.value for line in lines]
         values = [f"{value} {line.interval}".removesuffix(" -")
                   for value, line in zip(values, lines, strict=True)]  # fmt: skip
@@ -125,11 +139,9 @@ def summary(evidence: Evidence, paper: Path) -> pd.DataFrame:
         cells = ["<br>".join(column) or "-" for column in columns]
         if not entry.measure:
             cells = [cell.replace(" ", NO_BREAK) for cell in cells]
-        found.append((_titled(entry, shown), entry.paper(paper), verdict, *cells,
-                      f"`{entry.command}`"))  # fmt: skip
-    columns = ["claim", "the paper says", "verdict, all settings",
-               "measured on text [95 % over bases]", "[95 % over seeds, these bases]",
-               "n = seeds x bases", "command"]  # fmt: skip
+        found.append((_titled(entry, shown), entry.paper(paper), *cells, f"`{entry.command}`"))
+    columns = ["claim", "the paper says", "measured on text [95 % over bases]",
+               "[95 % over seeds, these bases]", "n = seeds x bases", "command"]  # fmt: skip
     return pd.DataFrame(found, columns=columns)
 
 
@@ -141,7 +153,7 @@ def _titled(entry: Entry, settings: Sequence[Setting]) -> str:
     said = [f"**{entry.title}**"]
     for endpoint, pairs in found.items():
         said.append(f"{pairs[0] if len(pairs) == 1 else 'CREAM less each'}, {endpoint}")
-    speak = [each for each in settings if each.verdict != NOTHING]
+    speak = [each for each in settings if each.measurable]
     if _alone(speak):
         said[-1] += f", {SCALING[speak[0].scaling]}"
     return "<br>".join(said)
@@ -153,17 +165,15 @@ def _alone(settings: Sequence[Setting]) -> bool:
 
 
 def _lines_of(settings: Sequence[Setting]) -> list[Line]:
-    """A line a comparison of each setting, which says what tells it from the others.
+    """A line a comparison of each setting, which says what it differs in.
 
-    Beside a setting of several comparisons one that compares nothing has a line in all.
+    Beside a setting of several comparisons one with both sides near 0 has a line in all.
     """
-    found, speak = [], [each for each in settings if each.verdict != NOTHING]
-    silent = [each for each in settings if each.verdict == NOTHING]
+    found, speak = [], [each for each in settings if each.measurable]
+    silent = [each for each in settings if not each.measurable]
     if speak and _alone(speak):
         for each in silent:
-            row = next(each.rows.itertuples())
-            found.append(Line(SCALING[row.scaling], f"{_sides(row)} {row.bound}", "-", "-", "-",
-                              NOTHING))  # fmt: skip
+            found.append(Line(SCALING[each.scaling], each.verdict, "-", "-", "-", each.verdict))
         settings = speak
     for each in settings:
         for row in each.rows.itertuples():
@@ -175,7 +185,7 @@ def _lines_of(settings: Sequence[Setting]) -> list[Line]:
                 words.append(f"less {named(row.b)}")
             line = _line(row, ", ".join(word for word in words if word))
             if row.bound:
-                line = line._replace(value=f"{_sides(row)} {row.bound}", interval="-", given="-")
+                line = line._replace(value=at_an_end(row), interval="-", given="-")
             found.append(line)
     return found
 
@@ -190,21 +200,24 @@ GROUPS = (
 )
 
 
-def details(evidence: Evidence, paper: Path) -> dict[str, pd.DataFrame]:
+def comparisons(found: pd.DataFrame, paper: Path) -> dict[str, pd.DataFrame]:
     """Return every contrast that was run, a table a group of claims, as texts.
+
+    `found` is of `study.analysis.contrasts`. Both sides near 0 have no difference to speak of, so
+    such a row says so in place of a verdict.
 
     The paper's number is on the same endpoint, and of text alone (`plots.published.endpoints`). A
     comparison of variants of which one saw much more of what is asked is no result.
     """
     numbers, families = published.endpoints(paper), {c.name: c.family for c in contrasts.CLAIMS}
-    there = evidence.contrasts[evidence.contrasts["n"] > 0]
-    found = {}
+    there = found[found["n"] > 0]
+    tables = {}
     for title, family, plan in GROUPS:
         part = there[there["claim"].map(families).isin(family)]
         part = part if plan is None else part[part["plan"] == plan]
         if len(part):
-            found[title] = _every(part, numbers)
-    return found
+            tables[title] = _every(part, numbers)
+    return tables
 
 
 def _every(part: pd.DataFrame, numbers: Mapping[tuple[str, str], float]) -> pd.DataFrame:
@@ -228,12 +241,14 @@ def _every(part: pd.DataFrame, numbers: Mapping[tuple[str, str], float]) -> pd.D
 def second_look(evidence: Evidence) -> pd.DataFrame:
     """Return the verdicts that runs added after a first look changed, with both, as texts.
 
-    Comparisons that compare nothing are left out, and those without runs at the first look. Empty
-    where no run was added.
+    Comparisons with both sides near 0 are left out, and those without runs at the first look.
+    Empty where no run was added.
     """
     if not len(evidence.first) or len(evidence.first) == len(evidence.runs):
         return pd.DataFrame()
-    first = contrasts.contrasts(evidence.first, flagged=training_data.flagged(evidence.layout))
+    first = contrasts.contrasts(
+        evidence.first, flagged=training_data.flagged(evidence.query_counts)
+    )
     keys = ["claim", "condition", "scaling"]
     both = first[first["n"] > 0].merge(evidence.contrasts, on=keys, suffixes=("_then", ""))
     both = both[(both["verdict_then"] != both["verdict"]) & (both["bound"] == "")]
@@ -300,11 +315,11 @@ def queries(counts: Mapping) -> pd.DataFrame:
     ).round(2)  # fmt: skip
 
 
-def leakage(layout: Mapping) -> pd.DataFrame:
+def leakage(query_counts: Mapping) -> pd.DataFrame:
     """Return what training and evaluation share, by kind of training data, as texts."""
     rows = []
-    for condition in (c for c in conditions.CONDITIONS if c in layout):
-        known = layout[condition]
+    for condition in (c for c in conditions.CONDITIONS if c in query_counts):
+        known = query_counts[condition]
         if "words" not in known:
             continue
         parts = [f"{each['shared']:,} of {each['of']:,}" for each in
@@ -337,7 +352,7 @@ def slips(paper: Path) -> str:
 
 @cache
 def releases(window: int = 512, examples: int = 300) -> pd.DataFrame:
-    """Return which share of distances `examples` draws tell with each release's mean, as texts.
+    """Return which share of distances `examples` draws assign with each release's mean, as texts.
 
     The coin of the mode is thrown for each example, as here: with the releases' one coin for 3,000
     examples it would be that of a single mode.

@@ -3,8 +3,8 @@
     python -m cream.study.data_report --out data/results/grid_data.json
 
 Methods are compared on data that may favour one by its layout alone; so, for each condition and
-variant: how many queries a window can answer, at which told distances, how much of the corpus a
-run reads, and the histogram of told distances between tokens. And for each condition: which
+variant: how many queries a window can answer, at which assigned distances, how much of the corpus a
+run reads, and the histogram of assigned distances between tokens. And for each condition: which
 13-grams of the evaluation's text stand in its training text, and that no word or value is asked for
 that training has. No model is needed. All draws are of seed 0: where examples share a coin ("mode
 by batch") queries are of its first epoch, which is all continuity.
@@ -50,7 +50,7 @@ __all__ = [
 GRAM = 13
 BINS = 64
 WINDOWS = 1_500  # that are drawn for each variant
-DRAWS = 600  # for a histogram of told distances between tokens
+DRAWS = 600  # for a histogram of assigned distances between tokens
 READ = {SCALE: 9_600, FAR: 32_000}  # windows of a run by YaRN: 300 steps of 32, at scale 64 1,000
 TOLERANCE = 0.2
 
@@ -89,7 +89,7 @@ def spans_of(document: Document, tokenizer: PreTrainedTokenizerBase, stored: np.
 def queries(
     corpus: Corpus, spans: Mapping[str, Spans], method: str, scale: int, options: dict, window: int
 ) -> dict[str, object]:
-    """Count the queries that windows of a variant can answer, and bin their told distances.
+    """Count the queries that windows of a variant can answer, and bin their assigned distances.
 
     Per window of N tokens: a full-length example counts for as many as it holds.
     """
@@ -135,7 +135,7 @@ def text_read(
 
 
 def _pair_histogram(method: str, scale: int, options: dict, window: int) -> list[float]:
-    """Share of token pairs at each of 64 equal ranges of told distance up to L."""
+    """Share of token pairs at each of 64 equal ranges of assigned distance up to L."""
     draw = sampler(method, window, scale, **options)
     few = 1 if method in ("full", "plain") else DRAWS
     mass = coverage.pair_mass(draw, window * scale, few, BINS)

@@ -2,7 +2,7 @@
 
 A plan is a list of runs; data/results/PREREGISTRATION.md says why these. Nothing here computes.
 Order is part of the design: seeds follow each other, and all variants and bases of a seed stand
-together, so that a grid that was cut is a smaller, balanced one; what tells least comes last.
+together, so that a grid that was cut is a smaller, balanced one; what says least comes last.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 "official" is the benchmark's prompt to the byte, in the wrapper that CREAM puts around it even for
 base models; "chat" the same prompt in the user's turn of the tokenizer's own chat template;
-"miniature" is the record and a short question in the form that the miniature learnt.
+"miniature" is the record and a short question in the form that the miniature was trained on.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 "official" is the benchmark's sentence, description and question in the wrapper that CREAM puts
 around them; "chat" the same in the user's turn of the tokenizer's own chat template; "miniature"
-hides sentences about made-up places and asks in the form that the miniature learnt; "sentences"
+hides sentences about made-up places and asks in the form that it was trained on; "sentences"
 hides those and asks in the chat template, the model's turn begun up to the answer. `study.runner`
 asks at every length and depth, `examples` over all depths alike.
 """

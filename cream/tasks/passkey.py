@@ -3,7 +3,7 @@
 "official" is PoSE's prompt (dwzhu-pku/PoSE, MIT), after Mohtashami and Jaggi 2023; "chat" the same
 in the user's turn of the tokenizer's own chat template. Whether the miniature answers it hangs on
 the wording, inside its window as beyond it, so "miniature" keeps the text, blocks and trials, and
-hides and asks for a sentence in the form that it learnt.
+hides and asks for a sentence in the form that it was trained on.
 """
 
 import re

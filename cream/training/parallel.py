@@ -65,7 +65,7 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
-        """Return what the launcher told this process, and the card that is its own."""
+        """Return what the launcher set for this process, and the card that is its own."""
         processes = whole("WORLD_SIZE", 1)
         on_host = whole("LOCAL_WORLD_SIZE", whole("LOCAL_SIZE", processes))
         if not torch.cuda.is_available():

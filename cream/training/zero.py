@@ -41,7 +41,7 @@ NOTE = "sharding.json"
 
 
 def quieten() -> None:
-    """Tell DeepSpeed who and where it is, and let it compile nothing on a CPU.
+    """Set DeepSpeed's rank and address, and let it compile nothing on a CPU.
 
     A single process that no launcher started would look for MPI. The operation for processes that
     share a CPU's memory would be compiled first, for 80 s; gloo does.

@@ -76,7 +76,7 @@ def test_names_are_addresses(name, address):
         ("http://h/v1?timeout=soon#m", "sets timeout to 'soon'"),
         ("http://h/v1?timeout=nan#m", "sets timeout to 'nan'"),
         ("http://h/v1#m=runs/none", "there is no folder"),
-        ("long,http://h/v1#m=long", "asks long twice, by itself and behind a server"),
+        ("long,http://h/v1#m=long", "names long twice, by itself and behind a server"),
     ],
 )
 def test_addresses_that_cannot_be_are_refused(name, says, place):

@@ -25,7 +25,7 @@ def printed(grid: Path, here: Path) -> str:
     ("plans", "says", "lacks"),
     [
         ((), ["0 answers of 0 models", "ablations: not run", "sensitivity: not run",
-              "told_distances: not run", "scale64_lines: not run"], ["holds"]),
+              "assigned_distances: not run", "scale64_lines: not run"], ["holds"]),
         (("scale64",), ["of 24 models", "not run: gaussian over uniform", "scale 64: sigma grown",
                         "ablation_sigma: not run"], ["scale64: not run"]),
     ],

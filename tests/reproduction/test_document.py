@@ -9,9 +9,11 @@ from made_campaign import campaign
 
 from cream import results
 from cream.reproduction import document
+from cream.reproduction.paper_claims import ENTRIES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "data" / "paper"
+TITLES = ["", *(entry.title for entry in ENTRIES)]
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +29,28 @@ def test_the_committed_file_says_what_the_rows_say(made):
     assert not wrong, "\n".join(wrong)
 
 
+def test_the_file_opens_with_twelve_sentences_and_the_table_of_verdicts(made):
+    """Title, sentences, table, in this order; a reader needs no more; then at most 40,000."""
+    text = (ROOT / "REPRODUCTION.md").read_text(encoding="utf-8")
+    assert len(text) <= 40_000
+    lines = [line for line in text.splitlines() if line and not line.startswith("<!--")]
+    assert lines[0].startswith("# ")
+    assert [line.partition(". ")[0] for line in lines[1:13]] == [str(n) for n in range(1, 13)]
+    assert all(line.endswith(".") and "..." not in line for line in lines[1:13])
+    assert lines[13].startswith("| claim | text, linear |")
+    assert "\n".join(lines[13:31]) == made["verdicts"]
+    words = set("|".join(lines[15:31]).split("|")) - {""}
+    known = ("holds", "does not hold", "inconclusive", "both near 0", "all near 0")
+    assert all(word.strip().startswith(known) for word in words if word.strip() not in TITLES)
+
+
 def test_a_changed_number_in_the_file_is_found(made):
     """One digit of one cell, and a row that is gone."""
     text = document.fill((ROOT / "REPRODUCTION.md").read_text(encoding="utf-8"), made)
     assert document.check(text, made) == []
     other = text.replace("+15.9 points", "+16.9 points")
     (was, now) = document.check(other, made)
-    assert was.startswith("- | **LongChat") and "+16.9" in was and "+15.9" in now
+    assert was.startswith("- | **CREAM leads") and "+16.9" in was and "+15.9" in now
     lines = [line for line in text.splitlines() if not line.startswith("| **RandPos is 0")]
     assert [line[:18] for line in document.check("\n".join(lines), made)] == ["+ | **RandPos is 0"]
 
@@ -48,7 +65,7 @@ def test_the_command_fills_checks_and_says_what_is_wrong(tmp_path, capsys):
     given = [str(tmp_path)]
     assert document.main([*given, "--out", str(file)]) == 0
     text = file.read_text(encoding="utf-8")
-    assert "of 24 models" in text and "## How to read it" in text and "### Scale 64" in text
+    assert "of 24 models" in text and "## How to read the verdicts" in text
     assert document.main([*given, "--check", str(file)]) == 0
     file.write_text(text.replace("6\u00a0=\u00a02", "7\u00a0=\u00a02", 1), encoding="utf-8")
     capsys.readouterr()
@@ -56,7 +73,7 @@ def test_the_command_fills_checks_and_says_what_is_wrong(tmp_path, capsys):
     assert "7\u00a0=\u00a02" in capsys.readouterr().out
     file.write_text("no marks", encoding="utf-8")
     assert document.main([*given, "--out", str(file)]) == 1
-    assert "<!-- rows: told -->" in capsys.readouterr().err
+    assert "<!-- rows: sentences -->" in capsys.readouterr().err
     assert file.read_text(encoding="utf-8") == "no marks" and len(list(tmp_path.iterdir())) == 2
 
 
@@ -71,3 +88,11 @@ def test_rows_of_a_grid_are_passed_over_in_a_folder_and_refused_by_name(tmp_path
                         tmp_path / "later.parquet")  # fmt: skip
     with pytest.raises(ValueError, match="cream-rows-9"):
         results.read(tmp_path)
+
+
+def test_without_a_study_the_file_says_so(tmp_path):
+    """Every part is there, and no number of it."""
+    made = document.parts([tmp_path], PAPER)
+    assert made["sentences"] == "1. The study was not run: there is no verdict."
+    assert made["primary"] == "Not run." and made["dense"] == "Dense retrieval was not run."
+    assert set(made["verdicts"].splitlines()[-1].split(" | ")[1:]) <= {"", "not run |"}

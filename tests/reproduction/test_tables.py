@@ -23,69 +23,90 @@ def made() -> Evidence:
     return Evidence(runs, contrasts.contrasts(runs), pd.DataFrame())
 
 
-def summary(found: Evidence) -> pd.DataFrame:
-    table = reproduction_tables.summary(found, PAPER).replace("\u00a0", " ", regex=True)
+def measured(found: Evidence) -> pd.DataFrame:
+    table = reproduction_tables.measured(found, PAPER).replace("\u00a0", " ", regex=True)
     return table.set_index(table["claim"].str.extract(r"\*\*(.*?)\*\*", expand=False))
 
 
-def test_every_claim_has_one_row(made):
+def test_every_claim_has_one_row_in_both_tables(made):
     """With and without runs; what was not run says so."""
+    titles = [entry.title for entry in ENTRIES]
     for found in (made, evidence()):
-        table = summary(found)
-        assert list(table.index) == [entry.title for entry in ENTRIES]
-    assert set(table["verdict, all settings"]) == {"not run"}
+        table = measured(found)
+        assert list(table.index) == titles
+        assert list(reproduction_tables.verdicts(found)["claim"]) == titles
     assert all(table["the paper says"].str.len() > 10) and all(table["command"].str.len() > 10)
+    empty = reproduction_tables.verdicts(evidence()).set_index("claim")
+    assert all(set(row) == {"", "not run"} for row in empty.to_numpy())
+
+
+def test_the_table_of_verdicts_has_a_column_a_setting():
+    """A claim of one scaling has its columns alone; one that nothing can change has the last."""
+    found = evidence(
+        contrast("lines average", "inconclusive"),
+        contrast("lines average", "does not hold", scaling="linear", bound="near 0"),
+        contrast("key-value average", "holds", scaling="ntk", condition="mixed"),
+        contrast("original is 0 beyond N", "holds", condition="none", scaling="none", b=None),
+    )  # fmt: skip
+    table = reproduction_tables.verdicts(found).set_index("claim")
+    assert list(table.columns) == [
+        "text, linear", "text, NTK", "text, YaRN", "with retrieval, linear", "with retrieval, NTK",
+        "with retrieval, YaRN", "any setting",
+    ]  # fmt: skip
+    lines = table.loc["CREAM leads PoSE on LongChat-Lines"]
+    assert list(lines) == ["both near 0", "", "inconclusive", "", "", "", ""]
+    ntk = table.loc["CREAM leads PoSE on key-value retrieval by NTK"]
+    assert list(ntk) == ["", "", "", "", "holds", "", ""]
+    assert list(table.loc["The original model is 0 beyond N"]) == [""] * 6 + ["holds"]
 
 
 def test_a_row_has_every_scaling_on_text(made):
-    """Difference, levels, both intervals and counts, each scaling on a line of its own."""
-    row, found = summary(made).loc["LongChat-Lines average"], made.contrasts
-    same = found[(found["claim"] == "lines average") & (found["condition"] == "text")]
+    """Difference, both intervals and counts, each scaling on a line of its own."""
+    row = measured(made).loc["CREAM leads PoSE on LongChat-Lines"]
+    same = made.contrasts[made.contrasts["claim"] == "lines average"]
+    same = same[same["condition"] == "text"]
     assert "CREAM - PoSE, LongChat-Lines at 4 to 7.8 N" in row["claim"]
     assert "+15.9 points over PoSE (69.9 against 54.0" in row["the paper says"]
-    lines = [cell.split("<br>") for cell in row.iloc[3:6]]
+    lines = [cell.split("<br>") for cell in row.iloc[2:5]]
     assert [len(line) for line in lines] == [3, 3, 3]
     for place, (name, one) in enumerate(zip(("linear", "NTK", "YaRN"), same.itertuples(),
                                             strict=True)):  # fmt: skip
         assert lines[0][place] == f"{name}: {one.value:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
         assert lines[1][place] == f"[{one.seeds_low:+.1f}, {one.seeds_high:+.1f}]"
         assert lines[2][place] == "6 = 2 x 3"
-    for verdict in set(found.loc[found["claim"] == "lines average", "verdict"]):
-        assert verdict in row.iloc[2]
 
 
 def test_an_interval_of_nothing_is_not_shown_as_one():
-    """Both at 0: the words, not [0.0, 0.0]; the long table has the rule's verdict with them."""
+    """Both at 0: the words, not [0.0, 0.0]."""
     found = evidence(
         contrast("lines average", "does not hold", scaling="linear", bound="near 0", value=0.0,
                  low=0.0, high=0.0, level_a=0.0, level_b=0.0),
-        contrast("lines average", "cannot tell", scaling="ntk"),
+        contrast("lines average", "inconclusive", scaling="ntk"),
     )  # fmt: skip
-    row = summary(found).loc["LongChat-Lines average"]
-    assert row.iloc[2] == "**cannot tell**: NTK (text)<br>compares nothing: linear (text)"
-    assert row.iloc[3] == "linear: both near 0<br>NTK: +1.0 [+0.5, +1.5]"
-    assert row.iloc[4] == "-<br>[+0.9, +1.1]"
+    row = measured(found).loc["CREAM leads PoSE on LongChat-Lines"]
+    assert row.iloc[2] == "linear: both near 0<br>NTK: +1.0 [+0.5, +1.5]"
+    assert row.iloc[3] == "-<br>[+0.9, +1.1]"
 
 
 def test_comparisons_of_one_scaling_say_what_is_taken_off():
     """The scaling then stands once, below the title."""
-    found = evidence(*(contrast(f"sigma 3 over {k}", "cannot tell", b=f"sigma {k}")
+    found = evidence(*(contrast(f"sigma 3 over {k}", "inconclusive", b=f"sigma {k}")
                        for k in (1, 2, 4)))  # fmt: skip
-    row = summary(found).loc["Sigma 3 is best"]
+    row = measured(found).loc["Sigma 3 is best"]
     assert row["claim"].endswith("CREAM less each, LongChat-Lines at 4 to 7.8 N, YaRN")
-    assert row.iloc[3].startswith("less sigma 1: +1.0 [+0.5, +1.5]<br>less sigma 2: ")
+    assert row.iloc[2].startswith("less sigma 1: +1.0 [+0.5, +1.5]<br>less sigma 2: ")
 
 
-def test_a_scaling_that_compares_nothing_has_one_line_beside_several():
+def test_a_scaling_with_both_near_0_has_one_line_beside_several():
     """Not one a comparison, each of 0."""
     rows = [contrast(f"sigma 3 over {k}", verdict, b=f"sigma {k}", scaling=scaling, bound=bound)
             for scaling, verdict, bound in (("linear", "does not hold", "near 0"),
-                                            ("yarn", "cannot tell", ""))
+                                            ("yarn", "inconclusive", ""))
             for k in (1, 2, 4)]  # fmt: skip
-    row = summary(evidence(*rows)).loc["Sigma 3 is best"]
-    assert row.iloc[3].split("<br>")[:2] == ["linear: both near 0",
+    row = measured(evidence(*rows)).loc["Sigma 3 is best"]
+    assert row.iloc[2].split("<br>")[:2] == ["linear: both near 0",
                                              "less sigma 1: +1.0 [+0.5, +1.5]"]  # fmt: skip
-    assert len(row.iloc[3].split("<br>")) == len(row.iloc[5].split("<br>")) == 4
+    assert len(row.iloc[2].split("<br>")) == len(row.iloc[4].split("<br>")) == 4
     assert row["claim"].endswith(", YaRN")
 
 
@@ -117,17 +138,17 @@ def test_perplexities_are_per_cent_and_themselves():
     found = evidence(contrast("flat perplexity", "holds", endpoint="rise", b=None, kind="most",
                               value=-50.0, low=-60.0, high=-40.0, level_a=250.0,
                               level_b=300.0))  # fmt: skip
-    row = summary(found).loc["Flat perplexity to the target"]
-    assert row.iloc[3] == "YaRN: -39.3 % [-45.1, -33.0] %"
-    (table,) = reproduction_tables.details(
-        found._replace(contrasts=found.contrasts.assign(plan="primary")), PAPER
+    row = measured(found).loc["Perplexity is flat to the target"]
+    assert row.iloc[2] == "YaRN: -39.3 % [-45.1, -33.0] %"
+    (table,) = reproduction_tables.comparisons(
+        found.contrasts.assign(plan="primary"), PAPER
     ).values()
     assert table["measured"][0].replace("\u00a0", " ") == "-39.3 % (20.1 to 12.2)"
 
 
 def test_the_long_tables_hold_every_contrast_once(made):
     """None left out; in brackets what compares unlike data; a lead inside the margin says so."""
-    tables = reproduction_tables.details(made, PAPER)
+    tables = reproduction_tables.comparisons(made.contrasts, PAPER)
     assert sum(map(len, tables.values())) == (made.contrasts["n"] > 0).sum()
     assert "Holm's p" in tables["Primary claims, corrected for their number"]
     assert "Holm's p" not in tables["Parts of CREAM"]
@@ -137,9 +158,8 @@ def test_the_long_tables_hold_every_contrast_once(made):
         contrast("lines average", "does not hold", low=-1.0, high=2.0, seeds_low=-2.0),
     ]  # fmt: skip
     found = evidence(*(row | {"plan": "primary"} for row in rows))
-    (table,) = reproduction_tables.details(found, PAPER).values()
-    assert list(table["verdict"]) == ["(holds: the data differ)",
-                                      "does not hold (both near 0: compares nothing)",
+    (table,) = reproduction_tables.comparisons(found.contrasts, PAPER).values()
+    assert list(table["verdict"]) == ["(holds: the training data differ)", "both near 0",
                                       "does not hold (within 5 points of 0)"]  # fmt: skip
 
 

@@ -154,7 +154,7 @@ def answers_place(training_place, tmp_path_factory, tiny_tokenizer, haystack):
 
 
 def test_only_answers_are_learnt_where_a_document_says_so(answers_place):
-    """Span by span, at whatever positions the tokens are told to stand."""
+    """Span by span, at whatever positions the tokens are assigned."""
     draw = sampler("cream", training_runs.WINDOW, training_runs.SCALE)
     dataset = training_run.ExampleDataset(answers_place / "corpus", draw, seed=0, num_examples=40)
     assert dataset.uneven

@@ -53,7 +53,7 @@ def values(rng: np.random.Generator, split: str, count: int) -> list[str]:
 
 
 def is_evaluation_word(word: str) -> bool:
-    """Tell the split of a pseudo-word made by `words`."""
+    """Return the split of a pseudo-word made by `words`."""
     word = word.lower()
     parts = [_SYLLABLES.index(word[i : i + 2]) for i in range(0, len(word) - 1, 2)]
     if len(word) % 2:
@@ -62,7 +62,7 @@ def is_evaluation_word(word: str) -> bool:
 
 
 def is_evaluation_value(value: int | str) -> bool:
-    """Tell the split of a number made by `values`."""
+    """Return the split of a number made by `values`."""
     return int(value) % _CLASSES == 0
 
 

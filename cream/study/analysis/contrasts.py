@@ -4,7 +4,7 @@
     contrasts(runs)                    # a row a claim, condition and scaling
 
 What belongs here: endpoints, the claims of data/results/PREREGISTRATION.md, and the rules by which
-one "holds", "does not hold" or "cannot tell". Units are bases and, inside them, seeds; never
+one "holds", "does not hold" or "inconclusive". Units are bases and, inside them, seeds; never
 samples. Accuracies are in points of 100, perplexities in 100 times their logarithm (per cent).
 """
 
@@ -27,7 +27,7 @@ __all__ = ["CLAIMS", "Claim", "MARGIN", "contrasts", "verdict"]
 
 MARGIN = 5.0  # points (or per cent of perplexity): smaller differences count as none
 ALPHA = 0.05
-HOLDS, FAILS, OPEN = "holds", "does not hold", "cannot tell"
+HOLDS, FAILS, OPEN = "holds", "does not hold", "inconclusive"
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,8 @@ def contrasts(
     with these bases taken as given), n (runs, or pairs of them), bases, seeds (the fewest of a
     base), seeds_most (the most of one), level_a, level_b (means of those pairs, bases weighing
     alike), p, holm (primary claims, over all of them), bound, verdict. `bound` is "near 0" or "near
-    100" where both sides lie within the margin of that end, so that the verdict compares nothing. A
-    claim that no run speaks of has n 0 and cannot be told.
+    100" where both sides lie within the margin of that end: no difference can be measured there. A
+    claim without runs has n 0 and is inconclusive.
     """
     runs = units(runs) if "task" in runs else runs
     runs = runs.assign(variant=runs["plan"].map(TENTH).fillna(runs["variant"]))
@@ -260,7 +260,7 @@ def _given_bases(found: intervals.TwoLevel, sizes: pd.Series) -> tuple[float, fl
 def verdict(
     kind: str, low: float, high: float, holm: float | None = None, margin: float = MARGIN
 ) -> str:
-    """Return "holds", "does not hold" or "cannot tell" for an interval (PREREGISTRATION.md).
+    """Return "holds", "does not hold" or "inconclusive" for an interval (PREREGISTRATION.md).
 
     "lead": holds above 0 (and, with `holm`, below 0.05 there); does not below 0 or within the
     margin. "most": holds up to the margin, does not beyond it. "kept": holds from minus the margin

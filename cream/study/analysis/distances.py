@@ -1,9 +1,10 @@
-"""Does what a sampler tells predict what its model finds? Accuracy by distance against histograms.
+"""Do the distances that a sampler assigns predict the accuracy at them?
 
 A question about a line d tokens back is answered over the relative distance d. For each variant
-this counts how often training told that distance, and asks whether the count says more about the
-accuracy at d than the distance itself does. The test is on variants left out of the fit, because a
-fit over those it has seen would always find something. What belongs here is that one question.
+this counts how often training assigned that distance, and asks whether the count says more about
+the accuracy at d than the distance itself does. The test is on variants left out of the fit,
+because a fit over those it has seen would always find something. What belongs here is that one
+question.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from cream.study.conditions import condition_name
 __all__ = ["by_distance", "law", "left_out", "picture", "samplers_of", "told", "told_queries"]
 
 EXAMPLES = 2_000
-SEEN_SO_RARELY = 1e-3  # what is never told counts as this; of tokens and of queries told is >= 7e-4
+SEEN_SO_RARELY = 1e-3  # what is never assigned counts as this; else shares are >= 7e-4
 CELL = 10  # answers below which a cell's accuracy is not used
 ANSWERED = 0.01  # a setting of which less is right has no accuracies to predict
 SETTING = ["condition", "scaling"]
 
 
-# -------------------------------------------------------------------------------- what was told
+# -------------------------------------------------------------------------------- what was assigned
 
 
 def samplers_of(frame: pd.DataFrame) -> dict[str, Sampler]:
     """Return the sampler of every tuned variant of a grid's rows, from its method and options.
 
-    Variants whose examples share a coin (`mode_group`) are left out: what they are told is their
-    seed's alone.
+    Variants whose examples share a coin (`mode_group`) are left out: their positions depend on
+    the seed alone.
     """
     if frame.empty:
         return {}
@@ -56,9 +57,9 @@ def samplers_of(frame: pd.DataFrame) -> dict[str, Sampler]:
 def told(
     samplers: Mapping[str, Sampler], bins: int = 16, examples: int = EXAMPLES, seed: int = 0
 ) -> pd.DataFrame:
-    """Return how often each variant tells the distances of `bins` equal parts of [0, L).
+    """Return how often each variant assigns the distances of `bins` equal parts of [0, L).
 
-    Columns: variant, bin, told: pairs of tokens per distance and 1,000 tokens read, so that
+    Columns: variant, bin, assigned: pairs of tokens per distance and 1,000 tokens read, so that
     examples of other lengths compare. What never changes (plain, full) is drawn once.
     """
     found = []
@@ -73,13 +74,13 @@ def told(
         edges = np.arange(bins + 1) * length // bins
         sums = np.add.reduceat(total, edges[:-1]) / np.diff(edges)
         found += [(variant, k, 1000 * each / tokens) for k, each in enumerate(sums)]
-    return pd.DataFrame(found, columns=["variant", "bin", "told"])
+    return pd.DataFrame(found, columns=["variant", "bin", "assigned"])
 
 
 def told_queries(counts: Mapping, condition: str, bins: int = 16) -> pd.DataFrame:
     """Return the same of the queries that windows can answer, from what `training_data.read` gives.
 
-    `told` is queries a window in each of the `bins` parts. Empty where the condition has none.
+    `assigned` is queries a window in each of the `bins` parts. Empty where the condition has none.
     """
     found = []
     for variant, row in counts.get(condition, {}).get("variants", {}).items():
@@ -87,7 +88,7 @@ def told_queries(counts: Mapping, condition: str, bins: int = 16) -> pd.DataFram
         if each.sum():
             each *= row["queries_a_window"] / each.sum()
             found += [(variant, k, value) for k, value in enumerate(each)]
-    return pd.DataFrame(found, columns=["variant", "bin", "told"])
+    return pd.DataFrame(found, columns=["variant", "bin", "assigned"])
 
 
 # -------------------------------------------------------------------------------- what was found
@@ -121,13 +122,13 @@ def left_out(accuracy: pd.DataFrame, histogram: pd.DataFrame) -> pd.DataFrame:
     """Predict each variant's accuracies from the others', without and with the histogram.
 
     By distance: the mean log odds of the others in the same bin. By the histogram: that, plus the
-    others' slope of log odds on log10 told, both as departures from their bin's mean. For each
-    condition, scaling and base by itself; settings of fewer than three variants are left out, and
-    those where less than one answer of a hundred is right. Columns: condition, scaling, base,
-    variant, bin, accuracy, by_distance, by_histogram (shares), slope.
+    others' slope of log odds on log10 of the histogram, both as departures from their bin's mean.
+    For each condition, scaling and base by itself; settings of fewer than three variants are left
+    out, and those where less than one answer of a hundred is right. Columns: condition, scaling,
+    base, variant, bin, accuracy, by_distance, by_histogram (shares), slope.
     """
-    table = accuracy.merge(histogram[["variant", "bin", "told"]], on=["variant", "bin"])
-    table["x"] = np.log10(table["told"].clip(lower=SEEN_SO_RARELY))
+    table = accuracy.merge(histogram[["variant", "bin", "assigned"]], on=["variant", "bin"])
+    table["x"] = np.log10(table["assigned"].clip(lower=SEEN_SO_RARELY))
     table["y"] = _log_odds(table["accuracy"], table["n"])
     found = [
         _predicted(part[part["variant"] == variant], part[part["variant"] != variant])
@@ -163,7 +164,7 @@ def law(accuracy: pd.DataFrame, histogram: pd.DataFrame) -> pd.DataFrame:
     `error_distance` and `error_histogram` are root mean square errors in points (every variant
     weighs alike), means over the bases; `gain` is their difference, `gain_low` and `gain_high` that
     of the worst and the best base. `slope` is the median of the fits: log odds for ten times as
-    many told. A law would have gains clearly above 0 in every base.
+    many assigned. A law would have gains clearly above 0 in every base.
     """
     predicted = left_out(accuracy, histogram)
     found = []
@@ -192,7 +193,7 @@ def _error(part: pd.DataFrame, name: str) -> pd.Series:
 
 @printed
 def picture(accuracy: pd.DataFrame, histogram: pd.DataFrame, scale: int, bins: int = 16) -> Figure:
-    """Draw what was told of each distance beside the accuracy at it, a panel a setting.
+    """Draw how often each distance was assigned beside the accuracy at it, a panel a setting.
 
     Points are means over the bases. Settings where less than one answer of a hundred is right are
     left out; ValueError where that is all of them.
@@ -204,10 +205,11 @@ def picture(accuracy: pd.DataFrame, histogram: pd.DataFrame, scale: int, bins: i
     figure, axes = sheet(max(6.6, 2.2 * (1 + len(settings))), 3.3, 1, 1 + len(settings))
     for variant in in_order(accuracy["variant"]):
         one = histogram[histogram["variant"] == variant]
-        pairs = one["told"].where(one["told"] > 0)  # what is never told has no point
+        pairs = one["assigned"].where(one["assigned"] > 0)  # what is never assigned has no point
         _curve(axes[0][0], variant, (one["bin"] + 0.5) * scale / bins, pairs)
     axes[0][0].set_yscale("log")
-    finish(axes[0][0], "what was told", "", "pairs of tokens a distance\nand 1,000 tokens read")
+    label = "pairs of tokens a distance\nand 1,000 tokens read"
+    finish(axes[0][0], "assigned distances", "", label)
     for panel, (condition, scaling) in zip(axes[0][1:], settings, strict=True):
         here = (accuracy["condition"] == condition) & (accuracy["scaling"] == scaling)
         part = accuracy[here].groupby(["variant", "bin"])["accuracy"].mean()

@@ -1,7 +1,7 @@
-"""Scale 64: what distances that were never told cost, and what text that was never read costs.
+"""Scale 64: the cost of distances never assigned, and of text never read.
 
-The released sampler leaves most relative distances untold at scale 64. What belongs here: the
-differences that variants of that plan make, and beside them how much of the distances each tells
+The released sampler leaves most relative distances unassigned at scale 64. What belongs here: the
+differences that variants of that plan make, and beside them how much of the distances each assigns
 and how much of the corpus each reads (data/results/grid_data.json), so that either can be blamed.
 """
 
@@ -108,8 +108,8 @@ def cells(found: pd.DataFrame) -> pd.DataFrame:
 def reach(counts: Mapping, scale: int = 64) -> pd.DataFrame:
     """Return what each variant of the scale reaches, from what `training_data.read` gives.
 
-    Columns: condition, variant, told (share of 64 equal ranges of distance in which any pair of
-    tokens is told), read (share of the corpus's tokens that a run reads). Empty without counts.
+    Columns: condition, variant, assigned (share of 64 equal ranges of distance in which any pair of
+    tokens is assigned), read (share of the corpus's tokens that a run reads). Empty without counts.
     """
     at, found = f", scale {scale}", []
     for condition in CONDITIONS:
@@ -118,7 +118,7 @@ def reach(counts: Mapping, scale: int = 64) -> pd.DataFrame:
                 pairs = np.array(counts["told_distances_of_tokens"][name])
                 found.append((condition, name.removesuffix(at), (pairs > 0).mean(),
                               row["text_read"]))  # fmt: skip
-    return pd.DataFrame(found, columns=["condition", "variant", "told", "read"])
+    return pd.DataFrame(found, columns=["condition", "variant", "assigned", "read"])
 
 
 def learnt(path: str | Path, plan: str = "scale64") -> pd.DataFrame:
@@ -140,18 +140,18 @@ def learnt(path: str | Path, plan: str = "scale64") -> pd.DataFrame:
 
 
 def order(runs: pd.DataFrame, reached: pd.DataFrame) -> pd.DataFrame:
-    """Return whether variants that tell, or read, more do better: Spearman's rank correlations.
+    """Return whether variants that assign, or read, more do better: Spearman's rank correlations.
 
-    A row a condition and measure: `told` and `read` are means over bases, `told_range` and
+    A row a condition and measure: `assigned` and `read` are means over bases, `assigned_range` and
     `read_range` (low, high) those of single bases. Negative for perplexity means better.
     """
     both = runs.merge(reached, on=["condition", "variant"])
     found = []
     for condition, part in both.groupby("condition", sort=False):
         for name in runs.columns[len(RUN) :]:
-            means = part.groupby(["base", "variant"])[[name, "told", "read"]].mean()
+            means = part.groupby(["base", "variant"])[[name, "assigned", "read"]].mean()
             ranks = {of: [_rank(each[of], each[name]) for _, each in means.groupby("base")]
-                     for of in ("told", "read")}  # fmt: skip
+                     for of in ("assigned", "read")}  # fmt: skip
             row = {"condition": condition, "measure": name}
             for of, values in ranks.items():
                 row |= {of: np.mean(values), f"{of}_range": (min(values), max(values))}
@@ -168,7 +168,7 @@ def _rank(x: pd.Series, y: pd.Series) -> float:
 
 @printed
 def picture(runs: pd.DataFrame, reached: pd.DataFrame, measure: str, label: str) -> Figure:
-    """Draw a measure over what is told and over what is read, a line of panels a condition.
+    """Draw a measure over what is assigned and over what is read, a line of panels a condition.
 
     A point is a variant, the mean over bases and seeds, with its interval over bases. ValueError
     where no run has counts.
@@ -181,12 +181,12 @@ def picture(runs: pd.DataFrame, reached: pd.DataFrame, measure: str, label: str)
     shape = (len(conditions), 2)
     figure, axes = sheet(6.6, 0.8 + 2.3 * len(conditions), *shape, sharey="row", sharex="col")
     for line, condition in zip(axes, conditions, strict=True):
-        for panel, of in zip(line, ("told", "read"), strict=True):
+        for panel, of in zip(line, ("assigned", "read"), strict=True):
             for variant in in_order(found["variant"]):
                 mine = found[(found["variant"] == variant) & (found["condition"] == condition)]
                 _point(panel, variant, 100 * mine[of], mine)
-            finish(panel, condition_name(condition), "", label if of == "told" else "")
-    axes[-1][0].set_xlabel("ranges of distance that are told (%)")
+            finish(panel, condition_name(condition), "", label if of == "assigned" else "")
+    axes[-1][0].set_xlabel("ranges of distance that are assigned (%)")
     axes[-1][1].set_xlabel("tokens of the corpus that are read (%)")
     legend(figure)
     return figure

@@ -66,15 +66,15 @@ def table(
 ) -> pd.DataFrame:
     """Return `contrasts` of some plans as a reader wants them: what was run, rounded.
 
-    With `flagged` (see `training_data.flagged`) comparisons of unlike data have no verdict; one of
-    models that are both at an end of the scale says so.
+    With `flagged` (see `training_data.flagged`) comparisons of unlike data have no verdict, nor has
+    one with both sides near an end of the range.
     """
     if not _any(runs, plans):
         return pd.DataFrame({"claim": []})
     found = contrasts(runs, tuple(plans), flagged)
     found = found[found["n"] > 0]
-    at_end = found["verdict"] + ", both " + found["bound"]
-    found["verdict"] = found["verdict"].where(found["bound"] == "", at_end)
+    sides = found["b"].isna().map({True: "all ", False: "both "})
+    found["verdict"] = found["verdict"].where(found["bound"] == "", sides + found["bound"])
     found["verdict"] = found["verdict"].where(found["family"] != UNLIKE, "data differ")
     shown = found[["claim", "condition", "scaling", "a", "b"]].copy()
     shown["difference"] = [_cell(*row) for row in found[["value", "low", "high"]].to_numpy()]

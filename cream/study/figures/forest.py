@@ -1,7 +1,7 @@
 """Differences of a grid's runs as forests: a line a comparison, a panel a condition.
 
 Intervals are over bases (thin) and over seeds with the bases as given (thick); a verdict is in the
-marker: filled "holds", open "cannot tell", crossed "does not hold". Comparisons of models that are
+marker: filled "holds", open "inconclusive", crossed "does not hold". Comparisons of models that are
 both at 0 (or at 100) show nothing, are not drawn, and are named below the panels.
 """
 
@@ -177,7 +177,7 @@ def _legend(figure: Figure, found: pd.DataFrame, published: bool) -> None:
     square = {**black, "marker": "s", "markersize": 6}
     if HOLDS in verdicts:
         items.append(Line2D([], [], **square, label="holds"))
-    items.append(Line2D([], [], **square, markerfacecolor="white", label="cannot tell"))
+    items.append(Line2D([], [], **square, markerfacecolor="white", label="inconclusive"))
     if FAILS in verdicts:
         cross = {"marker": "x", "markersize": 6, "markeredgewidth": 1.4}
         crossed = (

@@ -1,8 +1,8 @@
 """What training showed each variant, beside a grid's results: data/results/grid_data.json, read.
 
-For each condition and variant: queries that a window can answer, their told distances, and which
-variants differ by so much that their comparison is a sensitivity row and not a result. What belongs
-here: reading and drawing it; it is counted in `data_report`.
+For each condition and variant: queries that a window can answer, their assigned distances, and
+which variants differ by so much that their comparison is a sensitivity row and not a result. What
+belongs here: reading and drawing it; it is counted in `data_report`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def queries(layout: Mapping) -> pd.DataFrame:
         for condition in (*CONDITIONS, *DENSE) if condition in layout
         for variant, each in layout[condition]["variants"].items()
     ]  # fmt: skip
-    columns = ["condition", "variant", "queries a window", "told N or more apart", "flagged"]
+    columns = ["condition", "variant", "queries a window", "N or more apart", "flagged"]
     return pd.DataFrame(found, columns=columns).set_index(["condition", "variant"])
 
 
 @printed
 def told_queries(layout: Mapping, condition: str = "mixed") -> Figure:
-    """Draw the told distances of answerable queries, a curve a method, in windows.
+    """Draw the assigned distances of answerable queries, a curve a method, in windows.
 
     ValueError where the condition's windows hold no query.
     """
@@ -56,7 +56,7 @@ def told_queries(layout: Mapping, condition: str = "mixed") -> Figure:
     panel.set_yscale("log")
     panel.set_xticks(range(SCALE + 1), [times_n(k) for k in range(SCALE + 1)])
     title = f"Queries that a window can answer ({condition_name(condition)})"
-    finish(panel, title, "told distance (N = window)",
+    finish(panel, title, "assigned distance (N = window)",
            f"queries a window (bins of {SCALE / BINS:g} N)")  # fmt: skip
     legend(figure)
     return figure

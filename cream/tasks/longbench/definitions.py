@@ -75,7 +75,7 @@ _INSTALL = "pip install -c constraints.txt -e '.[evaluation]'"
 class Definition:
     """One task: its prompt over {context} and {input}, its limits and the name of its metric.
 
-    `chat` tells whether a chat model gets its template around the prompt (11 of the 16), and
+    `chat` says whether a chat model gets its template around the prompt (11 of the 16), and
     `first_line` whether only the first line of an answer counts.
     """
 

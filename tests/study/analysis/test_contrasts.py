@@ -153,17 +153,17 @@ def test_primary_claims_are_adjusted_for_their_number():
     [
         ("lead", 1, 9, None, "holds"),
         ("lead", 1, 9, 0.01, "holds"),
-        ("lead", 1, 9, 0.2, "cannot tell"),
+        ("lead", 1, 9, 0.2, "inconclusive"),
         ("lead", -9, -1, 0.2, "does not hold"),
         ("lead", -4, 4, 1.0, "does not hold"),
-        ("lead", -6, 4, None, "cannot tell"),
-        ("lead", np.nan, np.nan, None, "cannot tell"),
+        ("lead", -6, 4, None, "inconclusive"),
+        ("lead", np.nan, np.nan, None, "inconclusive"),
         ("most", 0, 4, None, "holds"),
         ("most", 6, 9, None, "does not hold"),
-        ("most", 4, 6, None, "cannot tell"),
+        ("most", 4, 6, None, "inconclusive"),
         ("kept", -4, 9, None, "holds"),
         ("kept", -9, -6, None, "does not hold"),
-        ("kept", -6, 1, None, "cannot tell"),
+        ("kept", -6, 1, None, "inconclusive"),
     ],
 )  # fmt: skip
 def test_verdicts(kind, low, high, holm, said):
@@ -230,7 +230,7 @@ def test_the_middle_is_at_an_end_where_its_places_are():
 
 
 def test_being_0_says_something_where_another_is_not(frame):
-    """RandPos at 0 beside others that are not; where all are, it compares nothing."""
+    """RandPos at 0 beside others that are not; where all are, no difference can be measured."""
     table = contrasts(frame)
     assert row(table, "randpos is 0")["bound"] == ""
     assert row(table, "original is 0 beyond N", "none", "none")["bound"] == ""

@@ -15,11 +15,13 @@ def made(follows: bool = True, seed: int = 0, level: float = 1.0):
     """Six variants with random histograms on three bases, accuracy a function of them or not."""
     rng = np.random.default_rng(seed)
     cells = [(f"m{m}", k, 10 ** rng.uniform(-1, 3)) for m in range(6) for k in range(BINS)]
-    histogram = pd.DataFrame(cells, columns=["variant", "bin", "told"])
-    planted = histogram if follows else histogram.assign(told=10 ** rng.uniform(-1, 3, 6 * BINS))
+    histogram = pd.DataFrame(cells, columns=["variant", "bin", "assigned"])
+    planted = (
+        histogram if follows else histogram.assign(assigned=10 ** rng.uniform(-1, 3, 6 * BINS))
+    )
     found = []
     for base in range(3):
-        odds = 1.5 * (np.log10(planted["told"]) - 1) - 0.1 * planted["bin"] + 0.5 * base
+        odds = 1.5 * (np.log10(planted["assigned"]) - 1) - 0.1 * planted["bin"] + 0.5 * base
         odds += 0.3 * rng.standard_normal(len(odds))
         found.append(planted[["variant", "bin"]].assign(
             condition="text", scaling="yarn", base=f"b{base}", n=200,
@@ -48,8 +50,8 @@ def test_shuffled_within_its_bins_the_histogram_says_nothing():
     """The same accuracies with other variants' counts."""
     accuracy, histogram = made()
     rng = np.random.default_rng(1)
-    mixed = histogram.groupby("bin")["told"].transform(lambda part: rng.permutation(part))
-    (row,) = distances.law(accuracy, histogram.assign(told=mixed)).itertuples()
+    mixed = histogram.groupby("bin")["assigned"].transform(lambda part: rng.permutation(part))
+    (row,) = distances.law(accuracy, histogram.assign(assigned=mixed)).itertuples()
     assert row.gain < 1
 
 
@@ -60,7 +62,7 @@ def test_what_the_distance_alone_explains_is_no_gain():
     told = 10 ** (3 - 0.2 * histogram["bin"] + 0.2 * rng.standard_normal(len(histogram)))
     odds = 2 - 0.4 * accuracy["bin"] + 0.3 * rng.standard_normal(len(accuracy))
     (row,) = distances.law(
-        accuracy.assign(accuracy=1 / (1 + np.exp(-odds))), histogram.assign(told=told)
+        accuracy.assign(accuracy=1 / (1 + np.exp(-odds))), histogram.assign(assigned=told)
     ).itertuples()
     assert row.gain < 0.5 and row.error_distance < 12
 
@@ -94,8 +96,8 @@ def test_told_pairs_are_those_of_the_draws():
     pairs = np.abs(positions[:, None] - positions[None, :])[np.triu_indices(64, 1)]
     expected = np.histogram(pairs, bins=BINS, range=(0, 512))[0]
     found = distances.told({"pose": draw}, BINS, examples=1)
-    assert (found["told"] * 64 / 1000 * 32).to_numpy() == pytest.approx(expected)
-    full = distances.told({"full": sampler("full", 64, 8)}, 4)["told"]
+    assert (found["assigned"] * 64 / 1000 * 32).to_numpy() == pytest.approx(expected)
+    full = distances.told({"full": sampler("full", 64, 8)}, 4)["assigned"]
     counts = coverage.distance_counts(np.arange(512), 512)[1:128].sum() / 128 * 1000 / 512
     assert full[0] == pytest.approx(counts)
 
@@ -107,7 +109,7 @@ def test_told_queries_are_a_windows():
     counts = {"mixed": {"variants": {"pose": row, "plain": none}}, "text": {"variants": {}}}
     found = distances.told_queries(counts, "mixed", BINS)
     assert set(found["variant"]) == {"pose"}
-    assert found["told"].tolist() == [1.0] + [0.0] * 14 + [1.0]
+    assert found["assigned"].tolist() == [1.0] + [0.0] * 14 + [1.0]
     assert distances.told_queries(counts, "text").empty
     assert distances.told_queries({}, "text").empty
 
@@ -147,7 +149,7 @@ def test_without_rows_there_is_nothing_and_no_error():
 
 
 def test_the_picture_has_a_panel_a_setting():
-    """What was told at the left once; a setting in which nothing is answered has no panel."""
+    """The histogram stands once, at the left; a setting without right answers has no panel."""
     accuracy, histogram = made()
     nothing = accuracy.assign(scaling="linear", accuracy=0.0)
     both = pd.concat([accuracy, accuracy.assign(condition="mixed"), nothing])

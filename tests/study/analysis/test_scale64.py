@@ -32,7 +32,7 @@ def rows(seeds: dict[str, int] | None = None, bases: int = 3) -> pd.DataFrame:
 
 
 def counts() -> dict:
-    """As `layout.read` gives them: 64 ranges of distance, the first of which are told."""
+    """As `layout.read` gives them: 64 ranges of distance, the first of which are assigned."""
     pairs = {f"{name}, scale 64": [0.1] * round(64 * share) + [0.0] * (64 - round(64 * share))
              for name, share in TOLD.items()}  # fmt: skip
     variants = {f"{name}, scale 64": {"text_read": share} for name, share in READ.items()}
@@ -80,10 +80,10 @@ def test_cells_are_read_with_their_n():
 
 
 def test_reach_is_of_the_scale_alone():
-    """Shares of ranges that are told, and of the corpus that is read."""
+    """Shares of ranges that are assigned, and of the corpus that is read."""
     reached = scale64.reach(counts()).set_index("variant")
     assert reached["read"].to_dict() == READ
-    assert reached["told"].to_dict() == pytest.approx(TOLD, abs=0.01)
+    assert reached["assigned"].to_dict() == pytest.approx(TOLD, abs=0.01)
     assert scale64.reach({}).empty
 
 
@@ -107,11 +107,11 @@ def test_what_orders_the_variants_is_told_from_what_does_not():
     found = scale64.order(scale64.measures(rows()), scale64.reach(counts())).set_index("measure")
     near = found.loc["log perplexity at N"]
     assert near["read"] == -1 and near["read_range"] == (-1, -1) and near["variants"] == 4
-    assert near["told"] == pytest.approx(-0.4)  # ranks 1 2 3 4 against 2 4 3 1
+    assert near["assigned"] == pytest.approx(-0.4)  # ranks 1 2 3 4 against 2 4 3 1
     assert np.isnan(found.loc["lines at N", "read"])
 
 
-def test_the_picture_has_what_is_told_beside_what_is_read():
+def test_the_picture_has_what_is_assigned_beside_what_is_read():
     """A point a variant in each panel."""
     runs, reached = scale64.measures(rows()), scale64.reach(counts())
     figure = scale64.picture(runs, reached, "log perplexity at N", "loss")

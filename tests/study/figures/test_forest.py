@@ -10,7 +10,7 @@ from cream.study.figures import forest
 
 
 def test_a_forest_draws_value_interval_and_verdict():
-    """A run's noise of half a point: 8 holds, 0 does not, and what is wide cannot be told."""
+    """A run's noise of half a point: 8 holds, 0 does not, and what is wide is inconclusive."""
     clear = made_runs({"cream": 8.0, "pose": 3.0, "plain": 8.0, "full": 9.0}, of_run=0.5)
     found = contrasts.contrasts(clear)
     found = found[found["n"] > 0]
