@@ -120,6 +120,7 @@ class Chat:
     def ask(self, question: str, stop: threading.Event | None = None) -> Iterator[str | Reading]:
         """Answer a question, piece by piece; what was said of a stopped answer is kept.
 
+        One that is stopped, or fails, before its first word is taken back, its files with it.
         Raises at once, before anything is computed or changed: TooLong if it does not fit L with
         its answer, ValueError for an empty question, MemoryError with the arithmetic.
         """
@@ -150,6 +151,7 @@ class Chat:
         self, turn: Turn, ids: list[int], stop: threading.Event | None
     ) -> Iterator[str | Reading]:
         said: list[str] = []
+        ended = False
         self.turns.append(turn)
         self.files = []
         try:
@@ -157,13 +159,13 @@ class Chat:
                 if isinstance(piece, str):
                     said.append(piece)
                 yield piece
-        except Exception:
-            self.turns.pop()
-            self.files = list(turn.files)
-            raise
+            ended = stop is None or not stop.is_set()
         finally:
-            if self.turns and self.turns[-1] is turn:
+            if said or ended:
                 self.turns.append(Turn("assistant", "".join(said)))
+            else:  # it failed or was stopped before a word: as if it had not been asked
+                self.turns.pop()
+                self.files = list(turn.files)
 
     def _fitting(self, turns: list[Turn], what: str) -> Budget:
         """Return the count of turns, or raise TooLong with what is over and what can be done."""

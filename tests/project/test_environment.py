@@ -182,7 +182,7 @@ def _imported(tree: ast.AST) -> set[str]:
 # Data flows down this list: each room imports only from those before it.
 ROOMS = """
 utils positions rope models data results statistics notebook inference tasks training presets
-evaluation plots export study performance reproduction verify
+evaluation plots export chat study performance reproduction verify
 """.split()
 
 
