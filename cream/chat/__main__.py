@@ -8,6 +8,7 @@ it was made from. Relative folders start at the project's folder, or else where 
 """
 
 import argparse
+import importlib.util
 import logging
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", help="what an adapter belongs to, or original and scaled mean; "
                         "of a run it is known")  # fmt: skip
     parser.add_argument("--answer-tokens", type=int, default=0, metavar="TOKENS",
-                        help="most tokens of an answer (default: a quarter of L, at most 512)")  # fmt: skip
+                        help="most of an answer (default: a quarter of L, at most 512)")  # fmt: skip
     parser.add_argument("--web", action="store_true", help="a page instead of this terminal")
     parser.add_argument("--port", type=int, default=7860, help="of the page (default 7860)")
     parser.add_argument("--host", default="127.0.0.1",
@@ -49,9 +50,14 @@ def _root(run: str) -> Path:
 
 
 def _web(options: argparse.Namespace, root: Path) -> None:
-    from cream.chat import page  # gradio, which only the page needs
+    if importlib.util.find_spec("gradio") is None:
+        raise ModuleNotFoundError(
+            "the page needs gradio, which is not installed: pip install -c constraints.txt -e "
+            "'.[chat]', or leave out --web"
+        )
+    from cream.chat import page
 
-    page.check(options.host)
+    page.check_address(options.host, options.port)
     place, _ = original_of(options.run, options.base, root)
     chat = Chat(open_model(options.run, options.base, root), options.answer_tokens)
     original = None

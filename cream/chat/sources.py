@@ -4,6 +4,7 @@ Words are compared without case, punctuation and spaces, so that a line break or
 is no difference. Nothing here knows why a model said something: it says where the words are.
 """
 
+import functools
 import math
 import re
 from collections import Counter, defaultdict
@@ -54,6 +55,7 @@ class Source(NamedTuple):
         return where + (f", the first of {self.places:,} places" if self.places > 1 else "")
 
 
+@functools.lru_cache(maxsize=64)  # a page draws the same answer often
 def find_source(answer: str, text: str) -> Source | None:
     """Find the answer's words in a text; None if no run of them there says anything.
 

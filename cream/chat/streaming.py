@@ -119,6 +119,7 @@ class Answers:
         thread = threading.Thread(target=self._work, args=work, daemon=True)
         thread.start()
         try:
+            yield Reading(0, len(ids))
             yield from (piece for piece in pieces if piece)
         finally:
             stop.set()
