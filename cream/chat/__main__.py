@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", help="what an adapter belongs to, or original and scaled mean; "
                         "of a run it is known")  # fmt: skip
     parser.add_argument("--answer-tokens", type=int, default=0, metavar="TOKENS",
-                        help="most of an answer (default: a quarter of L, at most 512)")  # fmt: skip
+                        help="most of an answer (default: a quarter of L up to 512)")  # fmt: skip
     parser.add_argument("--web", action="store_true", help="a page instead of this terminal")
     parser.add_argument("--port", type=int, default=7860, help="of the page (default 7860)")
     parser.add_argument("--host", default="127.0.0.1",
