@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from chatting import LIMIT, TEMPLATE
+from chatting import LIMIT
 
 from cream.chat.conversation import Chat, TextFile, TooLong
 from cream.chat.models import open_model, open_original
@@ -41,7 +41,8 @@ def test_a_file_beyond_L_is_refused_with_the_numbers_and_not_added(chat, model):
     with pytest.raises(TooLong) as refused:
         chat.add(TextFile("big.txt", text))
     needs = len(model.tokenizer(f"user: {text}\n\n\nassistant:")["input_ids"]) + 12
-    assert f"are {needs:,}, and L is {LIMIT:,}. Shorten it by {needs - LIMIT:,}" in str(refused.value)
+    over = needs - LIMIT
+    assert f"are {needs:,}, and L is {LIMIT:,}. Shorten it by {over:,}" in str(refused.value)
     assert not chat.files and not chat.turns
 
 
@@ -66,7 +67,7 @@ def test_the_last_that_fits_fits(chat, model):
 def test_an_answer_is_what_greedy_decoding_gives(chat, model):
     chat.add(TextFile("a.txt", "alpha beta gamma " * 20))
     said = answered(chat.ask("Which?"))
-    prompt = TEMPLATE and f"user: {'alpha beta gamma ' * 20}\n\nWhich?\nassistant:"
+    prompt = f"user: {'alpha beta gamma ' * 20}\n\nWhich?\nassistant:"
     (alone,) = greedy(model.model, model.tokenizer, [prompt], 12)
     assert said == alone.text
 

@@ -14,19 +14,24 @@ from cream.chat.terminal import introduction, shown
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def typed(chat_place):
-    """A running chat; its first prompt has been read."""
+def started(command, folder):
+    """Start Python in a pseudo-terminal; wait for its first prompt."""
     path = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
     child = pexpect.spawn(
-        sys.executable, ["-m", "cream.chat", "runs/done", "--answer-tokens", "300"],
-        cwd=chat_place, env={**os.environ, **path}, encoding="utf-8", timeout=240,
-        dimensions=(40, 500), codec_errors="replace",
+        sys.executable, command, cwd=folder, env={**os.environ, **path}, encoding="utf-8",
+        timeout=240, dimensions=(40, 500), codec_errors="replace",
     )  # fmt: skip
     child.delaybeforesend = None
     child.expect("\r\n> ")
-    child.opening = child.before
     child.timeout = 60
+    return child
+
+
+@pytest.fixture(scope="module")
+def typed(chat_place):
+    """A running chat; its first prompt has been read."""
+    child = started(["-m", "cream.chat", "runs/done", "--answer-tokens", "300"], chat_place)
+    child.opening = child.before
     yield child
     child.close(force=True)
 
@@ -77,10 +82,7 @@ terminal.talk(chat)
 
 def test_ctrl_c_stops_an_answer_and_only_that(chat_place):
     """A model that would answer for a minute; the conversation goes on after it."""
-    path = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
-    child = pexpect.spawn(sys.executable, ["-c", STOPPED], cwd=chat_place, encoding="utf-8",
-                          env={**os.environ, **path}, timeout=240, codec_errors="replace")  # fmt: skip
-    child.expect("\r\n> ")
+    child = started(["-c", STOPPED], chat_place)
     child.timeout = 30
     child.sendline("Which?")
     child.expect("reading [0-9]+ of [0-9]+ tokens\r *\r.")

@@ -1,4 +1,4 @@
-"""A tiny project to talk to: a random base with a chat template, extended four times, an adapter."""
+"""A tiny project to talk to: a random base with a chat template, extended four times."""
 
 from __future__ import annotations
 
