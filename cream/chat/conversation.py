@@ -177,7 +177,7 @@ class Chat:
         raise TooLong(
             f"{what} does not fit: {budget.used:,} tokens{before}, and {self.answer_tokens:,} for "
             f"the answer are {needs:,}, and L is {budget.limit:,}. Shorten it by "
-            f"{needs - budget.limit:,} tokens, begin anew (/new), or allow a shorter answer "
+            f"{needs - budget.limit:,} tokens, begin a new conversation, or allow a shorter answer "
             "(--answer-tokens)"
         )
 

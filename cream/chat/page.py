@@ -169,7 +169,7 @@ def build(chats: list[Chat]) -> gr.Blocks:
         gr.HTML(page_html.heading([one.model for one in chats]))
         with gr.Row(equal_height=False):
             with gr.Column(scale=0, min_width=250):
-                drop = gr.File(label="Drop a text file", elem_id="drop", height=110)
+                drop = gr.File(label="Text file", show_label=False, elem_id="drop", height=120)
                 side = gr.HTML(page_html.sidebar(chats), elem_id="side")
                 new = gr.Button("New conversation", elem_id="new", size="sm")
             panels = [
@@ -179,7 +179,7 @@ def build(chats: list[Chat]) -> gr.Blocks:
             ]  # fmt: skip
         with gr.Row(equal_height=True):
             question = gr.Textbox(
-                show_label=False, container=False, lines=2, max_lines=5, scale=1, autofocus=True,
+                show_label=False, container=False, lines=2, max_lines=2, scale=1, autofocus=True,
                 elem_id="question", placeholder=page_html.placeholder(chats[0].model),
             )  # fmt: skip
             send = gr.Button("Ask", variant="primary", scale=0, min_width=90, elem_id="ask")

@@ -12,36 +12,39 @@ from cream.chat.sources import Source, find_source
 __all__ = ["STYLE", "heading", "panel", "placeholder", "sidebar"]
 
 STYLE = """
-.gradio-container {max-width: 1600px !important; padding: 8px 16px !important}
+.gradio-container {max-width: 1600px !important; padding: 0 16px !important}
+.gradio-container main.contain, .gradio-container main {padding-top: 8px !important}
 footer {display: none !important}
 .cc {font-size: 14px; line-height: 1.45; color: var(--body-text-color)}
-.cc h1 {font-size: 17px; font-weight: 600; margin: 2px 0 0}
-.cc .dim {color: var(--body-text-color-subdued); font-size: 12.5px}
+.cc h1 {font-size: 17px; font-weight: 600; margin: 0}
+.cc .dim {opacity: .72; font-size: 12.5px; font-weight: 400}
 .panel-box {border: 1px solid var(--border-color-primary); border-radius: 6px; min-width: 0;
-  height: calc(100vh - 190px); min-height: 300px;
-  overflow-y: auto !important; padding: 0 !important}
+  height: calc(100vh - 172px); min-height: 300px; overflow-y: auto !important;
+  padding: 0 !important}
+.panel-box .panel-box {border: 0; height: auto; min-height: 0; overflow: visible !important}
 .cc-head {position: sticky; top: 0; background: var(--background-fill-primary); z-index: 1;
   border-bottom: 1px solid var(--border-color-primary); padding: 8px 12px}
 .cc-head b {font-weight: 600; overflow-wrap: anywhere}
-.cc-turns {padding: 10px 12px}
-.cc-who {font-size: 12px; color: var(--body-text-color-subdued); margin: 10px 0 2px}
+.cc-turns {padding: 2px 12px 12px}
+.cc-who {font-size: 12px; opacity: .72; margin: 10px 0 2px}
 .cc-text {white-space: pre-wrap; overflow-wrap: anywhere}
 .cc-user {background: var(--background-fill-secondary); border-radius: 6px; padding: 6px 10px}
 .cc-chip {display: inline-block; border: 1px solid var(--border-color-primary); border-radius: 4px;
   padding: 0 6px; font-size: 12.5px; margin: 0 4px 4px 0; overflow-wrap: anywhere}
 .cc-source {border-left: 3px solid #2b6cb0; padding: 2px 0 2px 10px; margin: 8px 0; font-size: 13px}
-.cc-source.none {border-color: var(--border-color-primary)}
+.cc-source.none {border-color: var(--border-color-primary); opacity: .72}
 .cc-source mark {background: #ffe58a; color: #1a1a1a; padding: 0 1px}
 .cc-depth {position: relative; height: 8px; border-radius: 4px; margin: 5px 0;
   background: var(--border-color-primary)}
 .cc-depth i {position: absolute; top: -2px; width: 4px; height: 12px; margin-left: -2px;
   background: #2b6cb0; border-radius: 2px}
-.cc-bar {height: 8px; border-radius: 4px; background: var(--border-color-primary); overflow: hidden;
-  margin: 3px 0 10px}
+.cc-usage {margin-bottom: 12px}
+.cc-bar {height: 8px; border-radius: 4px; background: var(--border-color-primary);
+  overflow: hidden; margin-top: 4px}
 .cc-bar i {display: block; height: 100%; background: #2b6cb0}
 .cc-bar.over i {background: #b7791f}
 .cc-notice {border: 1px solid var(--border-color-primary); border-radius: 6px; padding: 6px 8px;
-  margin-top: 8px; overflow-wrap: anywhere}
+  margin-top: 8px; overflow-wrap: anywhere; font-size: 13px}
 .cc-notice.refused {border-color: #c53030}
 """
 WHO = {"user": "You", "assistant": "Model"}
@@ -82,7 +85,7 @@ def _usage(chat: Chat) -> str:
     length = f"its window of {budget.limit:,}" if chat.model.beyond else f"L = {budget.limit:,}"
     said = f"{budget.used:,} tokens used of {length}" + (": beyond it" if over else "")
     return (
-        f"<div><b>{escape(chat.model.name)}</b><br>"
+        f'<div class="cc-usage"><b>{escape(chat.model.name)}</b><br>'
         f'<span class="dim">{said}; an answer takes at most {budget.answer:,}</span>'
         f'<div class="cc-bar{" over" if over else ""}"><i style="width:{share:.1f}%"></i></div>'
         "</div>"

@@ -14,7 +14,7 @@ __all__ = ["Source", "find_source"]
 
 _WORD = re.compile(r"\w+")
 LEAST = 4  # words in a row that count as found,
-RARE = 3  # or fewer with a word that the text has at most so often
+RARE = 3  # or two with a word that the text has at most so often
 AROUND = 160  # characters of the text shown on either side
 
 
@@ -59,9 +59,10 @@ class Source(NamedTuple):
 def find_source(answer: str, text: str) -> Source | None:
     """Find the answer's words in a text; None if no run of them there says anything.
 
-    A run says something if it is the whole answer, has at least four words, or holds a word of at
-    least three letters or digits that the text has at most three times. Of several runs the one
-    counts that is least likely to stand there by chance: the sum of log(words / occurrences).
+    A run says something if it is the whole answer, has at least four words, or two with one of at
+    least three letters that the text has at most three times; or is a number that it has no more
+    often. Of several runs the one counts that is least likely to stand there by chance: the
+    largest sum of log(1 + words of the text / occurrences).
     """
     asked = [word.lower() for word in _WORD.findall(answer)]
     spans = [(match.group().lower(), match.start(), match.end()) for match in _WORD.finditer(text)]
@@ -92,6 +93,8 @@ def find_source(answer: str, text: str) -> Source | None:
 
 
 def _says(run: list[str], counts: Counter[str]) -> bool:
+    if len(run) == 1:
+        return counts[run[0]] <= RARE and any(letter.isdigit() for letter in run[0])
     return len(run) >= LEAST or any(counts[word] <= RARE and len(word) >= 3 for word in run)
 
 

@@ -25,13 +25,18 @@ def test_the_rare_words_of_a_longer_answer_are_what_is_shown():
     assert "2 of the answer's 11 words at 50 % of the text" in str(found)
 
 
+def test_a_number_alone_is_found():
+    found = find_source("I think that it is 4271.", TEXT)
+    assert TEXT[found.start : found.end] == "4271"
+
+
 def test_an_answer_that_stands_at_many_places_says_so():
     found = find_source("talked about the garden", TEXT)
     assert found.places == 80 and found.line == 1
     assert "the first of 80 places" in str(found)
 
 
-@pytest.mark.parametrize("answer", ["", "...", "Zebra umbrella", "the a on", "I do not know the"])
+@pytest.mark.parametrize("answer", ["", "...", "Zebra umbrella", "the a on", "I do not know the", "so marble"])
 def test_common_words_alone_are_no_source(answer):
     assert find_source(answer, TEXT) is None
 
