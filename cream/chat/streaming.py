@@ -27,7 +27,9 @@ from cream.inference.kv_cache import keeps_all
 
 __all__ = ["Answers", "Reading", "keeps_positions"]
 
-AT_ONCE = 2_048  # tokens of a prompt read in one forward; at 256K its mask takes half a GiB
+# Tokens of a prompt read in one forward: at 256K a mask for 2,048 takes half a GiB; a CPU is to
+# say every few seconds how far it is.
+AT_ONCE = {"cpu": 256, "cuda": 2_048}
 # Rotations that are the same at every length: keys that were cached stay right.
 _FIXED = {"default", "linear", "yarn", "llama3"}
 
@@ -71,6 +73,7 @@ class Answers:
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.keeps = keeps_positions(model)
+        self.at_once = AT_ONCE.get(model.device.type, AT_ONCE["cpu"])
         self._config = generation.settings(model, tokenizer, 1, 0)
         self._config.eos_token_id = self._ends()
         # transformers would merge the model's own settings (sampling, for one) into ours.
@@ -91,8 +94,8 @@ class Answers:
         room = memory.footprint(self.model)
         needs = room.needs(1, tokens)
         if self.keeps:  # it is read in parts, and only a part's activations are held
-            part = room.needs(1, min(tokens, AT_ONCE)).activations
-            mask = AT_ONCE * tokens * (1 + room.size)
+            part = room.needs(1, min(tokens, self.at_once)).activations
+            mask = self.at_once * tokens * (1 + room.size)
             needs = dataclasses.replace(needs, activations=part + mask)
         if self._cache is not None and needs.available is not None:
             held = sum(_bytes(layer) for layer in self._cache.layers)
@@ -191,7 +194,7 @@ class Answers:
             self._cache.crop(-surplus)
         self._read = ids[:done]
         while done < len(ids) - 1:
-            part = tokens[:, done : min(done + AT_ONCE, len(ids) - 1)]
+            part = tokens[:, done : min(done + self.at_once, len(ids) - 1)]
             self.model.base_model(input_ids=part, past_key_values=self._cache, use_cache=True)
             done += part.shape[1]
             self._read = ids[:done]

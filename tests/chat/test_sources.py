@@ -36,7 +36,9 @@ def test_an_answer_that_stands_at_many_places_says_so():
     assert "the first of 80 places" in str(found)
 
 
-@pytest.mark.parametrize("answer", ["", "...", "Zebra umbrella", "the a on", "I do not know the", "so marble"])
+@pytest.mark.parametrize(
+    "answer", ["", "...", "Zebra umbrella", "the a on", "I do not know the", "so marble"]
+)
 def test_common_words_alone_are_no_source(answer):
     assert find_source(answer, TEXT) is None
 

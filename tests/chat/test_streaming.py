@@ -11,7 +11,7 @@ from cream.chat.streaming import Answers, Reading, keeps_positions
 
 @pytest.fixture
 def tiny(tiny_model, monkeypatch):
-    monkeypatch.setattr(streaming, "AT_ONCE", 16)
+    monkeypatch.setitem(streaming.AT_ONCE, "cpu", 16)
     return tiny_model(512)
 
 
