@@ -152,7 +152,8 @@ class Chat:
     ) -> Iterator[str | Reading]:
         said: list[str] = []
         ended = False
-        self.turns.append(turn)
+        turns = self.turns  # a conversation begun anew meanwhile has other ones
+        turns.append(turn)
         self.files = []
         try:
             for piece in self.answers.stream(ids, self.answer_tokens, stop):
@@ -162,10 +163,10 @@ class Chat:
             ended = stop is None or not stop.is_set()
         finally:
             if said or ended:
-                self.turns.append(Turn("assistant", "".join(said)))
+                turns.append(Turn("assistant", "".join(said)))
             else:  # it failed or was stopped before a word: as if it had not been asked
-                self.turns.pop()
-                self.files = list(turn.files)
+                turns.pop()
+                self.files = list(turn.files) if turns is self.turns else self.files
 
     def _fitting(self, turns: list[Turn], what: str) -> Budget:
         """Return the count of turns, or raise TooLong with what is over and what can be done."""
