@@ -81,7 +81,7 @@ def test_both_models_answer_and_nobody_else_is_asked(tab, tmp_path, address):
         said = tab.inner_text(f"#panel-{place}")
         assert "Which key?" in said and "report.txt" in said
     assert tab.input_value("#question textarea") == ""
-    assert "0 tokens used" not in tab.inner_text("#side")
+    assert "\n0 tokens used" not in tab.inner_text("#side")
     assert tab.asked == {address.split("/")[2]}
     tab.click("#new")
     tab.wait_for_function("!document.querySelector('#panel-0 .cc-source')")
@@ -120,6 +120,21 @@ def test_more_than_L_is_refused_on_the_page_and_the_question_kept(tab, tmp_path)
     tab.wait_for_selector(".cc-notice.refused >> text=this question does not fit")
     assert tab.input_value("#question textarea") == "word " * 700
     assert "word" not in tab.inner_text("#panel-0")
+
+
+def test_stop_stops_the_answer_and_asks_no_other_model(tab, chats, monkeypatch):
+    def endless(ids, tokens, stop):
+        while not stop.wait(0.05):
+            yield "word "
+
+    monkeypatch.setattr(chats[0].answers, "stream", endless)
+    monkeypatch.setattr(chats[1].answers, "stream", lambda *a: pytest.fail("asked"))
+    ask(tab, "Hello")
+    tab.wait_for_selector("#panel-0 >> text=word word")
+    tab.click("#stop")
+    tab.wait_for_selector("#panel-0 .cc-head >> text=stopped")
+    assert "word word" in tab.inner_text("#panel-0")
+    assert "You" not in tab.inner_text("#panel-1")
 
 
 def test_tabs_have_conversations_of_their_own(tab, chromium, address, chats, monkeypatch):
