@@ -46,6 +46,8 @@ class TextFile(NamedTuple):
         path = Path(path).expanduser()
         if path.is_dir():
             raise IsADirectoryError(f"{path} is a folder: name a text file in it")
+        if not path.exists():
+            raise FileNotFoundError(f"there is no file {path} (relative: from {Path.cwd()})")
         text = read_text(path)
         if not text.strip():
             raise ValueError(f"{path} is empty: there is nothing to ask about")
@@ -137,9 +139,9 @@ class Chat:
         """Say where the last answer's words stand in the files of the conversation, best first."""
         if not self.turns or self.turns[-1].role != "assistant":
             return []
-        answer = self.turns[-1].text
+        question, answer = (turn.text for turn in self.turns[-2:])
         files = dict.fromkeys(file for turn in self.turns for file in turn.files)
-        found = [(file, find_source(answer, file.text)) for file in files]
+        found = [(file, find_source(answer, file.text, question)) for file in files]
         listed = [(file, source) for file, source in found if source]
         return sorted(listed, key=lambda one: (one[1].exact, one[1].weight), reverse=True)
 

@@ -100,20 +100,22 @@ def panel(chat: Chat, note: str = "", growing: str | None = None) -> str:
         head += "; no chat template, so it continues the text"
     head += f"{' · ' + escape(note) if note else ''}</span></div>"
     files: list[TextFile] = []
-    turns = []
+    turns, question = [], ""
     for turn in chat.turns:
         files += [file for file in turn.files if file not in files]
-        turns.append(_turn(turn, files))
+        turns.append(_turn(turn, files, question))
+        question = turn.text
     if growing is not None:
         turns.append(_said("assistant", growing + " ▌"))
     return f'<div class="cc">{head}<div class="cc-turns">{"".join(turns)}</div></div>'
 
 
-def _turn(turn: Turn, files: list[TextFile]) -> str:
+def _turn(turn: Turn, files: list[TextFile], question: str) -> str:
     said = _said(turn.role, turn.text, _chips(turn.files))
     if turn.role == "user" or not files:
         return said
-    found = [(file, source) for file in files if (source := find_source(turn.text, file.text))]
+    each = [(file, find_source(turn.text, file.text, question)) for file in files]
+    found = [(file, source) for file, source in each if source]
     if not found:
         return said + '<div class="cc-source none">not found in the text</div>'
     best = max(found, key=lambda one: (one[1].exact, one[1].weight))

@@ -15,6 +15,7 @@ __all__ = ["Source", "find_source"]
 _WORD = re.compile(r"\w+")
 LEAST = 4  # words in a row that count as found,
 RARE = 3  # or two with a word that the text has at most so often
+REPEATED = 0.1  # what a word of the question counts
 AROUND = 160  # characters of the text shown on either side
 
 
@@ -56,13 +57,14 @@ class Source(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)  # a page draws the same answer often
-def find_source(answer: str, text: str) -> Source | None:
+def find_source(answer: str, text: str, question: str = "") -> Source | None:
     """Find the answer's words in a text; None if no run of them there says anything.
 
     A run says something if it is the whole answer, has at least four words, or two with one of at
     least three letters that the text has at most three times; or is a number that it has no more
     often. Of several runs the one counts that is least likely to stand there by chance: the
-    largest sum of log(1 + words of the text / occurrences).
+    largest sum of log(1 + words of the text / occurrences), in which words of the question, which
+    an answer repeats whatever it has read, count a tenth.
     """
     asked = [word.lower() for word in _WORD.findall(answer)]
     spans = [(match.group().lower(), match.start(), match.end()) for match in _WORD.finditer(text)]
@@ -70,10 +72,15 @@ def find_source(answer: str, text: str) -> Source | None:
     if not asked or not told:
         return None
     counts = Counter(told)
+    repeated = {word.lower() for word in _WORD.findall(question)}
+    worth = {
+        word: math.log(1 + len(told) / counts[word]) * (REPEATED if word in repeated else 1)
+        for word in set(asked) & set(told)
+    }
     best, weight = None, 0.0
     for begin, place, words in _runs(asked, told):
         run = asked[begin : begin + words]
-        own = sum(math.log(1 + len(told) / counts[word]) for word in run)
+        own = sum(worth[word] for word in run)
         if own > weight and (words == len(asked) or _says(run, counts)):
             best, weight = (place, words), own
     if best is None:

@@ -30,6 +30,13 @@ def test_a_number_alone_is_found():
     assert TEXT[found.start : found.end] == "4271"
 
 
+def test_words_of_the_question_count_less():
+    answer = "The key of the north gate, they say, is 4271."
+    question = "What is the key of the north gate?"
+    plain, asked = find_source(answer, TEXT), find_source(answer, TEXT, question)
+    assert plain.words == 6 and TEXT[asked.start : asked.end] == "4271"
+
+
 def test_an_answer_that_stands_at_many_places_says_so():
     found = find_source("talked about the garden", TEXT)
     assert found.places == 80 and found.line == 1
