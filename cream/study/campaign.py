@@ -143,7 +143,7 @@ class Questions:
 
     def _needles(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        lengths = _lengths(preset, base.window)
+        lengths = evaluation_models.prompt_lengths(asked.needle_lengths, base, preset)
         counts = per_length(self.needle or (asked.needle_samples,), lengths)
         corpus = open_corpus(root / preset.train.corpus, base.tokenizer)
         style = self.style or asked.needle_style
@@ -160,7 +160,8 @@ class Questions:
 
     def _passkeys(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        count, lengths = self.passkeys or asked.passkeys, _lengths(preset, base.window)
+        count = self.passkeys or asked.passkeys
+        lengths = evaluation_models.prompt_lengths(asked.needle_lengths, base, preset)
         return passkey.examples(base.tokenizer, lengths, count, self.seed, "chat")
 
     def _texts(self, preset: Preset, root: Path) -> list[Example]:
@@ -171,12 +172,6 @@ class Questions:
         documents = perplexity_texts.from_corpus(corpus, bos, self.split)
         count = self.documents or asked.perplexity_documents
         return perplexity.examples(documents, lengths, count, bos_token_id=bos)
-
-
-def _lengths(preset: Preset, window: int) -> list[int]:
-    """Lengths of prompts in tokens; the target length itself leaves room for the answer."""
-    lengths = evaluation_models.token_lengths(preset.evaluation.needle_lengths, window)
-    return passkey.spared(lengths, window * preset.train.scale)
 
 
 def per_length(counts: Sequence[int], lengths: Sequence[int]) -> list[int]:
@@ -293,11 +288,12 @@ class Campaign:
         return pd.concat(frames, ignore_index=True)
 
 
-def _means(frame: pd.DataFrame, task: str) -> dict[int, float]:
-    """What was measured at each length."""
+def _means(frame: pd.DataFrame, task: str) -> dict[tuple[str, int], float]:
+    """What was measured in each variant, such as code and manuals, at each length."""
     value = "perplexity" if task == "perplexity" else "score"
-    table = statistics.by_method(frame, ["token_length"], value)
-    return dict(zip(table["token_length"], table["value"].astype(float).round(3), strict=True))
+    table = statistics.by_method(frame, ["variant", "token_length"], value)
+    cells = zip(table["variant"], table["token_length"], strict=True)
+    return dict(zip(cells, table["value"].astype(float).round(3), strict=True))
 
 
 def _say(text: str) -> None:
