@@ -31,6 +31,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cream import rope
 from cream.models import hub
+from cream.models.backbone import backbone
 from cream.models.checkpoints import (
     check_files,
     check_place,
@@ -40,6 +41,7 @@ from cream.models.checkpoints import (
 )
 from cream.models.embeddings import check_embedded
 from cream.rope.config import check_rotation, describe, extend, rotary_dim, settle_rotation
+from cream.rope.length import start_afresh
 from cream.utils.launcher import whole
 
 __all__ = [
@@ -88,9 +90,9 @@ def guard_positions(model: PreTrainedModel) -> PreTrainedModel:
     and without a cache (protocols.md 3.1). The guard sits on the backbone, so that it also holds
     where the backbone is called alone.
     """
-    backbone = model.base_model
-    names = list(inspect.signature(backbone.forward).parameters)
-    backbone.register_forward_pre_hook(functools.partial(_all_ones, names), with_kwargs=True)
+    below = backbone(model)
+    names = list(inspect.signature(below.forward).parameters)
+    below.register_forward_pre_hook(functools.partial(_all_ones, names), with_kwargs=True)
     return model
 
 
@@ -117,6 +119,7 @@ def _attention(attention: str, device: torch.device) -> str | None:
 
 def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     logger.info("attention: %s on %s", model.config._attn_implementation, device)
+    start_afresh(model)
     return guard_positions(model.eval())
 
 
