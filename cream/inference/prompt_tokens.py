@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from cream.data.tokenization import adds_bos
+
 __all__ = ["appended", "num_prompt_tokens", "prompt_ids", "prompts_ids"]
 
 _PROBES = ("a", "1 b")
@@ -21,12 +23,15 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def prompts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Return the ids of prompts, with what the tokenizer puts before a text and not after it.
 
-    An end token that a prompt itself spells out stays. ValueError for a tokenizer whose ending
-    changes with the text.
+    A prompt that begins with BOS itself has one BOS, not two. An end token that a prompt itself
+    spells out stays. ValueError for a tokenizer whose ending changes with the text.
     """
     if not texts:
         return []
     rows = tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
+    if adds_bos(tokenizer):
+        own = _leading(tokenizer("a", add_special_tokens=True)["input_ids"], tokenizer.bos_token_id)
+        rows = [row[max(0, _leading(row, tokenizer.bos_token_id) - own) :] for row in rows]
     ending = appended(tokenizer)
     if not ending:
         return [list(row) for row in rows]
@@ -34,6 +39,11 @@ def prompts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> lis
         if list(row[-len(ending) :]) != ending:
             raise _unclear(tokenizer)
     return [list(row[: -len(ending)]) for row in rows]
+
+
+def _leading(row: Sequence[int], bos: int) -> int:
+    """How many BOS a row begins with: more than the tokenizer's own are spelt out in the text."""
+    return next((place for place, token in enumerate(row) if token != bos), len(row))
 
 
 def num_prompt_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:
