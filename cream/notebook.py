@@ -200,10 +200,20 @@ def _value(name: str, namespace: Mapping[str, object], known: Parameter) -> obje
         return float(value) if whole and _only_float(known.kind) else value
     # papermill reads the value of -p as Python would; -r hands it over as text.
     text = " (papermill: `-r` instead of `-p` passes text as it is)"
-    hint = text if _fits("", known.kind) else ""
+    hint = text if _fits("", known.kind) else _unquoted(value)
     raise ValueError(
         f"{name} declares `{known}` and was given {value!r}, a {type(value).__name__}{hint}"
     )
+
+
+def _unquoted(value: object) -> str:
+    """How to write a number that came as text, as YAML reads 1e-4."""
+    try:
+        number = float(value if isinstance(value, str) else "")
+    except ValueError:
+        return ""
+    plain = int(number) if math.isfinite(number) and number == int(number) else number
+    return f": write {plain!r} without quotes (YAML 1.1 takes 1e-4 for text, 1.0e-4 for a number)"
 
 
 def _out_of_range(known: Parameter, value: object) -> str | None:
@@ -224,7 +234,7 @@ def _wrong_numbers(name: str, text: str) -> str | None:
     """Say what is wrong with numbers with commas between."""
     for part in text.split(","):
         try:
-            number = float(part)
+            number = float("" if "_" in part else part)
         except ValueError:
             return f"{name} is {text!r}; it must be numbers with commas between, as in '1,2,4'"
         if wrong := _wrong_number(name, number):

@@ -222,6 +222,8 @@ _OWN: weakref.WeakKeyDictionary[PreTrainedModel, _Shape] = weakref.WeakKeyDictio
 
 def _shape(config: PreTrainedConfig, model: PreTrainedModel | None) -> _Shape:
     """Count on an empty twin; where its forward looks at numbers, on the model itself."""
+    if model is not None and model in _OWN:
+        return _OWN[model]
     asked = _Asked(type(config), config.to_json_string(use_diff=False), config)
     try:
         return _counted(asked)
@@ -231,13 +233,11 @@ def _shape(config: PreTrainedConfig, model: PreTrainedModel | None) -> _Shape:
                 f"what a {config.model_type} caches cannot be counted from its config alone "
                 f"({type(error).__name__}: {error}): load the model"
             ) from error
-    if model not in _OWN:
-        with torch.inference_mode():
-            one = torch.zeros((1, 1), dtype=torch.long, device=model.device)
-            cache = getattr(backbone(model)(input_ids=one, use_cache=True), "past_key_values", None)
-        count = sum(parameter.numel() for parameter in model.parameters())
-        _OWN[model] = _cached(cache), count, type(cache) is DynamicCache
-    return _OWN[model]
+    with torch.inference_mode():
+        one = torch.zeros((1, 1), dtype=torch.long, device=model.device)
+        cache = getattr(backbone(model)(input_ids=one, use_cache=True), "past_key_values", None)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    return _OWN.setdefault(model, (_cached(cache), count, type(cache) is DynamicCache))
 
 
 @functools.lru_cache(maxsize=32)

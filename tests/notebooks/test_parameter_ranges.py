@@ -57,7 +57,7 @@ def test_numbers_that_are_not_finite_are_refused(name, known):
             begun(name, **{known.name: value})
 
 
-@pytest.mark.parametrize("text", ["", "abc", "1,,2", "1;2", "1, nan", "-1", "1e999", "0,1"])
+@pytest.mark.parametrize("text", ["", "abc", "1_0", "1,,2", "1;2", "1, nan", "-1", "1e999", "0,1"])
 def test_texts_that_are_no_numbers_above_zero_are_refused(text):
     with pytest.raises(ValueError, match="lengths is"):
         begun("03_longchat_lines", lengths=text)
@@ -70,6 +70,12 @@ def test_depths_begin_at_zero(capsys):
 def test_an_empty_text_is_not_none():
     with pytest.raises(ValueError, match="style is an empty text; leave it out"):
         begun("03_longchat_lines", style="")
+
+
+@pytest.mark.parametrize(("value", "plain"), [("1e-4", "0.0001"), ("5", "5"), ("2e1", "20")])
+def test_a_number_that_yaml_took_for_text_is_told_how_to_write(value, plain):
+    with pytest.raises(ValueError, match=f"a str: write {plain} without quotes"):
+        begun("02_train", learning_rate=value)
 
 
 def test_none_is_the_presets(capsys):
