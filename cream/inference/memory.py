@@ -250,7 +250,8 @@ def _counted(asked: _Asked) -> _Shape:
         cache = DynamicCache(config=config)
         one = torch.zeros((1, 1), dtype=torch.long)
         backbone(twin)(input_ids=one, past_key_values=cache, use_cache=True)
-    return _cached(cache), sum(parameter.numel() for parameter in twin.parameters()), True
+    layers = _cached(cache)  # a family may take a cache and leave it empty
+    return layers, sum(parameter.numel() for parameter in twin.parameters()), bool(layers)
 
 
 def _cached(cache: object) -> tuple[_Layer, ...]:
