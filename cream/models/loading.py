@@ -35,6 +35,7 @@ from cream.models.backbone import backbone
 from cream.models.checkpoints import (
     check_files,
     check_place,
+    check_shapes,
     check_unexpected,
     save,
     weights_digest,
@@ -193,10 +194,12 @@ def load(
         use_safetensors=True,
         trust_remote_code=False,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # and refused below, by name
         **_quantised(bits, place),
     )
     if report["missing_keys"]:
         raise ValueError(f"{path} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
+    check_shapes(path, report["mismatched_keys"])
     check_unexpected(path, report["unexpected_keys"])
     if getattr(config, "cream", None):
         check_rotation(model)
