@@ -405,6 +405,8 @@ def _scaled(name: str) -> tuple[str, int]:
             f"{name!r} is no scaled base: write scaled:KIND:SCALE with a kind of "
             f"{', '.join(rope.KINDS)} and a whole scale, for example scaled:yarn:8"
         )
+    if int(parts[2]) < 2 and parts[1] != "none":
+        raise ValueError(f"{name} stretches nothing: write original, or a scale of 2 or more")
     if parts[1] == "none":
         raise ValueError(f"{name} has no scaling, which is the base as it is: write original")
     return parts[1], int(parts[2])

@@ -1,5 +1,6 @@
 """Rows that say two things or none: keys twice, instructions without a conversation, odd places."""
 
+import copy
 import gzip
 import json
 import os
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cream.data.mixture import get, prepare
 from cream.data.readers import open_source
 from cream.utils.jsonl import json_lines
 
@@ -62,6 +64,17 @@ def test_other_rows_are_told_to_name_the_field(tmp_path):
     with pytest.raises(ValueError, match="fields are title, body: name the right one with field"):
         read(tmp_path / "a.jsonl")
     assert read(tmp_path / "a.jsonl", field="body")[0]["text"] == "b"
+
+
+def test_a_bos_that_the_tokenizer_does_not_have_is_not_promised(tmp_path, tiny_tokenizer):
+    """`bos` true had "none prepended" in its manifest."""
+    words = copy.deepcopy(tiny_tokenizer)
+    words.bos_token = None
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": "word " * 900}) + "\n")
+    asked = {"source": str(tmp_path / "a.jsonl"), "window": 64, "share": 0.0}
+    with pytest.raises(ValueError, match="bos is true and the tokenizer has no BOS token"):
+        prepare(get("miniature", tmp_path, bos=True, **asked), words, tmp_path / "c", tmp_path)
+    assert not (tmp_path / "c").exists()
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.txt", "a.jsonl.gz", "data.csv"])

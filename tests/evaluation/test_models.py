@@ -78,6 +78,8 @@ def test_another_tokenizer_is_refused(place, tmp_path, tiny_tokenizer, tiny_mode
         ("scaled:yarns:8", ValueError, "a kind of none, linear, ntk, yarn"),
         ("scaled:yarn", ValueError, "write scaled:KIND:SCALE"),
         ("scaled:yarn:2.5", ValueError, "a whole scale"),
+        ("scaled:yarn:0", ValueError, "scaled:yarn:0 stretches nothing"),
+        ("scaled:linear:1", ValueError, "write original, or a scale of 2 or more"),
         ("runs/none", FileNotFoundError, "there is no folder .*runs/none: train it with 02_train"),
         ("runs/going", FileNotFoundError, "has no finished model"),
     ],
