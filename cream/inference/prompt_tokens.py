@@ -8,8 +8,6 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from cream.data.tokenization import adds_bos
-
 __all__ = ["appended", "num_prompt_tokens", "prompt_ids", "prompts_ids"]
 
 _PROBES = ("a", "1 b")
@@ -29,9 +27,7 @@ def prompts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> lis
     if not texts:
         return []
     rows = tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
-    if adds_bos(tokenizer):
-        own = _leading(tokenizer("a", add_special_tokens=True)["input_ids"], tokenizer.bos_token_id)
-        rows = [row[max(0, _leading(row, tokenizer.bos_token_id) - own) :] for row in rows]
+    rows = [_own_bos(tokenizer, row) for row in rows]
     ending = appended(tokenizer)
     if not ending:
         return [list(row) for row in rows]
@@ -41,8 +37,16 @@ def prompts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> lis
     return [list(row[: -len(ending)]) for row in rows]
 
 
+def _own_bos(tokenizer: PreTrainedTokenizerBase, row: Sequence[int]) -> Sequence[int]:
+    """Without BOS that the text spells out, where the tokenizer has put its own before them."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if bos is None or list(row[:2]) != [bos, bos]:
+        return row
+    own = _leading(tokenizer("a", add_special_tokens=True)["input_ids"], bos)
+    return row[_leading(row, bos) - own :] if own else row
+
+
 def _leading(row: Sequence[int], bos: int) -> int:
-    """How many BOS a row begins with: more than the tokenizer's own are spelt out in the text."""
     return next((place for place, token in enumerate(row) if token != bos), len(row))
 
 

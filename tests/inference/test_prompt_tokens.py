@@ -108,7 +108,7 @@ def test_the_harness_is_not_given_such_a_tokenizer_with_bos(tmp_path):
 
 def test_a_tokenizer_that_alters_the_text_itself_is_refused_by_name():
     class Odd:
-        name_or_path, bos_token_id = "odd/tokenizer", None
+        name_or_path = "odd/tokenizer"
 
         def __call__(self, text, add_special_tokens=True, **_):
             ids = [7] if add_special_tokens else [5, 6]
