@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny_models
 import torch
 import transformers
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from cream import models, rope
 from cream.inference import kv_cache, memory
@@ -16,7 +18,7 @@ from cream.inference.padding import heeds_padding
 from cream.inference.stopping import until_end
 from cream.inference.tiling import Tiling
 from cream.models.backbone import backbone
-from cream.rope.length import depends_on_length
+from cream.rope.length import depends_on_length, start_afresh
 
 WORDS = tiny_models.tokenizer(40)
 PROMPTS = ["a b w1 w2 " * 10, "a b w3", "b " * 25 + "w4", "b " * 25 + "w5", "w6 a w7 w8 " * 7]
@@ -144,38 +146,43 @@ def test_a_window_that_must_be_a_number_is_made_one_that_never_acts():
 
 # ------------------------------------------------------------------- RoPE that depends on length
 
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 520.0, "factor": 4.0}
 LONGROPE = {
-    "rope_type": "longrope", "rope_theta": 1e4, "factor": 4.0, "short_factor": [1.0] * 12,
-    "long_factor": [1.0 + i for i in range(12)], "original_max_position_embeddings": 64,
+    "rope_type": "longrope", "rope_theta": 520.0, "factor": 4.0, "short_factor": [1.0] * 32,
+    "long_factor": [1.0 + i / 8 for i in range(32)], "original_max_position_embeddings": 64,
 }  # fmt: skip
 
 
-def long_prompts(*lengths: int) -> list[str]:
-    rng = np.random.default_rng(1)
-    return [" ".join(f"w{i}" for i in rng.integers(0, 40, size)) for size in lengths]
+MINIATURE = Path(__file__).resolve().parents[2] / "data" / "miniature"
 
 
-def fresh(rotation: dict[str, object], **changes: object) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = tiny_models.config("llama", rope_parameters=dict(rotation), **changes)
-    return AutoModelForCausalLM.from_config(config).eval()
+def turned(rotation: dict[str, object], window: int) -> PreTrainedModel:
+    """The miniature, whose answers hang on positions as a random model's do not, turned anew."""
+    config = AutoConfig.from_pretrained(MINIATURE)
+    config.rope_parameters, config.max_position_embeddings = dict(rotation), window
+    return AutoModelForCausalLM.from_pretrained(MINIATURE, config=config, dtype=torch.float32)
 
 
 @pytest.mark.parametrize(("rotation", "window"), [(DYNAMIC, 64), (LONGROPE, 256)])
 def test_rope_that_depends_on_length_answers_as_a_fresh_stock_model(rotation, window):
-    """After a prompt of 317 tokens, in any batch: the longest must not decide for the others."""
-    prompts = long_prompts(317, 68, 90, 147, 40)
-    wanted = [
-        stock(fresh(rotation, max_position_embeddings=window), [prompt])[0] for prompt in prompts
-    ]
-    model = models.create(
-        tiny_models.config("llama", rope_parameters=rotation, max_position_embeddings=window), 0
-    )
-    model.load_state_dict(fresh(rotation, max_position_embeddings=window).state_dict())
-    assert depends_on_length(model.config)
+    """After a prompt of 300 tokens, in any batch: the longest must not decide for the others."""
+    words = models.load_tokenizer(MINIATURE)
+    records = "".join(f"line {n} of the record: the value is {n * n}.\n" for n in range(40))
+    prompts = [records[:size] + "\nline" for size in (1300, 300, 380, 610, 150, 90)]
+    wanted = []
+    for prompt in prompts:
+        ids = torch.tensor([words(prompt)["input_ids"]])
+        out = turned(rotation, window).generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, min_new_tokens=12,
+            do_sample=False, pad_token_id=0,
+        )  # fmt: skip
+        wanted.append(tuple(out[0, ids.shape[1] :].tolist()))
+    model = turned(rotation, window)
+    start_afresh(model)
+    assert depends_on_length(model.config) and len(set(wanted)) > 3
     for batch_size in (1, 4, "auto"):
-        assert ours(model, prompts, batch_size=batch_size) == wanted, batch_size
+        done = sorted(greedy(model, words, prompts, 12, None, batch_size, 12, allow_beyond=True))
+        assert [one.tokens for one in done] == wanted, batch_size
 
 
 def test_a_dynamic_rope_forgets_where_a_sequence_begins():
