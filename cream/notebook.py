@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import math
 import os
 import tomllib
 import warnings
@@ -33,6 +34,9 @@ _LITERALS = (bool, int, float, complex, str, bytes, list, tuple, dict, set, type
 _IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 _BEGUN = "_cream_begun"
 _NUMBERS = "numbers"  # of a parameter that holds one or several: a number, a list, text with commas
+# Whole numbers are at least 1, but for these; None alone means the preset's or the default.
+_LEAST = {"seed": 0, "piece_tokens": 0, "historical": 0, "lora_rank": 0}
+_FROM_ZERO = ("share", "held_out", "depths")  # other numbers are above 0
 _SIMPLE = {"int": int, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict}
 
 
@@ -76,10 +80,11 @@ def begin(name: str, namespace: MutableMapping[str, object], root: str | Path | 
     """Check the parameters of notebook `name` in `namespace` (its globals()) and print the header.
 
     One number or a list for a parameter of `numbers` becomes text with commas. A whole number given
-    for a float becomes that float in `namespace`, true and false given as text
-    for a bool that bool. Names that were not declared
-    are refused by the first call in a kernel only: later ones are the reader's own. ValueError says
-    which parameter, what was given and what is declared.
+    for a float becomes that float in `namespace`, true and false given as text for a bool that
+    bool. None alone stands for a preset's value: 0 where 1 is the least, an empty text and numbers
+    that are not finite are refused. Names that were not declared are refused by the first call in a
+    kernel only: later ones are the reader's own. ValueError says which parameter, what was given
+    and what is declared.
     """
     # Bars of a tenth of a second each would fill a notebook; read when transformers is imported.
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -89,6 +94,11 @@ def begin(name: str, namespace: MutableMapping[str, object], root: str | Path | 
     if _BEGUN not in namespace:
         _refuse_unknown(name, namespace, parameters)
     values = {known.name: _value(name, namespace, known) for known in parameters.values()}
+    for known in parameters.values():
+        if (wrong := _out_of_range(known, values[known.name])) and known.default is not None:
+            raise ValueError(f"{name}: {wrong}; its default is {known.default!r}")
+        if wrong:
+            raise ValueError(f"{name}: {wrong}; leave it out for what None stands for")
     namespace.update(values)
     namespace[_BEGUN] = name
     changed = {key: value for key, value in values.items() if value != parameters[key].default}
@@ -190,10 +200,53 @@ def _value(name: str, namespace: Mapping[str, object], known: Parameter) -> obje
         return float(value) if whole and _only_float(known.kind) else value
     # papermill reads the value of -p as Python would; -r hands it over as text.
     text = " (papermill: `-r` instead of `-p` passes text as it is)"
-    hint = text if _fits("", known.kind) else ""
+    hint = text if _fits("", known.kind) else _unquoted(value)
     raise ValueError(
         f"{name} declares `{known}` and was given {value!r}, a {type(value).__name__}{hint}"
     )
+
+
+def _unquoted(value: object) -> str:
+    """How to write a number that came as text, as YAML reads 1e-4."""
+    try:
+        number = float(value if isinstance(value, str) else "")
+    except ValueError:
+        return ""
+    plain = int(number) if math.isfinite(number) and number == int(number) else number
+    return f": write {plain!r} without quotes (YAML 1.1 takes 1e-4 for text, 1.0e-4 for a number)"
+
+
+def _out_of_range(known: Parameter, value: object) -> str | None:
+    """Say what is wrong with a number or a text that is of the declared kind, if anything is."""
+    if known.kind is not None and _several(known.kind) and isinstance(value, str):
+        return _wrong_numbers(known.name, value)
+    if isinstance(value, str):
+        return None if value.strip() else f"{known.name} is an empty text"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float):
+        return _wrong_number(known.name, value)
+    least = _LEAST.get(known.name, 1)
+    return f"{known.name} is {value}; it must be at least {least}" if value < least else None
+
+
+def _wrong_numbers(name: str, text: str) -> str | None:
+    """Say what is wrong with numbers with commas between."""
+    for part in text.split(","):
+        try:
+            number = float("" if "_" in part else part)
+        except ValueError:
+            return f"{name} is {text!r}; it must be numbers with commas between, as in '1,2,4'"
+        if wrong := _wrong_number(name, number):
+            return wrong
+    return None
+
+
+def _wrong_number(name: str, number: float) -> str | None:
+    zero = name in _FROM_ZERO
+    if math.isfinite(number) and (number > 0 or (zero and number == 0)):
+        return None
+    return f"{name} is {number}; it must be finite and {'at least' if zero else 'above'} 0"
 
 
 def _several(kind: ast.expr) -> bool:

@@ -40,6 +40,9 @@ ALIASES = {
     "testing": "test",
 }
 MASK = "attention_mask"
+# What instruction data (Alpaca, question and answer) call the two halves of a conversation.
+ASKED = ("instruction", "prompt", "question", "query", "input")
+ANSWERED = ("output", "completion", "response", "answer", "chosen")
 
 
 def split_of(name: str) -> str | None:
@@ -102,7 +105,20 @@ def _field(row: Mapping[str, Any], place: str, field: str | None) -> str:
         return next((name for name in usual if row[name] is not None), usual[0])
     raise ValueError(
         f"{place} has no text in field {field or 'text'!r}; its fields are "
-        f"{', '.join(map(str, row))}: name the right one with field"
+        f"{', '.join(map(str, row))}: {_advice(row)}"
+    )
+
+
+def _advice(names: Iterable[str]) -> str:
+    """What to do about a row without text: name its field, or write its two halves as turns."""
+    asked = next((name for name in ASKED if name in names), None)
+    answered = next((name for name in ANSWERED if name in names), None)
+    if not (asked and answered):
+        return "name the right one with field"
+    return (
+        f"{asked} and {answered} are two halves of a conversation, so write each row as "
+        f'{{"messages": [{{"role": "user", "content": {asked}}}, {{"role": "assistant", '
+        f'"content": {answered}}}]}}, or name the field of one text with field'
     )
 
 
@@ -147,9 +163,7 @@ def _column(place: str, rows: datasets.Dataset, field: str | None) -> tuple[str,
     found = next((each for each in ((field,) if field else usual) if each in names), None)
     if found is None:
         missing = f"no {field!r}" if field else "neither input_ids nor 'text'"
-        raise ValueError(
-            f"{place} has columns {', '.join(names)}: {missing}; name the text column with field"
-        )
+        raise ValueError(f"{place} has columns {', '.join(names)}: {missing}; {_advice(names)}")
     stored = rows.data.schema.field(found).type
     if (kind := _kind(stored)) is None:
         raise ValueError(

@@ -198,6 +198,10 @@ def prepare(
         ValueError, FileNotFoundError, ConnectionError, OSError: see ``readers.open_source``,
             ``distributions.fetch`` and ``corpus.build``; nothing is left half-written.
     """
+    if recipe.bos and tokenizer.bos_token_id is None:
+        raise ValueError(
+            "bos is true and the tokenizer has no BOS token: leave bos out, or give it one"
+        )
     if recipe.bos is None:
         recipe = dataclasses.replace(recipe, bos=adds_bos(tokenizer))
     chat = ChatTemplate.choose(recipe.chat_template, tokenizer)

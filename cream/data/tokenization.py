@@ -17,7 +17,7 @@ BATCH_CHARACTERS = 2_000_000  # of text cut in one parallel call
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer itself puts BOS before a text, as the model was then trained."""
     ids = tokenizer("a", add_special_tokens=True)["input_ids"]
-    return tokenizer.bos_token_id is not None and ids[0] == tokenizer.bos_token_id
+    return tokenizer.bos_token_id is not None and list(ids[:1]) == [tokenizer.bos_token_id]
 
 
 def encoded(

@@ -31,6 +31,7 @@ from cream.evaluation.models import Loaded, Served, Subject
 from cream.inference.prompt_tokens import appended
 from cream.models import load_tokenizer
 from cream.results import Rows, variant
+from cream.rope.length import depends_on_length
 from cream.statistics import by_method, match, paired_difference
 from cream.utils.launcher import whole
 from cream.utils.provenance import hash_of
@@ -200,6 +201,8 @@ def _wrapped(loaded: Loaded, policy: Policy, batch_size: int | None) -> Any:
     wrapper = _harness("lm_eval.models.huggingface").HFLM
     on_cuda = loaded.model.device.type == "cuda"
     assert isinstance(loaded.model, PreTrainedModel)
+    if depends_on_length(loaded.model.config):
+        batch_size = 1  # in a batch, the longest document would decide for all
     return wrapper(
         pretrained=loaded.model,
         tokenizer=copy.deepcopy(loaded.tokenizer),  # it may be given a pad token

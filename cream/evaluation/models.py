@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 import torch
@@ -33,6 +33,10 @@ from cream.models import bases
 from cream.models.checkpoints import rope_state
 from cream.models.identity import checkpoint_place, equal_weights, folder_name
 from cream.tasks.base import Example, check_lengths
+from cream.tasks.prompts import spared
+
+if TYPE_CHECKING:
+    from cream.presets import Preset
 
 __all__ = [
     "Base",
@@ -43,6 +47,7 @@ __all__ = [
     "base_of",
     "card",
     "find",
+    "prompt_lengths",
     "token_lengths",
 ]
 
@@ -195,6 +200,17 @@ def token_lengths(multiples: str | Sequence[float], window: int) -> list[int]:
             f"lengths {multiples!r} must be multiples of N with commas between, as in '0.6,1,2'"
         ) from None
     return lengths
+
+
+def prompt_lengths(
+    multiples: str | Sequence[float], base: Base, preset: "Preset"
+) -> list[int]:
+    """Turn lengths of prompts in windows into tokens; answers have room within the target length.
+
+    The target length is that of the preset, whatever models are asked, so that all are asked alike.
+    """
+    lengths = token_lengths(multiples, base.window)
+    return spared(lengths, base.window * preset.train.scale)
 
 
 def card(device: torch.device) -> str:
@@ -389,6 +405,8 @@ def _scaled(name: str) -> tuple[str, int]:
             f"{name!r} is no scaled base: write scaled:KIND:SCALE with a kind of "
             f"{', '.join(rope.KINDS)} and a whole scale, for example scaled:yarn:8"
         )
+    if int(parts[2]) < 2 and parts[1] != "none":
+        raise ValueError(f"{name} stretches nothing: write original, or a scale of 2 or more")
     if parts[1] == "none":
         raise ValueError(f"{name} has no scaling, which is the base as it is: write original")
     return parts[1], int(parts[2])

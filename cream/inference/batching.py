@@ -58,14 +58,15 @@ class _Draft:
 
 def plan(
     ids: Sequence[Sequence[int]],
-    limit: Callable[[int], int],
+    limit: Callable[..., int],
     share: bool = True,
     waste: float = 0.25,
     most_tokens: int | None = None,
 ) -> list[Batch]:
     """Group prompts, longest first, so that what does not fit fails at once.
 
-    `limit` says how many rows of so many tokens a batch may have. With `share`, prompts that are
+    `limit` says how many rows of so many tokens a batch may have, the last so many of which (its
+    second argument) are read for all rows at once. With `share`, prompts that are
     nearly the same to their end read their common beginning once, and what differs in length is
     padded behind what is read before; without, prompts are padded on the left. Prompts are joined
     as long as a batch reads at most `waste` more tokens than its parts would alone, and not more
@@ -77,20 +78,22 @@ def plan(
         if drafts:
             joined = drafts[-1].joined(part)
             enough = min((1 + waste) * joined.alone, most_tokens or math.inf)
-            if joined.tokens <= enough and len(joined.indices) <= limit(joined.longest):
+            most = limit(joined.longest, joined.longest - joined.shared)
+            if joined.tokens <= enough and len(joined.indices) <= most:
                 drafts[-1] = joined
                 continue
         drafts.append(part)
     return [Batch(one.indices, one.shared if len(one.indices) > 1 else 0) for one in drafts]
 
 
-def _parts(rows: Sequence[np.ndarray], limit: Callable[[int], int], share: bool) -> list[_Draft]:
+def _parts(rows: Sequence[np.ndarray], limit: Callable[..., int], share: bool) -> list[_Draft]:
     """What stays together: prompts with a common beginning, as many as fit, and single ones."""
     groups = shared_prefixes(rows) if share else []
     grouped = {index for group in groups for index in group.indices}
     drafts = []
     for indices, shared in groups:
-        most = limit(max(len(rows[i]) for i in indices))
+        longest = max(len(rows[i]) for i in indices)
+        most = limit(longest, longest - shared)
         for start in range(0, len(indices), most):
             drafts.append(_draft(rows, indices[start : start + most], shared))
     for index in set(range(len(rows))) - grouped:

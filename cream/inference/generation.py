@@ -23,9 +23,11 @@ from cream.inference import memory
 from cream.inference.batching import Batch, plan
 from cream.inference.kv_cache import keeps_all, read_heads
 from cream.inference.likelihood import check_window, log_likelihood
+from cream.inference.padding import heeds_padding
 from cream.inference.prompt_tokens import prompt_ids, prompts_ids
 from cream.inference.stopping import StopString, cut, decode, until_end
 from cream.rope import clex
+from cream.rope.length import depends_on_length
 
 __all__ = [
     "BOS_POLICY",
@@ -81,7 +83,8 @@ def greedy(
     """Continue every prompt greedily; completions come as their batches finish, longest first.
 
     What many prompts have in common is read once, rows are padded where their lengths differ, and
-    every prompt gets the tokens it would get alone, up to the rounding of the model's dtype.
+    every prompt gets the tokens it would get alone, up to the rounding of the model's dtype. Models
+    that answer otherwise in a batch (dynamic NTK; recurrent ones that read padding) get each alone.
     `batch_size` is the most prompts at once (1: each by itself, nothing shared); "auto" takes as
     many as fit by `memory.generation`. Running out of memory all the same halves it from there on.
     Before anything is computed, ValueError is raised for a prompt that with `max_new_tokens` is
@@ -113,10 +116,12 @@ def _planned(
 
     That is not even one prompt, or the number that was asked for.
     """
-    share = batch_size != 1 and keeps_all(model)
-    auto = batch_size == "auto"
     room = memory.footprint(model)
-    limit = _limit(room, new_tokens, share, model.device.type) if auto else lambda _: batch_size
+    if len(ids) > 1 and not _together(model, room):
+        batch_size = 1
+    share = batch_size != 1 and room.stock_cache and keeps_all(model)
+    auto = batch_size == "auto"
+    limit = _limit(room, new_tokens, share, model.device.type) if auto else lambda *_: batch_size
     kind = "cpu" if auto and model.device.type == "cpu" else "cuda"
     batches = [
         Batch([group[i] for i in one.indices], one.shared)
@@ -125,9 +130,10 @@ def _planned(
     ]
     for batch in batches:
         tokens = max(len(ids[i]) for i in batch.indices) + new_tokens
-        needs = room.needs(len(batch.indices), tokens, in_parts=share)
+        tail = tokens - new_tokens - batch.shared
+        needs = room.needs(len(batch.indices), tokens, share, tail)
         if not needs.fits:
-            most = room.most_rows(tokens, share)
+            most = room.most_rows(tokens, share, tail)
             instead = f"set batch_size to {most} or 'auto'" if most else (
                 "shorten the prompts, load the model in a narrower dtype or use a larger card"
             )  # fmt: skip
@@ -145,15 +151,22 @@ def _alike(model: PreTrainedModel, ids: list[np.ndarray], new_tokens: int) -> li
     return [[i for i, key in enumerate(keys) if key == each] for each in found]
 
 
+def _together(model: PreTrainedModel, room: memory.Footprint) -> bool:
+    """Whether a prompt's answer in a batch is the one that it has alone."""
+    if depends_on_length(model.config):
+        return False
+    return (room.stock_cache and keeps_all(model)) or heeds_padding(model)
+
+
 def _limit(
     room: memory.Footprint, new_tokens: int, share: bool, device: str
-) -> Callable[[int], int]:
+) -> Callable[[int, int], int]:
     """How many rows of so many prompt tokens fit, at least 1 and at most what is of use."""
     most = _MOST_ROWS.get(device, 16)
 
     @functools.cache
-    def limit(tokens: int) -> int:
-        rows = room.most_rows(tokens + new_tokens, share)
+    def limit(tokens: int, tail: int) -> int:
+        rows = room.most_rows(tokens + new_tokens, share, tail)
         return most if rows is None else min(most, max(1, rows))
 
     return limit

@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
 from cream.inference.memory import AT_ONCE
+from cream.models.backbone import backbone
 
 __all__ = ["keeps_all", "read_heads"]
 
@@ -85,7 +86,7 @@ def read_heads(
     for part in heads.split(step):
         for layer in cache.layers:
             layer.go_to(first)
-        model.base_model(input_ids=part, past_key_values=cache, use_cache=True)
+        backbone(model)(input_ids=part, past_key_values=cache, use_cache=True)
         first += len(part)
     _spread(cache, starts, len(rows), shared)
     return cache

@@ -6,13 +6,16 @@ largest tensors grow with T, never with T x T or T x vocabulary; what can be com
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from cream.inference.tiling import Tiling, tiled
+from cream.models.backbone import backbone
 from cream.rope import clex
 
 __all__ = ["cached_log_likelihood", "check_window", "log_likelihood"]
@@ -48,7 +51,7 @@ def log_likelihood(
     a tile of `tiling` holds, the layers read in tiles (None: never). Shape (T - first_scored,).
     Raises ValueError for a sequence too short or beyond the window (unless `allow_beyond`), for ids
     that the model has no embedding for, and for a model whose logits are not its head applied to
-    its last hidden state.
+    its last hidden state, or that sees the tokens it is to predict.
     """
     ids = _ids(model, input_ids)
     if not 1 <= first_scored < len(ids):
@@ -61,13 +64,13 @@ def log_likelihood(
         check_window(model, len(ids))
     long = tiling is not None and len(ids) > tiling.tokens
     with clex.chosen(model, len(ids)):
-        _check_head(model, ids[:_SELF_CHECK])
+        head = _head(model, ids[:_SELF_CHECK])
         with tiled(model, len(ids), tiling) if long else contextlib.nullcontext():
             hidden = _hidden(model, ids)
     parts = []
     for start in range(first_scored, len(ids), chunk):
         end = min(start + chunk, len(ids))
-        parts.append(_losses(model, hidden[start - 1 : end - 1], ids[start:end]))
+        parts.append(_losses(head, hidden[start - 1 : end - 1], ids[start:end]))
     return _finite(model, torch.cat(parts))
 
 
@@ -90,16 +93,16 @@ def cached_log_likelihood(
     if not allow_beyond:
         check_window(model, len(ids))
     with clex.chosen(model, len(ids)):
-        _check_head(model, ids[:_SELF_CHECK])
+        head = _head(model, ids[:_SELF_CHECK])
     cache = None
     for part in ids.split(chunk):
         with clex.chosen(model, len(ids)):
-            out = model.base_model(input_ids=part[None], past_key_values=cache, use_cache=True)
+            out = backbone(model)(input_ids=part[None], past_key_values=cache, use_cache=True)
         cache = out.past_key_values
         if len(part) == 1:
             yield np.zeros(0)
             continue
-        yield _finite(model, _losses(model, out.last_hidden_state[0, :-1], part[1:]))
+        yield _finite(model, _losses(head, out.last_hidden_state[0, :-1], part[1:]))
 
 
 def _ids(
@@ -126,32 +129,67 @@ def _finite(model: PreTrainedModel, found: torch.Tensor) -> np.ndarray:
 
 
 def _hidden(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    return model.base_model(input_ids=ids[None], use_cache=False).last_hidden_state[0]
+    return backbone(model)(input_ids=ids[None], use_cache=False).last_hidden_state[0]
 
 
-def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+_Head = Callable[[torch.Tensor], torch.Tensor]  # hidden states (n, size) to logits (n, words)
+
+
+def _plain_head(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
     logits = model.get_output_embeddings()(hidden)
     cap = getattr(model.config, "final_logit_softcapping", None)
     return logits if cap is None else cap * torch.tanh(logits / cap)
 
 
-def _losses(model: PreTrainedModel, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def _own_head(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """The model's own way to its logits (scaled, transformed), over given hidden states."""
+    below = backbone(model)
+    kept = below.__dict__.get("forward")
+    given = BaseModelOutputWithPast(last_hidden_state=hidden[None])
+    below.forward = lambda *args, **kwargs: given
+    try:
+        ids = torch.zeros((1, len(hidden)), dtype=torch.long, device=hidden.device)
+        return model(input_ids=ids, use_cache=False).logits[0]
+    finally:
+        below.__dict__.pop("forward")
+        if kept is not None:
+            below.forward = kept
+
+
+def _losses(head: _Head, hidden: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cross-entropy in double precision; 1,024 rows at a time, whose doubles are small."""
     precise = torch.float32 if hidden.device.type == "mps" else torch.float64
     parts = []
     for rows, wanted in zip(hidden.split(1024), targets.split(1024), strict=True):
-        logits = _logits(model, rows).to(precise)
+        logits = head(rows).to(precise)
         parts.append(torch.nn.functional.cross_entropy(logits, wanted, reduction="none"))
     return torch.cat(parts)
 
 
-def _check_head(model: PreTrainedModel, ids: torch.Tensor) -> None:
-    """Refuse a model that does more between its last hidden state and its logits than we do."""
+def _head(model: PreTrainedModel, ids: torch.Tensor) -> _Head:
+    """Return what turns hidden states into this model's logits, checked against the whole model.
+
+    That is its output embeddings; else what the model itself does with hidden states. ValueError
+    for a model that does more, and for one whose tokens see those behind them.
+    """
     own = model(input_ids=ids[None], use_cache=False).logits[0].float()
-    ours = _logits(model, _hidden(model, ids)).float()
-    tolerance = 1e-4 if model.dtype == torch.float32 else 5e-2
-    if not torch.allclose(own, ours, atol=tolerance, rtol=tolerance, equal_nan=True):
-        raise ValueError(
-            f"the logits of a {model.config.model_type} are not its head applied to its last "
-            "hidden state: log_likelihood cannot score it in chunks"
-        )
+    hidden = _hidden(model, ids)
+    near = 1e-4 if model.dtype == torch.float32 else 5e-2
+    if len(ids) > 2:
+        changed = torch.cat([ids[:-1], ids[:1]])
+        if not torch.allclose(
+            _hidden(model, changed)[:-1], hidden[:-1], atol=near, rtol=near, equal_nan=True
+        ):
+            raise ValueError(
+                f"in this {model.config.model_type} a token sees the tokens behind it: it has no "
+                "log-likelihood of a text (is_decoder in its config?), choose a causal model"
+            )
+    for head in (_plain_head, _own_head):
+        found = functools.partial(head, model)
+        with contextlib.suppress(Exception):  # whatever a family's own head does not take
+            if torch.allclose(own, found(hidden).float(), atol=near, rtol=near, equal_nan=True):
+                return found
+    raise ValueError(
+        f"the logits of a {model.config.model_type} are not its head applied to its last "
+        "hidden state: log_likelihood cannot score it in chunks"
+    )

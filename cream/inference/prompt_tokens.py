@@ -21,12 +21,13 @@ def prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def prompts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Return the ids of prompts, with what the tokenizer puts before a text and not after it.
 
-    An end token that a prompt itself spells out stays. ValueError for a tokenizer whose ending
-    changes with the text.
+    A prompt that begins with BOS itself has one BOS, not two. An end token that a prompt itself
+    spells out stays. ValueError for a tokenizer whose ending changes with the text.
     """
     if not texts:
         return []
     rows = tokenizer(list(texts), add_special_tokens=True, verbose=False)["input_ids"]
+    rows = [_own_bos(tokenizer, row) for row in rows]
     ending = appended(tokenizer)
     if not ending:
         return [list(row) for row in rows]
@@ -34,6 +35,19 @@ def prompts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> lis
         if list(row[-len(ending) :]) != ending:
             raise _unclear(tokenizer)
     return [list(row[: -len(ending)]) for row in rows]
+
+
+def _own_bos(tokenizer: PreTrainedTokenizerBase, row: Sequence[int]) -> Sequence[int]:
+    """Without BOS that the text spells out, where the tokenizer has put its own before them."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    if bos is None or list(row[:2]) != [bos, bos]:
+        return row
+    own = _leading(tokenizer("a", add_special_tokens=True)["input_ids"], bos)
+    return row[_leading(row, bos) - own :] if own else row
+
+
+def _leading(row: Sequence[int], bos: int) -> int:
+    return next((place for place, token in enumerate(row) if token != bos), len(row))
 
 
 def num_prompt_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> int:

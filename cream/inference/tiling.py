@@ -26,6 +26,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from cream.models.backbone import backbone
+
 __all__ = ["Tiling", "tiled"]
 
 logger = logging.getLogger(__name__)
@@ -69,7 +71,7 @@ def tiled(model: PreTrainedModel, tokens: int, how: Tiling | None = None) -> Ite
             one.module.forward = one
         with torch.inference_mode():
             ids = torch.arange(_TRIED, device=model.device)[None]
-            model.base_model(input_ids=ids, use_cache=False)
+            backbone(model)(input_ids=ids, use_cache=False)
         whole = _stay_whole(taken)
         _check_indices(model, taken, tokens)
         yield whole
@@ -108,7 +110,7 @@ def _check_indices(model: PreTrainedModel, taken: list[_Taken], tokens: int) -> 
 def _decoder(model: PreTrainedModel) -> tuple[nn.Module | None, list[nn.Module]]:
     """The module that holds the decoder layers, and these."""
     depth = model.config.get_text_config(decoder=True).num_hidden_layers
-    for parent in model.base_model.modules():
+    for parent in backbone(model).modules():
         for child in parent.children():
             if isinstance(child, nn.ModuleList) and len(child) == depth:
                 return parent, list(child)

@@ -12,8 +12,10 @@ What belongs here: which bases have a name, and from such a file to a stock chec
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
+import logging
 import shutil
 import tempfile
 import zipfile
@@ -24,7 +26,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from tokenizers import pre_tokenizers
+from tokenizers import pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -38,10 +40,18 @@ from transformers import (
 from cream.models import loading
 from cream.models.checkpoints import weights_digest
 from cream.utils.downloads import Pinned, fetch_file
-from cream.utils.provenance import versions
+from cream.utils.provenance import hash_of, versions
 
-__all__ = ["NAMED", "NamedBase", "config_of", "convert_gguf", "hub_id", "make", "place"]
+__all__ = ["NAMED", "NamedBase", "config_of", "convert_gguf", "hub_id", "make", "place",
+           "tokenizer_parts"]  # fmt: skip
 
+logger = logging.getLogger(__name__)
+
+# Letters, digits, runs of spaces, code, other scripts, and special tokens that a text spells out.
+_PROBE = (
+    "The  key 4711 is\n\n    def f(x): return x**2\t# caf\u00e9, \u4f60\u597d \U0001f642 "
+    "<|im_end|> </s> it's 3.14"
+)
 FOLDER, CACHE = "runs/bases", "runs/sources"
 
 
@@ -50,8 +60,9 @@ class NamedBase:
     """A base with a name: the file its weights come from, and what the checkpoint must be.
 
     `digest` is `models.weights_hash` of the checkpoint, so that every library version makes the
-    same. `config` states what GGUF readers get wrong or leave out; `split_digits` is the
-    pre-tokenizer that the file names ("smollm") and that transformers does not build from it.
+    same, and `tokenizer` are the parts of its tokenizer (`tokenizer_parts`). `config` states what
+    GGUF readers get wrong or leave out; `split_digits` is the pre-tokenizer that the file names
+    ("smollm") and that transformers does not build from it.
     """
 
     name: str
@@ -64,6 +75,7 @@ class NamedBase:
     config: dict[str, Any]
     split_digits: bool
     card: str
+    tokenizer: dict[str, str] | None = None
 
 
 _SMOLLM2_CARD = """\
@@ -114,6 +126,12 @@ NAMED: dict[str, NamedBase] = {
         },
         split_digits=True,
         card=_SMOLLM2_CARD,
+        tokenizer={
+            "vocabulary": "50d4e0503d77eba8",
+            "special tokens": "bos 1, eos 2, pad 2, unk 0",
+            "chat template": "8e8d987c1ac88c3a",
+            "ids of a text": "194e1a219996e625",
+        },
     )
 }
 # What of a config a GGUF file states too; the two must agree.
@@ -168,6 +186,7 @@ def make(named: NamedBase, folder: str | Path, cache: str | Path) -> Path:
     """
     folder = Path(folder)
     if (folder / "config.json").is_file():
+        _check_made(named, folder.resolve())
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{folder.name}.lock"):
@@ -205,6 +224,11 @@ def _finish(
             f"{named.name} came out with weights {digest}, pinned is {named.digest}: the installed "
             f"transformers or gguf reads {named.member} otherwise; install what constraints.txt has"
         )
+    if differs := _differing(named, tokenizer):
+        raise ValueError(
+            f"{named.name} came out with another tokenizer: {differs}. The installed transformers "
+            f"reads {named.member} otherwise; install what constraints.txt has"
+        )
     part = folder.with_name(f".{folder.name}.made")
     shutil.rmtree(part, ignore_errors=True)
     try:
@@ -219,6 +243,42 @@ def _finish(
         part.rename(folder)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+@functools.lru_cache(maxsize=8)
+def _check_made_once(name: str, folder: Path) -> str:
+    return _differing(NAMED[name], loading.load_tokenizer(folder))
+
+
+def _check_made(named: NamedBase, folder: Path) -> None:
+    """Refuse (ValueError) a folder whose tokenizer another version wrote otherwise."""
+    if NAMED.get(named.name) is named and (differs := _check_made_once(named.name, folder)):
+        raise ValueError(
+            f"{folder} has another tokenizer than {named.name}: {differs}. Another version of "
+            "transformers wrote it: remove the folder, and it is made again"
+        )
+
+
+def tokenizer_parts(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+    """Return what decides a tokenizer's ids, each part as a short text that can be compared.
+
+    The words and their ids, the special ones, the chat template, and the ids of a text of many
+    kinds, with what is added to it.
+    """
+    names = ("bos", "eos", "pad", "unk")
+    special = [f"{name} {getattr(tokenizer, f'{name}_token_id')}" for name in names]
+    return {
+        "vocabulary": hash_of(sorted(tokenizer.get_vocab().items(), key=lambda each: each[1])),
+        "special tokens": ", ".join(special),
+        "chat template": hash_of(tokenizer.chat_template or ""),
+        "ids of a text": hash_of(list(tokenizer(_PROBE, add_special_tokens=True)["input_ids"])),
+    }
+
+
+def _differing(named: NamedBase, tokenizer: PreTrainedTokenizerBase) -> str:
+    """Name the parts in which a tokenizer is not the pinned one; "" if in none."""
+    found, wanted = tokenizer_parts(tokenizer), named.tokenizer or {}
+    return "; ".join(f"{k} {found[k]} and not {v}" for k, v in wanted.items() if found[k] != v)
 
 
 def _readme(named: NamedBase, digest: str) -> str:
@@ -273,4 +333,20 @@ def _tokenizer(
              pre_tokenizers.ByteLevel(add_prefix_space=False)]
         )  # fmt: skip
     tokenizer.model_max_length = stated["max_position_embeddings"]
+    _set_conventions(tokenizer, stated)
     return tokenizer
+
+
+def _set_conventions(tokenizer: PreTrainedTokenizerBase, stated: dict[str, Any]) -> None:
+    """Set the special tokens that the config states, and add none to a text, in any version.
+
+    transformers 5.17 reads another end token from the file than 5.23 (1 in place of 2).
+    """
+    for name in ("bos", "eos", "pad"):
+        found, wanted = getattr(tokenizer, f"{name}_token_id"), stated.get(f"{name}_token_id")
+        if wanted is not None and found != wanted:
+            logger.warning("the tokenizer's %s token is read as %s; it is %s", name, found, wanted)
+            setattr(tokenizer, f"{name}_token", tokenizer.convert_ids_to_tokens(wanted))
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A", pair="$A $B:1", special_tokens=[]
+    )

@@ -28,6 +28,7 @@ from cream.rope.base import FULL, SLIDING
 __all__ = [
     "check_files",
     "check_place",
+    "check_shapes",
     "check_unexpected",
     "rope_state",
     "save",
@@ -134,6 +135,19 @@ def _check_precision(file: Path) -> None:
             f"{file} says that the weights are quantized ({kind}): they are not read, for they "
             "cannot be trained or compared in full precision; choose the unquantized model"
         )
+
+
+def check_shapes(path: str | Path, different: Sequence[tuple]) -> None:
+    """Refuse (ValueError) weights of other shapes than config.json gives: (name, file's, its)."""
+    if not different:
+        return
+    name, stored, wanted = sorted(different)[0][:3]
+    rest = f", and {len(different) - 1} more" if len(different) > 1 else ""
+    raise ValueError(
+        f"{path} holds weights that do not fit its config.json: {name} is "
+        f"{' x '.join(map(str, stored))} and should be {' x '.join(map(str, wanted))}{rest}. The "
+        "config is of another model: take both from one place"
+    )
 
 
 def check_unexpected(path: str | Path, names: Sequence[str]) -> None:

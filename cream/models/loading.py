@@ -32,9 +32,11 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from cream import rope
 from cream.models import clex_checkpoints, hub
 from cream.models.attention import check_kernel
+from cream.models.backbone import backbone
 from cream.models.checkpoints import (
     check_files,
     check_place,
+    check_shapes,
     check_unexpected,
     save,
     weights_digest,
@@ -42,6 +44,7 @@ from cream.models.checkpoints import (
 from cream.models.embeddings import check_embedded
 from cream.rope import clex
 from cream.rope.config import check_rotation, describe, extend, rotary_dim, settle_rotation
+from cream.rope.length import start_afresh
 from cream.utils.launcher import whole
 
 __all__ = [
@@ -90,9 +93,9 @@ def guard_positions(model: PreTrainedModel) -> PreTrainedModel:
     and without a cache (protocols.md 3.1). The guard sits on the backbone, so that it also holds
     where the backbone is called alone.
     """
-    backbone = model.base_model
-    names = list(inspect.signature(backbone.forward).parameters)
-    backbone.register_forward_pre_hook(functools.partial(_all_ones, names), with_kwargs=True)
+    below = backbone(model)
+    names = list(inspect.signature(below.forward).parameters)
+    below.register_forward_pre_hook(functools.partial(_all_ones, names), with_kwargs=True)
     return model
 
 
@@ -120,6 +123,7 @@ def _attention(attention: str, device: torch.device) -> str | None:
 
 def _ready(model: PreTrainedModel, device: torch.device) -> PreTrainedModel:
     logger.info("attention: %s on %s", model.config._attn_implementation, device)
+    start_afresh(model)
     return guard_positions(model.eval())
 
 
@@ -203,10 +207,12 @@ def load(
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # and refused below, by name
             **_quantised(bits, place),
         )
     if report["missing_keys"]:
         raise ValueError(f"{path} lacks weights: {', '.join(sorted(report['missing_keys'])[:5])}")
+    check_shapes(path, report["mismatched_keys"])
     check_unexpected(path, clex_checkpoints.without_matrices(config, report["unexpected_keys"]))
     if clex.is_clex(config):
         _with_clex(model, path, revision, new=kind is not None)

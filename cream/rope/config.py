@@ -51,7 +51,7 @@ def describe(config: PreTrainedConfig) -> dict[str, Any]:
     }
 
 
-def _lift_sliding_window(config: PreTrainedConfig, window: int) -> None:
+def _lift_sliding_window(config: PreTrainedConfig, window: int, scale: int) -> None:
     """Let layers see past N where their sliding window never acted within it, else refuse."""
     sliding = getattr(config, "sliding_window", None)
     if not sliding or getattr(config, "use_sliding_window", True) is False:
@@ -67,7 +67,10 @@ def _lift_sliding_window(config: PreTrainedConfig, window: int) -> None:
             "would see further when extended, so choose a base with full attention"
         )
     logger.warning("sliding window of %d lifted: it never acted within N = %d", sliding, window)
-    config.sliding_window = None
+    try:
+        config.sliding_window = None
+    except Exception:  # config classes that take whole numbers alone: one that never acts
+        config.sliding_window = scale * window
     if getattr(config, "layer_types", None):
         config.layer_types = ["full_attention"] * len(config.layer_types)
 
@@ -88,7 +91,7 @@ def extend(config: PreTrainedConfig, kind: scalings.RopeScaling) -> PreTrainedCo
             f"this {config.model_type} base has a RoPE for each layer type, and CLEX gives all "
             "layers one: choose another scaling or another base"
         )
-    _lift_sliding_window(config, base.window)
+    _lift_sliding_window(config, base.window, kind.scale)
     if getattr(config, "head_dim", 0) is None:  # stock yarn and longrope trip over an explicit None
         config.head_dim = config.hidden_size // config.num_attention_heads
     config.max_position_embeddings = kind.scale * base.window

@@ -8,14 +8,31 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
+from cream.results import variant
 from cream.statistics.intervals import Interval, perplexity, proportion, two_level
 
 __all__ = ["accuracies", "by_method", "match", "perplexities", "units"]
 
 
 def units(frame: pd.DataFrame) -> pd.Series:
-    """Return what each row's sample hangs on: its document, or itself where none is named."""
-    return frame["document"].astype("object").where(frame["document"].notna(), frame["sample"])
+    """Return what each row's sample hangs on: its document, or itself where none is named.
+
+    Two variants of a task (a sentence in code and in manuals) have documents of their own, also
+    where these have one name.
+    """
+    own = frame["document"].astype("object").where(frame["document"].notna(), frame["sample"])
+    forms = _variants(frame)
+    if forms.nunique() < 2:
+        return own
+    pairs = zip(forms, own, strict=True)
+    return pd.Series(pd.Index(list(pairs), tupleize_cols=False), index=frame.index, dtype="object")
+
+
+def _variants(frame: pd.DataFrame) -> pd.Series:
+    """The form of its task that each row answers; "" in tables without settings."""
+    if "settings" in frame:
+        return variant(frame)
+    return pd.Series("", index=frame.index, dtype="string")
 
 
 def match(
@@ -23,10 +40,12 @@ def match(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return `value` of both tables on the samples they share, and the units of those samples.
 
-    Samples are the same where task, prompt and sample are. ValueError if none is.
+    Samples are the same where task, variant, prompt and sample are. ValueError if none is.
     """
-    on = ["task", "prompt_hash", "sample"]
-    pairs = first.assign(unit=units(first)).merge(second, on=on, suffixes=("_first", "_second"))
+    on = ["task", "form", "prompt_hash", "sample"]
+    first = first.assign(unit=units(first), form=_variants(first))
+    second = second.assign(form=_variants(second))
+    pairs = first.merge(second, on=on, suffixes=("_first", "_second"))
     if pairs.empty:
         raise ValueError("the two models answered no sample in common; evaluate them alike")
     return (pairs[f"{value}_first"].to_numpy(float), pairs[f"{value}_second"].to_numpy(float),
@@ -48,15 +67,31 @@ def perplexities(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 def by_method(frame: pd.DataFrame, by: Sequence[str], value: str = "score") -> pd.DataFrame:
     """Return one row a method, scaling, scale and group of `by`: value, low, high, n, unit, runs.
 
-    `value` is "score", "contained" or "perplexity". One trained model: the interval is over its
+    `value` is "score", "contained" or "perplexity". `by` may name "variant", the form of its task
+    that a row answers; rows of two variants (code and manuals) are two evaluations, and ValueError
+    says so where a group would hold both. One trained model: the interval is over its
     samples. Several: it is over the models, with bases and seeds as units (`unit` says which).
     """
     table = perplexities if value == "perplexity" else partial(accuracies, score=value)
     keys = ["method", "scaling", "scale", *by]
     named = frame.assign(base=frame["base"].fillna(""), model=frame["model_hash"])
+    if "variant" in by and "variant" not in frame:
+        named["variant"] = _variants(frame)
+    _check_variants(named, keys)
     runs = table(named, [*keys, "base", "model"])
     found = [(*key, *_over_runs(part)) for key, part in runs.groupby(keys, dropna=False)]
     return pd.DataFrame(found, columns=[*keys, *Interval._fields, "unit", "runs"])
+
+
+def _check_variants(frame: pd.DataFrame, keys: Sequence[str]) -> None:
+    """Refuse (ValueError) groups that would average two forms of one task."""
+    own = [*keys, "task"] if "task" in frame and "task" not in keys else keys
+    forms = frame.assign(form=_variants(frame)).groupby(own, dropna=False)["form"].unique()
+    if mixed := sorted({form for each in forms if len(each) > 1 for form in each}):
+        raise ValueError(
+            f"rows of {len(mixed)} variants are not averaged, they are evaluations of their own: "
+            f"{', '.join(repr(form) for form in mixed)}. Choose one, or add 'variant' to `by`"
+        )
 
 
 def _over_runs(part: pd.DataFrame) -> tuple[float, float, float, int, str, int]:

@@ -191,7 +191,7 @@ class Questions:
 
     def _needles(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        lengths = _lengths(preset, base.window)
+        lengths = evaluation_models.prompt_lengths(asked.needle_lengths, base, preset)
         counts = per_length(self.needle or (asked.needle_samples,), lengths)
         corpus = open_corpus(root / preset.train.corpus, base.tokenizer)
         style = self.style or asked.needle_style
@@ -208,7 +208,8 @@ class Questions:
 
     def _passkeys(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        count, lengths = self.passkeys or asked.passkeys, _lengths(preset, base.window)
+        count = self.passkeys or asked.passkeys
+        lengths = evaluation_models.prompt_lengths(asked.needle_lengths, base, preset)
         return passkey.examples(base.tokenizer, lengths, count, self.seed, "chat")
 
     def _ruler(self, preset: Preset, root: Path) -> list[Example]:
@@ -230,12 +231,6 @@ class Questions:
         documents = perplexity_texts.from_corpus(corpus, bos, self.split)
         count = self.documents or asked.perplexity_documents
         return perplexity.examples(documents, lengths, count, bos_token_id=bos)
-
-
-def _lengths(preset: Preset, window: int) -> list[int]:
-    """Lengths of prompts in tokens; the target length itself leaves room for the answer."""
-    lengths = evaluation_models.token_lengths(preset.evaluation.needle_lengths, window)
-    return passkey.spared(lengths, window * preset.train.scale)
 
 
 def per_length(counts: Sequence[int], lengths: Sequence[int]) -> list[int]:

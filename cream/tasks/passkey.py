@@ -33,7 +33,6 @@ __all__ = [
     "examples",
     "official_blocks",
     "score",
-    "spared",
 ]
 
 TASK = "passkey"
@@ -47,7 +46,6 @@ LENGTHS_POSE = tuple(
         2048, 4096, 6134, 8192, 10240, 12288, 14336, 16384, 20480, 24576, 28672, 32768,
     )
 )  # fmt: skip
-SPARED = 100  # tokens by which PoSE shortens the length that is the model's whole target length
 
 TEXT = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize them. "
@@ -70,11 +68,6 @@ def _lines(before: int, after: int, hidden: str, question: str) -> str:
 def official_blocks(token_length: int) -> int:
     """PoSE's number of blocks: 69 of Llama's tokens for what stands around them, 25 for each."""
     return (token_length - 32 - 26 - 11) // 25
-
-
-def spared(lengths: Sequence[int], target_length: int) -> list[int]:
-    """Take 100 tokens off a length that is the target length, as PoSE does, for the answer."""
-    return [length - SPARED if length == target_length else length for length in lengths]
 
 
 def examples(

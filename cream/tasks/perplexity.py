@@ -18,7 +18,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from cream.inference.generation import log_likelihood
-from cream.rope.base import parameters_of
+from cream.rope.length import depends_on_length
 from cream.tasks.base import Example
 from cream.tasks.perplexity_texts import Document, choose, from_corpus
 from cream.tasks.prompts import checked_lengths
@@ -182,11 +182,7 @@ def split_bos(
 
 def reads_alike(model: PreTrainedModel) -> bool:
     """Whether a token's rotation does not depend on how long the whole sequence is."""
-    rope = parameters_of(model.config)
-    kind = rope.get("rope_type", "default")
-    if kind == "longrope":
-        return rope.get("short_factor") == rope.get("long_factor")
-    return kind != "dynamic"
+    return not depends_on_length(model.config)
 
 
 def perplexity(nll: Sequence[float], scored_tokens: Sequence[int]) -> float:

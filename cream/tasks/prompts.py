@@ -4,9 +4,10 @@ What belongs here: making a prompt of a nominal number of tokens, the same for e
 shares a tokenizer. What the prompt says is the task's.
 """
 
+import logging
 import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -21,9 +22,13 @@ __all__ = [
     "depth",
     "largest_that_fits",
     "sample_rng",
+    "spared",
 ]
 
+logger = logging.getLogger(__name__)
+
 CHAT_PRESETS = ("smollm2-135m",)  # whose base was tuned on conversations
+SPARED = 100  # tokens by which PoSE shortens the length that is the model's whole target length
 OFFICIAL_WINDOW = 2048  # the least N for which a benchmark's own words leave room for records
 
 GOLDEN = (math.sqrt(5) - 1) / 2
@@ -67,6 +72,20 @@ def checked_lengths(lengths: Iterable[int], samples: int) -> list[int]:
     if samples < 1:
         raise ValueError(f"samples {samples} must be at least 1")
     return lengths
+
+
+def spared(lengths: Sequence[int], target_length: int) -> list[int]:
+    """Take 100 tokens off a length that is the target length, as PoSE does, and say so.
+
+    A model of that target reads a prompt and all tokens that it may answer, which are more than
+    those of the right answer.
+    """
+    if target_length in lengths:
+        logger.warning(
+            "prompts of the whole target length, %d tokens, are made %d shorter: the answer needs "
+            "room in it", target_length, SPARED,
+        )  # fmt: skip
+    return [length - SPARED if length == target_length else length for length in lengths]
 
 
 def largest_that_fits(

@@ -14,6 +14,8 @@ import torch
 from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
+from cream.models.backbone import backbone
+
 __all__ = ["CHUNK", "check_head", "chunked_loss", "mean_loss", "summed_loss"]
 
 CHUNK = 2**26  # logits that are held at once
@@ -37,7 +39,7 @@ def chunked_loss(
     """
     inputs = dict(inputs)
     labels = inputs.pop("labels")
-    hidden = model.base_model(**inputs, use_cache=False).last_hidden_state
+    hidden = backbone(model)(**inputs, use_cache=False).last_hidden_state
     following = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100).reshape(-1)
     weight = model.get_output_embeddings().weight
     total = summed_loss(hidden.flatten(0, 1), weight, following, chunk, compiled)

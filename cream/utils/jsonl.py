@@ -79,13 +79,30 @@ def parsed(place: str, line: str, fields: Iterable[str]) -> dict[str, Any]:
 
 def _loaded(text: str, place: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_doubles)
     except RecursionError:
         raise ValueError(f"{place} is not JSON that is read here: it is nested too deep") from None
+    except _Doubled as error:
+        raise ValueError(
+            f"{place} has the key {str(error)!r} twice in one object, and one of the two would be "
+            "lost: rename or remove one"
+        ) from None
     except ValueError as error:
         lines = "name a file of one object a line .jsonl" if "Extra data" in str(error) else ""
         hint = lines or "the file is damaged or of another kind"
         raise ValueError(f"{place} is not JSON ({error}): {hint}") from None
+
+
+class _Doubled(Exception):
+    """A key that one object has twice."""
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _Doubled(next(name for name in names if names.count(name) > 1))
+    return found
 
 
 def _object(

@@ -25,18 +25,22 @@ def whole(name: str, usual: int) -> int:
     text = os.environ.get(name, "").strip()
     if not text:
         return usual
-    try:
-        return int(text)
-    except ValueError:
+    if not text.isascii() or not text.isdecimal():
         raise ValueError(
-            f"the environment's {name} is {text!r}; launchers set it to a whole number: "
+            f"the environment's {name} is {text!r}; launchers set it to a whole number from 0: "
             f"unset {name}, or start this by a launcher"
-        ) from None
+        )
+    return int(text)
 
 
 def check_complete() -> None:
     """Refuse (ValueError) WORLD_SIZE of several processes without what lets them meet."""
-    count = whole("WORLD_SIZE", 1)
+    count, rank = whole("WORLD_SIZE", 1), whole("RANK", 0)
+    if rank >= max(count, 1):
+        raise ValueError(
+            f"the environment's RANK is {rank} and WORLD_SIZE is {count}: left over from a "
+            f"launcher? unset {' '.join(NAMES)}, or start by torchrun"
+        )
     if count < 2:
         return
     if absent := [name for name in NAMES if not os.environ.get(name, "").strip()]:

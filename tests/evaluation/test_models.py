@@ -78,6 +78,8 @@ def test_another_tokenizer_is_refused(place, tmp_path, tiny_tokenizer, tiny_mode
         ("scaled:yarns:8", ValueError, "a kind of none, linear, ntk, yarn"),
         ("scaled:yarn", ValueError, "write scaled:KIND:SCALE"),
         ("scaled:yarn:2.5", ValueError, "a whole scale"),
+        ("scaled:yarn:0", ValueError, "scaled:yarn:0 stretches nothing"),
+        ("scaled:linear:1", ValueError, "write original, or a scale of 2 or more"),
         ("runs/none", FileNotFoundError, "there is no folder .*runs/none: train it with 02_train"),
         ("runs/going", FileNotFoundError, "has no finished model"),
     ],
@@ -94,6 +96,40 @@ def test_what_examples_need_of_a_base(place):
     assert evaluation_models.token_lengths((1, 2.4), 512) == [512, 1229]
     with pytest.raises(ValueError, match="lengths '1;2' must be multiples of N"):
         evaluation_models.token_lengths("1;2", 512)
+
+
+def test_prompts_of_the_target_length_leave_room_for_the_answer(place, caplog):
+    """At s x N a prompt and all that may be answered are within the scaled model's length."""
+    from cream import presets
+    from cream.tasks import kv_retrieval, longchat_lines, needle, passkey
+    from cream.tasks.base import check_lengths
+
+    base, preset = evaluation_models.base_of("base", place), presets.get("miniature")
+    lengths = evaluation_models.prompt_lengths("1,8", base, preset)
+    assert lengths == [256, 2048 - 100]
+    assert "2048 tokens, are made 100 shorter" in caplog.text
+    text = "the grass is green and the sky is blue. " * 3000
+    asked = [
+        *longchat_lines.examples(base.tokenizer, lengths[1:], 1),
+        *kv_retrieval.examples(base.tokenizer, lengths[1:], 1),
+        *passkey.examples(base.tokenizer, lengths[1:], 1),
+        *needle.grid(base.tokenizer, text, lengths[1:], [50.0]),
+    ]
+    check_lengths(asked, base.tokenizer, 2048)
+
+
+@pytest.mark.parametrize("name", ["tiny", "miniature", "smollm2-135m", "llama2-7b"])
+def test_no_length_of_a_preset_exceeds_the_length_it_trains_for(name):
+    """With the most new tokens that any task allows (LongChat-Lines: 35, a sentence: 50)."""
+    from cream import presets
+
+    preset, window = presets.get(name), {"smollm2-135m": 8192, "llama2-7b": 4096}.get(name, 512)
+    base = evaluation_models.Base("", None, window)
+    target = window * preset.train.scale
+    ours = preset.evaluation
+    spans = (ours.lines_lengths, ours.pairs_lengths, ours.needle_lengths or ours.lines_lengths)
+    for multiples in spans:
+        assert max(evaluation_models.prompt_lengths(multiples, base, preset)) + 50 <= target
 
 
 def test_cards_have_names():

@@ -10,7 +10,7 @@ ANY = 1000.0  # waste that never keeps prompts apart
 
 
 def at_most(rows: int):
-    return lambda tokens: rows
+    return lambda tokens, tail: rows
 
 
 def indices(batches: list[Batch]) -> list[list[int]]:
@@ -43,7 +43,7 @@ def test_a_cpu_reads_few_tokens_at_once_but_what_is_shared_together():
 
 def test_the_limit_is_asked_for_the_longest_of_a_batch():
     ids = [list(range(length)) for length in (8, 8, 4, 4, 4, 4)]
-    batches = plan(ids, lambda tokens: 16 // tokens, share=False, waste=ANY)
+    batches = plan(ids, lambda tokens, _: 16 // tokens, share=False, waste=ANY)
     assert indices(batches) == [[0, 1], [2, 3, 4, 5]]
 
 
@@ -90,7 +90,7 @@ def test_every_prompt_is_planned_once():
     records = [rng.integers(0, 9, length).tolist() for length in rng.integers(1, 80, 12)]
     ids = [[*record, *rng.integers(0, 9, rng.integers(1, 5))] for record in records * 3]
     for share in (True, False):
-        batches = plan(ids, lambda tokens: 200 // tokens, share)
+        batches = plan(ids, lambda tokens, _: 200 // tokens, share)
         assert sorted(i for batch in batches for i in batch.indices) == list(range(len(ids)))
         longest = [max(len(ids[i]) for i in batch.indices) for batch in batches]
         assert all(len(b.indices) <= 200 // most for b, most in zip(batches, longest, strict=True))

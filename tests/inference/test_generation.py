@@ -384,18 +384,22 @@ def test_no_cache_is_built(tiny_model, monkeypatch):
     log_likelihood(tiny_model(window=64), np.arange(2, 60))
 
 
-def test_a_capped_head_is_followed_and_a_stranger_one_refused(tiny_model):
-    model = tiny_model(window=64)
-    forward = model.forward
+def test_what_a_model_does_with_its_logits_is_followed_and_a_stranger_one_refused(tiny_model):
+    """Logits doubled after the head (Cohere, Granite), and logits that hang on the tokens."""
+    model, ids = tiny_model(window=64), np.arange(2, 40)
+    forward, plain = model.forward, model(torch.tensor(ids)[None]).logits[0, :-1].double()
 
-    def doubled(*args: object, **kwargs: object):
-        out = forward(*args, **kwargs)
-        out.logits = out.logits * 2
+    def changed(input_ids: torch.Tensor, **kwargs: object):
+        out = forward(input_ids=input_ids, **kwargs)
+        out.logits = out.logits * 2 + (input_ids[..., None] if stranger else 0)
         return out
 
-    model.forward = doubled
+    model.forward, stranger = changed, False
+    wanted = torch.nn.functional.cross_entropy(2 * plain, torch.tensor(ids[1:]), reduction="none")
+    np.testing.assert_allclose(log_likelihood(model, ids, 7), wanted.detach(), atol=1e-4)
+    stranger = True
     with pytest.raises(ValueError, match="llama are not its head"):
-        log_likelihood(model, np.arange(2, 40))
+        log_likelihood(model, ids)
 
 
 @pytest.mark.parametrize(

@@ -202,3 +202,55 @@ def test_counting_leaves_random_numbers_alone(tiny_model):
     before = torch.get_rng_state()
     memory.generation(model, 1, 500)
     assert torch.equal(before, torch.get_rng_state())
+
+
+def _prompts(lengths: list[int]) -> list[str]:
+    return [" ".join(["a", "b"][(k * n) % 3 % 2] for k in range(n)) for n in lengths]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma", "phi", "qwen3"])
+@pytest.mark.parametrize("lengths", [[300, 260, 250, 240] * 4, [300] * 16, [300, 150] * 8])
+def test_decoding_batches_takes_no_more_than_was_said(name, lengths, monkeypatch):
+    """Prompts that differ in length or early: their ends are read for all rows at once, padded.
+
+    What was said counted the part that is read first alone, and no mask.
+    """
+    from cream.inference import generation, kv_cache
+
+    monkeypatch.setattr(memory, "AT_ONCE", 320)
+    monkeypatch.setattr(kv_cache, "AT_ONCE", 320)
+    config = tiny_models.config(name, num_attention_heads=4, max_position_embeddings=512)
+    model, words = models.create(config, seed=0), tiny_models.tokenizer()
+    said, real = [], generation._generate
+
+    def kept(model, tokenizer, rows, shared, config, stop):
+        width = max(map(len, rows))
+        needs = memory.generation(
+            model, len(rows), width + config.max_new_tokens, tail=width - shared
+        )
+        with Peak() as peak:
+            found = real(model, tokenizer, rows, shared, config, stop)
+        said.append((peak.most, needs.cache + needs.activations))
+        return found
+
+    monkeypatch.setattr(generation, "_generate", kept)
+    monkeypatch.setattr(generation, "_MOST_TOKENS", {"cpu": None, "cuda": None})
+    monkeypatch.setattr(generation, "_WASTE", {"cpu": 1.0, "cuda": 1.0})
+    list(generation.greedy(model, words, _prompts(lengths), 3, min_new_tokens=3))
+    assert said and all(most <= wanted for most, wanted in said), said
+
+
+def test_ends_that_are_read_together_count():
+    """By shapes alone: 64 rows whose last 2,000 tokens differ, of 4,096."""
+    config = LlamaConfig(hidden_size=256, intermediate_size=688, num_attention_heads=4)
+    about = memory.footprint(config, device="cpu")
+    alike, apart = (about.needs(64, 4096, tail=tail) for tail in (1, 2000))
+    assert apart.activations - alike.activations > 64 * 2000 * 4096 * 3  # the mask of their ends
+    assert about.needs(1, 4096, tail=4096).activations == about.needs(1, 4096).activations
+    grouped = LlamaConfig(
+        hidden_size=256, intermediate_size=688, num_attention_heads=4, num_key_value_heads=1
+    )
+    more = memory.footprint(grouped, device="cpu").needs(64, 4096, tail=2)
+    repeated = 64 * 4096 * 2 * 256 * 2  # keys and values of one layer for every head, bfloat16
+    less = memory.footprint(grouped, device="cpu").needs(64, 4096, tail=0)
+    assert more.activations - less.activations >= repeated

@@ -36,6 +36,17 @@ def usual():
     return models.load_tokenizer(BASE)
 
 
+@pytest.mark.parametrize("template", ["<s> $A", "<s> $A </s>", "<s> <s> $A"])
+def test_a_prompt_that_begins_with_bos_has_no_more_than_others(tmp_path, template):
+    """As conversations do that a template has written out; inside a text BOS stays."""
+    words = ending(tmp_path, template)
+    plain = prompt_ids(words, "line a")
+    assert prompt_ids(words, "<s>line a") == plain
+    assert prompts_ids(words, ["<s>line a", "line a"]) == [plain, plain]
+    assert prompt_ids(words, "line a<s>")[: len(plain)] == plain
+    assert prompt_ids(words, "line a<s>")[-1] == words.bos_token_id
+
+
 @pytest.mark.parametrize("template", ["<s> $A </s>", "<s> $A </s> </s>", "<s> <s> $A </s>"])
 def test_what_a_tokenizer_appends_is_no_part_of_a_prompt(tmp_path, usual, template):
     odd = ending(tmp_path / "t", template)

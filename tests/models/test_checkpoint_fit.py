@@ -63,3 +63,12 @@ def test_a_torn_config_is_named(folder):
 def test_other_senses_are_said_not_refused(caplog):
     checkpoints.check_unexpected("x", ["vision_tower.layers.0.weight", "model.visual.patch.bias"])
     assert "x: not read are model.visual.patch.bias, vision_tower" in caplog.text
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "intermediate_size", "vocab_size"])
+def test_weights_of_other_shapes_are_refused_by_name(folder, field):
+    """Stock transformers raises a RuntimeError that speaks of a report above."""
+    config = json.loads((folder / "config.json").read_text())
+    change(folder, **{field: 2 * config[field]})
+    with pytest.raises(ValueError, match=r"do not fit its config.json: .* is \d+.* and should be"):
+        models.load(folder, device="cpu")

@@ -7,7 +7,8 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from cream.tasks import passkey
-from cream.tasks.passkey import build_prompt, examples, official_blocks, score, spared
+from cream.tasks.passkey import build_prompt, examples, official_blocks, score
+from cream.tasks.prompts import spared
 
 BLOCK = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 

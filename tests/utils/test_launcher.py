@@ -26,7 +26,16 @@ def test_an_empty_variable_is_an_absent_one(monkeypatch, tmp_path, training_plac
     assert sorted(training_runs.losses(tmp_path / "run")) == [1, 2]
 
 
-@pytest.mark.parametrize("value", ["two", "1.5", "-"])
+@pytest.mark.parametrize("values", [{"RANK": "2", "WORLD_SIZE": "2"}, {"RANK": "1"}])
+def test_a_rank_that_is_not_among_the_processes_is_left_over(monkeypatch, values):
+    """It would wait for ever, or be no process's part."""
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="RANK is .*left over from a launcher"):
+        launcher.check_complete()
+
+
+@pytest.mark.parametrize("value", ["two", "1.5", "-", "-1", "1_0", "2 2", "\u0661"])
 def test_what_is_no_number_is_named(monkeypatch, value):
     monkeypatch.setenv("WORLD_SIZE", value)
     with pytest.raises(ValueError, match=f"WORLD_SIZE is '{value}'; .*unset WORLD_SIZE"):
