@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from cream.utils.options import check_choice, check_flag, check_number, check_whole
+
 __all__ = [
     "KINDS",
     "Clex",
@@ -279,11 +281,16 @@ class Cope(RopeScaling):
     clipped: int | None = None
     name: ClassVar[str] = "cope"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.clipped is not None:
+            check_whole("clipped", self.clipped, 2)
+
     def stretch(self, theta: float, dim: int, window: int) -> np.ndarray:
         """Return by how much each wavelength grows, (dim/2,); 1e9 where a frequency is 0."""
         base = _base_frequencies(theta, dim)
         count = int((2 * np.pi / base > window).sum()) if self.clipped is None else self.clipped
-        if not (isinstance(count, int) and 2 <= count <= dim // 2):
+        if not 2 <= count <= dim // 2:
             raise ValueError(
                 f"cope would clip {count} of {dim // 2} frequencies (theta {theta}, window "
                 f"{window}): give clipped from 2 to {dim // 2}, or choose another scaling"
@@ -346,12 +353,13 @@ class Clex(RopeScaling):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.act not in CLEX_ACTS:
-            raise ValueError(f"act is {self.act!r}: choose one of {', '.join(CLEX_ACTS)}")
-        if not (isinstance(self.param_factor, int) and self.param_factor >= 1):
-            raise ValueError(f"param_factor is {self.param_factor!r}: give a whole number from 1")
-        if not 0 < self.step <= 1:
-            raise ValueError(f"step is {self.step}: it must lie in (0, 1], 0.05 is usual")
+        check_choice("act", self.act, CLEX_ACTS)
+        check_whole("param_factor", self.param_factor, 1, 64)
+        check_number("step", self.step, 0, 1, above=True, note="0.05 is usual")
+        for name in ("log_scale", "frozen"):
+            check_flag(name, getattr(self, name))
+        if self.log_g_theta is not None:
+            check_number("log_g_theta", self.log_g_theta, 1, above=True)
 
     def factor(self, tokens: int, window: int) -> int:
         """Return t = ceil(tokens / window), at most T."""
@@ -406,7 +414,7 @@ _CLASSES: dict[str, type[RopeScaling]] = {
 KINDS: tuple[str, ...] = tuple(_CLASSES)
 
 
-def scaling(name: str, scale: int = 1, **options: Any) -> RopeScaling:
+def scaling(name: str, scale: int = 1, /, **options: Any) -> RopeScaling:
     """Return the scaling called `name` (one of `KINDS`) by `scale`; `none` takes 1, too.
 
     Options are the fields of the kind's class. Raises ValueError for an unknown name or option,
@@ -417,10 +425,13 @@ def scaling(name: str, scale: int = 1, **options: Any) -> RopeScaling:
     known = {f.name for f in dataclasses.fields(_CLASSES[name])} - {"scale"}
     if unknown := sorted(set(options) - known):
         raise ValueError(
-            f"{name} scaling has no option {', '.join(unknown)}; it has: "
+            f"scaling_options: {name} scaling has no option {', '.join(unknown)}; it has: "
             f"{', '.join(sorted(known)) or '-'}"
         )
-    return _CLASSES[name](scale, **options)
+    try:
+        return _CLASSES[name](scale, **options)
+    except ValueError as error:
+        raise ValueError(f"scaling_options: {error}" if options else str(error)) from error
 
 
 def described(about: dict[str, Any]) -> RopeScaling:

@@ -38,7 +38,7 @@ class Watched(training_run.CreamTrainer):
         still = super().training_step(model, inputs, *rest)
         Watched.effects, Watched.positions = [], inputs["position_ids"]
         for row in range(len(inputs["input_ids"])):
-            moved = {name: value.clone() for name, value in inputs.items()}
+            moved = {n: v.clone() if torch.is_tensor(v) else v for n, v in inputs.items()}
             moved["input_ids"][row, 0] = (moved["input_ids"][row, 0] + 7) % 600
             Watched.effects.append(abs(super().training_step(model, moved, *rest) - still).item())
         raise self.Enough
@@ -51,6 +51,8 @@ def _effects(monkeypatch, training_place, tmp_path, mask=True, guard=True, **cha
     if not mask:
         monkeypatch.setattr(training_run, "collate", _maskless)
     batch = {"batch_size": changes.get("micro_batch", 1)}
+    if changes["method"] == "clex":
+        batch["sampler_options"] = {"least": 2}  # t = 1 skips nothing
     with contextlib.suppress(Watched.Enough):
         training_runs.train(training_place, tmp_path / "run", **{**batch, **changes})
     if changes["method"] in SKIPPING:
