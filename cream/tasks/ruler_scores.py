@@ -75,12 +75,13 @@ def effective_lengths(found: pd.DataFrame, threshold: float = THRESHOLD) -> pd.D
     """Return one row a model: the longest length up to which RULER-6 exceeds `threshold` (points).
 
     `found` is of `averages`. Every shorter length that was asked exceeds it too; 0 says that not
-    even the shortest does. `surely` counts a length where the whole interval lies above, `at_most`
+    even the shortest does. Lengths at which a task is missing are passed over; a model without any
+    other has no line. `surely` counts a length where the whole interval lies above, `at_most`
     one where any of it does. `longest` is the longest length that was asked: an effective length
     of that size may be longer.
     """
     lines = []
-    for key, part in found.groupby(MODEL, dropna=False):
+    for key, part in found.dropna(subset=["value"]).groupby(MODEL, dropna=False):
         part = part.sort_values("token_length")
         ends = [_reached(part, column, threshold / 100) for column in ("value", "low", "high")]
         lines.append((*key, *ends, int(part["token_length"].max())))
