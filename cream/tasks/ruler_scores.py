@@ -11,7 +11,15 @@ import pandas as pd
 from cream.statistics import Interval, by_method, proportion, two_level
 from cream.tasks.ruler import TASKS
 
-__all__ = ["THRESHOLD", "averages", "effective_lengths", "of_ruler", "sentences", "table"]
+__all__ = [
+    "THRESHOLD",
+    "averages",
+    "effective_lengths",
+    "is_ruler",
+    "of_ruler",
+    "sentences",
+    "table",
+]
 
 PREFIX = "ruler-"
 THRESHOLD = 85.6  # Llama-2-7B-chat at 4K, over all thirteen tasks (NVIDIA/RULER, README)
@@ -19,9 +27,14 @@ MODEL = ["method", "scaling", "scale"]
 AVERAGE = "RULER-6"
 
 
+def is_ruler(frame: pd.DataFrame) -> pd.Series:
+    """Return which rows answer one of the six tasks."""
+    return frame["task"].isin([PREFIX + name for name in TASKS])
+
+
 def of_ruler(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the six tasks, `task` without its prefix; ValueError if there is none."""
-    rows = frame[frame["task"].isin([PREFIX + name for name in TASKS])]
+    rows = frame[is_ruler(frame)]
     if rows.empty:
         raise ValueError("no row answers a task of RULER; run notebooks/12_ruler.ipynb first")
     return rows.assign(task=rows["task"].str.removeprefix(PREFIX))

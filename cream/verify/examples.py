@@ -25,6 +25,7 @@ from cream.tasks import (
     perplexity,
     perplexity_texts,
     perplexity_variants,
+    ruler,
 )
 from cream.tasks.base import Example
 
@@ -37,6 +38,7 @@ MODULES = {
     "passkey": passkey,
     "perplexity": perplexity,
     "historical_perplexity": perplexity_variants,
+    **{f"ruler-{name}": ruler for name in ruler.TASKS},
 }
 NEEDS_CORPUS = ("needle", "perplexity", "historical_perplexity")
 _PLACE = ("gold_index", "depth_percent", "num_keys", "document")
@@ -133,6 +135,14 @@ def _historical(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> 
     )  # fmt: skip
 
 
+def _ruler(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+    (task,) = set(rows["task"])
+    return ruler.examples(
+        texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"],
+        [task.removeprefix("ruler-")],
+    )  # fmt: skip
+
+
 _BUILDERS: dict[str, Callable[[pd.DataFrame, Texts, dict, int], list[Example]]] = {
     "longchat_lines": _lines,
     "kv_retrieval": _pairs,
@@ -140,4 +150,5 @@ _BUILDERS: dict[str, Callable[[pd.DataFrame, Texts, dict, int], list[Example]]] 
     "passkey": _keys,
     "perplexity": _documents,
     "historical_perplexity": _historical,
+    **{f"ruler-{name}": _ruler for name in ruler.TASKS},
 }
