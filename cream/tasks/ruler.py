@@ -43,6 +43,7 @@ __all__ = [
     "SAMPLES",
     "STYLES",
     "TASKS",
+    "cleaned",
     "examples",
     "match_all",
     "match_part",
@@ -288,11 +289,12 @@ def match_part(prediction: str, answers: Sequence[str]) -> float:
     return float(any(answer.lower() in prediction.lower() for answer in answers))
 
 
-def score(prediction: str, example: Example) -> dict[str, float]:
-    """Score an answer: the share of the words or numbers asked for (`score`), and whether all are.
+def cleaned(prediction: str) -> str:
+    """Return a prediction as NVIDIA scores it: stripped, control characters as ends of lines."""
+    return re.sub(r"[\x00-\x1f]", "\n", prediction.strip()).strip()
 
-    Control characters count as ends of lines, as in NVIDIA's evaluation.
-    """
-    said = re.sub(r"[\x00-\x1f]", "\n", prediction.strip()).strip()
-    share = match_all(said, json.loads(example.target))
+
+def score(prediction: str, example: Example) -> dict[str, float]:
+    """Score an answer: the share of the answers that it names (`score`), and whether it is all."""
+    share = match_all(cleaned(prediction), json.loads(example.target))
     return {"score": share, "contained": float(share == 1)}
