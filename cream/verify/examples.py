@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from cream.data.corpus import open_corpus
 from cream.tasks import (
     haystack,
+    infinitebench,
     kv_retrieval,
     longchat_lines,
     needle,
@@ -39,6 +40,7 @@ MODULES = {
     "perplexity": perplexity,
     "historical_perplexity": perplexity_variants,
     **{f"ruler-{name}": ruler for name in ruler.TASKS},
+    **{f"infinitebench-{name}": infinitebench for name in infinitebench.TASKS},
 }
 NEEDS_CORPUS = ("needle", "perplexity", "historical_perplexity")
 _PLACE = ("gold_index", "depth_percent", "num_keys", "document")
@@ -135,11 +137,12 @@ def _historical(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> 
     )  # fmt: skip
 
 
-def _ruler(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+def _suite(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+    """A task of RULER or of InfiniteBench."""
     (task,) = set(rows["task"])
-    return ruler.examples(
+    return MODULES[task].examples(
         texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"],
-        [task.removeprefix("ruler-")],
+        [task.partition("-")[2]],
     )  # fmt: skip
 
 
@@ -150,5 +153,5 @@ _BUILDERS: dict[str, Callable[[pd.DataFrame, Texts, dict, int], list[Example]]] 
     "passkey": _keys,
     "perplexity": _documents,
     "historical_perplexity": _historical,
-    **{f"ruler-{name}": _ruler for name in ruler.TASKS},
+    **dict.fromkeys([name for name in MODULES if name.startswith(("ruler-", "infinite"))], _suite),
 }
