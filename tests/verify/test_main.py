@@ -284,7 +284,7 @@ def test_rows_of_ruler_and_infinitebench_are_computed_again(task, name, tmp_path
     """Their questions from task, length, sample and style; a changed answer is named."""
     base = evaluation.base_of("data/miniature", ROOT)
     asked = task.examples(base.tokenizer, [400], 2, tasks=[name])
-    subjects = evaluation.find("original", "data/miniature", ROOT)
+    subjects = evaluation.find("original", "data/miniature", ROOT, "miniature")
     frame = evaluation.ask(subjects, task, asked, tmp_path / "rows.jsonl", progress=False)
     found = verify_rows.verify(frame, ROOT, rows=1, progress=False)
     assert found.rows["task"].str.endswith(name).tolist() == [True] and found.unchecked == []
