@@ -92,7 +92,7 @@ def build(
     state = random.getstate()
     random.seed(int(hash_of(seed, name, length), 16))
     try:
-        return manager.load([name])["tasks"][name]
+        task = manager.load([name])["tasks"][name]
     except ImportError as error:
         raise ImportError(f"{name} needs nltk and wonderwords: {error}") from error
     except (OSError, LookupError, ValueError) as error:
@@ -103,6 +103,8 @@ def build(
         ) from error
     finally:
         random.setstate(state)
+    task.set_config(key="num_fewshot", value=0)
+    return task
 
 
 def length_of(task: Any) -> int:

@@ -6,6 +6,7 @@ No essays and questions are here: made ones stand in for what the harness would 
 import importlib
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -29,15 +30,21 @@ def place(tmp_path_factory, tiny_model, tiny_tokenizer):
     return root
 
 
+def _loaded(name):
+    """A module of the harness's RULER, the very one that its YAML files call."""
+    loader = importlib.import_module("lm_eval.tasks._yaml_loader")
+    folder = Path(importlib.import_module("lm_eval.tasks").__file__).parent / "ruler"
+    return loader._load_module_with_cache((folder / f"{name}.py").resolve())
+
+
 @pytest.fixture
 def made(monkeypatch):
     """Essays, a splitter of sentences and a question instead of downloads; few samples of each."""
     import nltk
 
     monkeypatch.setattr(nltk.data, "find", lambda *_: True)  # punkt_tab, wanted at import
-    niah = importlib.import_module("lm_eval.tasks.ruler.niah_utils")
     prepare = importlib.import_module("lm_eval.tasks.ruler.prepare_niah")
-    qa = importlib.import_module("lm_eval.tasks.ruler.qa_utils")
+    niah, qa = _loaded("niah_utils"), _loaded("qa_utils")
     words = "".join(ESSAY.format(day) for day in range(2000)).split(" ")
     monkeypatch.setattr(niah, "get_haystack", lambda type_haystack: words)
     monkeypatch.setattr(prepare, "cached_sent_tokenize",
@@ -95,7 +102,7 @@ def test_what_is_longer_than_the_window_with_its_answer_is_refused(made, place, 
 @needs_harness
 def test_data_that_do_not_come_are_refused_with_what_is_needed(made, place, monkeypatch):
     """And with where the tasks are that need none."""
-    niah = importlib.import_module("lm_eval.tasks.ruler.niah_utils")
+    niah = _loaded("niah_utils")
 
     def offline(**_):
         raise LookupError("\n  Resource punkt_tab not found.")
