@@ -371,7 +371,7 @@ def _arrows(panel: Axes, below: pd.DataFrame) -> None:
     """Mark what is only known to lie below 5, at the heights of `_dots`."""
     lines = np.arange(below.shape[1])[::-1]
     for place, (_, hidden) in enumerate(below.iterrows()):
-        heights = (lines + 0.1 * (place - (len(below) - 1) / 2))[hidden.to_numpy()]
+        heights = (lines + _shift(place, len(below)))[hidden.to_numpy()]
         panel.plot(np.full(len(heights), 5.0), heights, "<", color=GREY, markersize=4)
 
 
@@ -384,7 +384,7 @@ def _dots(panel: Axes, table: pd.DataFrame) -> None:
         mine, named = model.startswith(("CREAM", "ours")), model.startswith("CLEX")
         look = style("cream" if model.startswith("CREAM") else "full")
         color = look.color if mine else "black" if named else str(shades[place])
-        panel.plot(values, lines + 0.1 * (place - (len(table) - 1) / 2), linestyle="none",
+        panel.plot(values, lines + _shift(place, len(table)), linestyle="none",
                    marker=look.marker if mine else _MARKERS[place % len(_MARKERS)], color=color,
                    markerfacecolor=color if mine or named else "white", label=model,
                    markersize=5.5 if mine or named else 4.5)  # fmt: skip
@@ -392,6 +392,11 @@ def _dots(panel: Axes, table: pd.DataFrame) -> None:
     panel.set_ylim(-0.5, len(lines) - 0.5)
     panel.grid(False, axis="y")
     panel.tick_params(axis="y", length=0)
+
+
+def _shift(place: int, models: int) -> float:
+    """How far from its line a model's dot stands, so that no two of them cover each other."""
+    return min(0.1, 0.8 / models) * (place - (models - 1) / 2)
 
 
 @printed
