@@ -143,7 +143,8 @@ def _tasks(
     subjects: Sequence[Subject], names: Sequence[str], lengths: Sequence[int] | None
 ) -> list[Any]:
     """All tasks, those of RULER once for each length; refused before anything is loaded."""
-    harness_ruler.check(names, lengths, subjects[0].path)
+    place = subjects[0].path if subjects else ""
+    harness_ruler.check(names, lengths, place)
     long = [name for name in names if harness_ruler.is_ruler(name)]
     hashes = {tokenizer_hash(load_tokenizer(one.path)): one.name for one in subjects if long}
     if len(hashes) > 1:
@@ -151,7 +152,7 @@ def _tasks(
                          "tasks of each on its own")  # fmt: skip
     short = [name for name in names if name not in long]
     found = _load(short) if short or not long else []
-    return found + [harness_ruler.build(name, length, subjects[0].path, _harness)
+    return found + [harness_ruler.build(name, length, place, _harness)
                     for name in long for length in lengths or ()]  # fmt: skip
 
 
