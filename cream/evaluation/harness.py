@@ -2,7 +2,8 @@
 
 What belongs here: which tasks with how many shots, the harness around a model of ours, and its
 samples as rows. Where there is no hub, `harness_task` makes a small task in its form. The harness
-is optional (`pip install -e ".[evaluation]" -c constraints.txt`); its tasks score, not we.
+is optional (`pip install -e ".[evaluation]" -c constraints.txt`); its tasks score, not we, but for
+RULER's (`harness_ruler`).
 
 The release (protocols 5.8) scores without a BOS, in the versions 0.4.2 of the same tasks; here it
 is 0.4.13, whose boolq, piqa, winogrande, hellaswag and arc_challenge have the same versions, and
@@ -27,6 +28,8 @@ import pandas as pd
 from transformers import PreTrainedModel
 
 from cream.data.chat import UserTurn
+from cream.data.corpus import tokenizer_hash
+from cream.evaluation import harness_ruler
 from cream.evaluation.models import Loaded, Served, Subject
 from cream.inference.prompt_tokens import appended
 from cream.models import load_tokenizer
@@ -105,13 +108,15 @@ def ask(
     rows: str | Path,
     policy: Policy | None = None,
     batch_size: int | None = None,
+    lengths: Sequence[int] | None = None,
 ) -> pd.DataFrame:
     """Put every model through the tasks, one row a document and metric; return these rows.
 
-    `names` are tasks of the harness or files in its YAML form. `batch_size`
-    None is found by the harness on CUDA, 8 elsewhere. A killed evaluation, started again, asks the
-    harness's cache for what was scored, and keeps whole tasks that have their rows. ValueError for
-    unknown tasks and prompts beyond a model's window; ConnectionError for data that do not come.
+    `names` are tasks of the harness or files in its YAML form; `lengths` in tokens are those of
+    RULER's tasks, cut by the first model's tokenizer. `batch_size` None is found by the harness on
+    CUDA, 8 elsewhere. A killed evaluation, started again, asks the harness's cache for what was
+    scored, and keeps whole tasks that have their rows. ValueError for unknown tasks and prompts
+    beyond a model's window; ConnectionError for data that do not come.
     """
     policy = policy or Policy()
     if whole("WORLD_SIZE", 1) > 1:
@@ -123,7 +128,7 @@ def ask(
         )
     for subject in subjects:
         _check_ending(subject, policy)
-    tasks, frames = _load(names), []
+    tasks, frames = _tasks(subjects, names, lengths), []
     for subject in subjects:
         loaded = subject.load()
         model = _wrapped(loaded, policy, batch_size)
@@ -133,6 +138,23 @@ def ask(
         frames.append(frame[frame["key"].isin(keys)])
         del loaded, model
     return pd.concat(frames, ignore_index=True)
+
+
+def _tasks(
+    subjects: Sequence[Subject], names: Sequence[str], lengths: Sequence[int] | None
+) -> list[Any]:
+    """All tasks, those of RULER once for each length; refused before anything is loaded."""
+    place = subjects[0].path if subjects else ""
+    harness_ruler.check(names, lengths, place)
+    long = [name for name in names if harness_ruler.is_ruler(name)]
+    hashes = {tokenizer_hash(load_tokenizer(one.path)): one.name for one in subjects if long}
+    if len(hashes) > 1:
+        raise ValueError(f"{', '.join(hashes.values())} have different tokenizers: ask RULER's "
+                         "tasks of each on its own")  # fmt: skip
+    short = [name for name in names if name not in long]
+    found = _load(short) if short or not long else []
+    return found + [harness_ruler.build(name, length, place, _harness)
+                    for name in long for length in lengths or ()]  # fmt: skip
 
 
 def _check_ending(subject: Subject, policy: Policy) -> None:
@@ -216,8 +238,10 @@ def _answer(model: Any, task: Any, loaded: Loaded, rows: Rows, policy: Policy) -
     template = UserTurn(loaded.tokenizer).settings if policy.chat else {}
     prompts = _prompts(model, task, policy)
     settings = {**loaded.settings, **policy.settings(), **_about(task), **template}
-    metrics = [one["metric"] for one in task.config.metric_list]
     name = task.config.task
+    length = harness_ruler.length_of(task) if harness_ruler.is_ruler(name) else None
+    placed = {"token_length": length} if length else {}
+    metrics = [str(length)] if length else [one["metric"] for one in task.config.metric_list]
 
     def key(sample: int, metric: str) -> str:
         return rows.key(name, prompts[sample], sample, {**settings, "mode": metric})
@@ -232,7 +256,8 @@ def _answer(model: Any, task: Any, loaded: Loaded, rows: Rows, policy: Policy) -
                 raise RuntimeError(f"{name} wrote other prompts than it showed: a fault of ours")
             for metric in metrics:
                 how = {**settings, "mode": metric}
-                rows.append({**found, "settings": how, "score": sample[metric]})
+                value = harness_ruler.score(name, sample) if length else sample[metric]
+                rows.append({**found, **placed, "settings": how, "score": value})
     return list(keys)
 
 
@@ -253,12 +278,16 @@ def _prompts(model: Any, task: Any, policy: Policy) -> dict[int, str]:
     asked: dict[int, list[tuple]] = {}
     for one in task.instances:
         asked.setdefault(one.doc_id, []).append(one.args)
-    texts = ["".join(map(str, args)) for each in asked.values() for args in each]
+    every = [args for each in asked.values() for args in each]
+    texts = ["".join(part for part in args if isinstance(part, str)) for args in every]
+    room = max((part.get("max_gen_toks", 0) for args in every for part in args
+                if isinstance(part, dict)), default=0)  # fmt: skip
     longest = max(len(model.tok_encode(text)) for text in sorted(texts, key=len)[-20:])
-    if longest > model.max_length:
+    if longest + room > model.max_length:
+        asked_for = f" and {room} to answer" if room else ""
         raise ValueError(
-            f"a prompt of {task.config.task} has {longest} tokens, more than the model's window of "
-            f"{model.max_length}: ask with fewer shots, or extend the model"
+            f"a prompt of {task.config.task} has {longest} tokens{asked_for}, more than the "
+            f"model's window of {model.max_length}: ask with fewer shots, or extend the model"
         )
     return {sample: hash_of(args) for sample, args in asked.items()}
 
@@ -335,10 +364,14 @@ def main_metric(task: str) -> str:
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row a model, task and metric: value, low, high, n (95 %, over documents)."""
+    """One row a model, task and metric: value, low, high, n (95 %, over documents).
+
+    RULER's metrics are named by their length in tokens, as in the harness.
+    """
     metrics = frame.assign(metric=variant(frame).str.split().str[-1])
     found = by_method(metrics, ["task", "metric"])
-    return found.assign(main=found["metric"] == found["task"].map(main_metric))
+    long = found["task"].map(harness_ruler.is_ruler)
+    return found.assign(main=long | (found["metric"] == found["task"].map(main_metric)))
 
 
 def differences(frame: pd.DataFrame, against: str = "original") -> pd.DataFrame:

@@ -15,6 +15,7 @@ from cream.plots.evaluations import (
 from cream.plots.frequencies import wavelengths
 from cream.plots.needle import needle_heatmap, passkey_by_length
 from cream.plots.positions import distance_coverage, indices_picture, middle_histogram
+from cream.plots.ruler import task_heatmap
 
 __all__ = [
     "accuracy_by_length",
@@ -26,6 +27,7 @@ __all__ = [
     "needle_heatmap",
     "passkey_by_length",
     "perplexity_by_length",
+    "task_heatmap",
     "training_curves",
     "training_metrics",
     "wavelengths",

@@ -37,7 +37,9 @@ from cream.statistics.multilevel import floored, of_answers
 
 __all__ = [
     "PRINTED_AVERAGES",
+    "clex",
     "endpoints",
+    "infinitebench_table",
     "key_value_table",
     "longbench",
     "longbench_rows",
@@ -59,6 +61,7 @@ PRINTED_AVERAGES = {
     ("yarn", 140, "pose"): 24.4, ("yarn", 140, "cream"): 45.2,
 }  # fmt: skip
 NOT_RUN = "ours: not run (no weights of 7 B parameters here)"
+ABOUT = ("train_samples", "train_length", "source", "truncated")  # no scores
 _MARKERS = ("s", "^", "D", "v", "P", "X")
 
 
@@ -293,13 +296,14 @@ def endpoints(folder: str | Path) -> dict[tuple[str, str], float]:
 def longbench_table(
     folder: str | Path, name: str, rows: pd.DataFrame | None = None
 ) -> pd.DataFrame:
-    """Return a published LongBench table (`name`: categories or tasks), a row a model, ours last.
+    """Return a published LongBench table (`name`: categories, tasks, clex), ours last.
 
-    Ours are rows of tasks longbench-* of models with a window of 2,048 tokens or more: below that
-    there is no room for the benchmark, and made-up samples stand in for it.
+    Categories and tasks are of the CREAM paper, clex of CLEX's README; a row is a model. Ours are
+    rows of tasks longbench-* of models with a window of 2,048 tokens or more: below that there is
+    no room for the benchmark, and made-up samples stand in for it.
     """
     table = read_published(folder, f"longbench_{name}").set_index("model")
-    table = table.drop(columns=[c for c in ("train_samples", "train_length") if c in table])
+    table = table.drop(columns=[c for c in ABOUT if c in table])
     for run, part in longbench_rows(rows).groupby("run", sort=False):
         from cream.tasks.longbench.task import averages  # reads models: only where there are rows
 
@@ -334,23 +338,65 @@ def longbench(folder: str | Path, rows: pd.DataFrame | None = None) -> Figure:
     return figure
 
 
+def infinitebench_table(folder: str | Path) -> pd.DataFrame:
+    """Return CLEX's InfiniteBench table in %, a row a model; what it prints as "<5" stays text."""
+    return read_published(folder, "infinitebench_clex").set_index("model")
+
+
+@printed
+def clex(folder: str | Path, rows: pd.DataFrame | None = None) -> Figure:
+    """Draw what CLEX publishes of its chat models on LongBench and InfiniteBench.
+
+    Ours stand in the left panel where LongBench was run. "<5" is an arrow at 5.
+    """
+    figure, axes = sheet(7.4, 5.6, 1, 2)
+    ours = len(longbench_rows(rows)) > 0
+    figure.suptitle("As CLEX published, chat models; " + ("ours below" if ours else NOT_RUN),
+                    fontsize=9, x=0.01, ha="left")  # fmt: skip
+    printed_table = infinitebench_table(folder)
+    below = printed_table.astype(str).apply(lambda column: column.str.startswith("<"))
+    numbers = printed_table.apply(pd.to_numeric, errors="coerce").where(~below)
+    titles = ("LongBench, six categories", "InfiniteBench (◄: below 5)")
+    tables = (longbench_table(folder, "clex", rows), numbers)
+    for panel, title, table in zip(axes[0], titles, tables, strict=True):
+        _dots(panel, table)
+        finish(panel, title, "points of 100", "")
+        panel.legend(loc="upper left", bbox_to_anchor=(-0.3, -0.11), fontsize=7, ncols=2,
+                     columnspacing=1.0, handletextpad=0.2)  # fmt: skip
+    _arrows(axes[0][1], below)
+    return figure
+
+
+def _arrows(panel: Axes, below: pd.DataFrame) -> None:
+    """Mark what is only known to lie below 5, at the heights of `_dots`."""
+    lines = np.arange(below.shape[1])[::-1]
+    for place, (_, hidden) in enumerate(below.iterrows()):
+        heights = (lines + _shift(place, len(below)))[hidden.to_numpy()]
+        panel.plot(np.full(len(heights), 5.0), heights, "<", color=GREY, markersize=4)
+
+
 def _dots(panel: Axes, table: pd.DataFrame) -> None:
     lines = np.arange(table.shape[1])[::-1]
     for line in lines:
         panel.axhspan(line - 0.5, line + 0.5, color="#F6F6F6" if line % 2 else "white", zorder=0)
     shades = np.linspace(0.2, 0.7, max(1, len(table)))
     for place, (model, values) in enumerate(table.iterrows()):
-        mine = model.startswith(("CREAM", "ours"))
+        mine, named = model.startswith(("CREAM", "ours")), model.startswith("CLEX")
         look = style("cream" if model.startswith("CREAM") else "full")
-        color = look.color if mine else str(shades[place])
-        panel.plot(values, lines + 0.1 * (place - (len(table) - 1) / 2), linestyle="none",
+        color = look.color if mine else "black" if named else str(shades[place])
+        panel.plot(values, lines + _shift(place, len(table)), linestyle="none",
                    marker=look.marker if mine else _MARKERS[place % len(_MARKERS)], color=color,
-                   markerfacecolor=color if mine else "white", label=model,
-                   markersize=5.5 if mine else 4.5)  # fmt: skip
+                   markerfacecolor=color if mine or named else "white", label=model,
+                   markersize=5.5 if mine or named else 4.5)  # fmt: skip
     panel.set_yticks(lines, [name.replace("_", " ") for name in table])
     panel.set_ylim(-0.5, len(lines) - 0.5)
     panel.grid(False, axis="y")
     panel.tick_params(axis="y", length=0)
+
+
+def _shift(place: int, models: int) -> float:
+    """How far from its line a model's dot stands, so that no two of them cover each other."""
+    return min(0.1, 0.8 / models) * (place - (models - 1) / 2)
 
 
 @printed

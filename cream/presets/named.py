@@ -49,6 +49,10 @@ class Evaluation:
     needle_samples: int = 1  # of each length and depth
     needle_hidden: int = 1  # sentences that share a text
     passkeys: int | None = None  # trials a length
+    # RULER, where a preset has settings of its own.
+    ruler_style: str | None = None
+    ruler_lengths: tuple[float, ...] | None = None
+    ruler_samples: int | None = None  # of each task and length
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,9 @@ def _tiny() -> Preset:
         probe="cream.tasks.probe:in_window_retrieval",
         probe_steps=4,
     )
-    evaluation = Evaluation((0.5, 1.5), 2, (1.2,), 1, (1, 2), 2)
+    evaluation = Evaluation(
+        (0.5, 1.5), 2, (1.2,), 1, (1, 2), 2, ruler_lengths=(1, 2.2), ruler_samples=1
+    )
     return Preset("tiny", train, evaluation, _tiny.__doc__ or "")
 
 
@@ -111,6 +117,8 @@ def _miniature() -> Preset:
         pairs_samples=20,
         perplexity_lengths=(1, 2, 4, 8),
         perplexity_documents=20,
+        ruler_lengths=(1, 2.2, 4, 7.8),  # 2.2 N is the shortest that holds all six tasks
+        ruler_samples=20,
     )
     return Preset("miniature", train, evaluation, _miniature.__doc__ or "")
 
@@ -248,6 +256,9 @@ def _smollm2_135m() -> Preset:
         needle_samples=10,
         needle_hidden=1,
         passkeys=100,
+        ruler_style="chat",
+        ruler_lengths=(0.25, 0.5, 1, 2, 4, 8),
+        ruler_samples=50,
     )
     return Preset("smollm2-135m", train, evaluation, _smollm2_135m.__doc__ or "")
 

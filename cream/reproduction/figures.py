@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from cream.performance import costs
 from cream.performance import figures as performance_figures
-from cream.plots import evaluations, needle, positions, published
+from cream.plots import evaluations, needle, positions, published, ruler
 from cream.positions import METHODS, sampler
 from cream.results import drawn_from, variant
 from cream.results.published import read_published
@@ -29,6 +29,7 @@ from cream.study import training_data
 from cream.study.analysis import contrasts, distances
 from cream.study.figures import curves, overview, told_distances
 from cream.study.figures import forest as figures_forest
+from cream.tasks import ruler_scores
 
 __all__ = [
     "ELSEWHERE",
@@ -87,6 +88,7 @@ def draw(
             part = of_task[forms == form]
             for name, figure in _of_task(task, part, Path(paper)):
                 found[name + suffix] = _mark(figure, **drawn_from(part))
+    found |= _of_ruler(rows[ruler_scores.is_ruler(rows)])
     if metrics:
         marked = {**drawn_from(rows), "rows": _hash_of_frames(metrics.values())}
         found["training_curves"] = _mark(evaluations.training_curves(metrics), **marked)
@@ -111,6 +113,15 @@ def _of_task(task: str, rows: pd.DataFrame, paper: Path) -> Iterator[tuple[str, 
             ours = evaluations.of_extension(rows, (scaling, scale))
             figure = evaluations.accuracy_by_position(ours, of_scaling if len(of_scaling) else None)
             yield f"lost_in_the_middle{suffix}", figure
+
+
+def _of_ruler(rows: pd.DataFrame) -> dict[str, Figure]:
+    """RULER's heat map, one a form and window; none where nobody asked."""
+    found, parts = {}, list(rows.groupby([variant(rows), "window"]))
+    for (form, window), part in parts:
+        suffix = f"-{form.replace(' ', '-')}-{window}" if len(parts) > 1 else ""
+        found[f"ruler{suffix}"] = _mark(ruler.task_heatmap(part), **drawn_from(part))
+    return found
 
 
 def missing(rows: pd.DataFrame, metrics: Mapping[str, pd.DataFrame] | None = None) -> list[str]:
@@ -167,6 +178,9 @@ def from_paper(
         ),
         "paper_longbench": (
             published.longbench(paper, long), long, ["longbench_categories", "longbench_tasks"],
+        ),
+        "paper_clex": (
+            published.clex(paper, long), long, ["longbench_clex", "infinitebench_clex"],
         ),
         "paper_perplexity": (published.perplexity(paper), None, ["perplexity_clex"]),
     }  # fmt: skip

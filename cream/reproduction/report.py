@@ -18,6 +18,7 @@ import pandas as pd
 from cream.plots.style import in_order, style, times_n
 from cream.results import current, read, variant
 from cream.statistics import Interval, by_method, match, paired_difference, two_level
+from cream.tasks import ruler_scores
 
 __all__ = ["differences", "gap", "main", "report"]
 
@@ -33,6 +34,7 @@ TASKS = {
     "passkey": ("multiple", "score", "Pass key in repeated text, exact answers in %"),
     "perplexity": ("multiple", "perplexity", "Perplexity"),
 }
+RULER = "RULER-6, the mean of six generated tasks and no average of RULER's thirteen, in %"
 MODEL = ["method", "scaling", "scale"]
 COMPARED = (2, 4)  # lengths, in windows, at which tuned models are compared with the untuned one
 
@@ -41,6 +43,7 @@ def report(frame: pd.DataFrame, figures: Sequence[str | Path] = ()) -> str:
     """Return the whole report on `frame`; ValueError when it has no row of a known task."""
     frame = _known(frame)
     parts = [part for task in TASKS for part in _tables(frame, task)]
+    parts += _ruler(frame[ruler_scores.is_ruler(frame)])
     parts += [_compared(frame), _gap_line(frame)]
     if found := [str(path) for path in figures]:
         parts.append("Figures: " + ", ".join(found))
@@ -49,7 +52,7 @@ def report(frame: pd.DataFrame, figures: Sequence[str | Path] = ()) -> str:
 
 def _known(frame: pd.DataFrame) -> pd.DataFrame:
     frame = current(frame)
-    frame = frame[frame["task"].isin(list(TASKS))]
+    frame = frame[frame["task"].isin(list(TASKS)) | ruler_scores.is_ruler(frame)]
     if frame.empty:
         raise ValueError(f"no rows of {', '.join(TASKS)}; run an evaluation notebook first")
     return frame.assign(multiple=(frame["token_length"] / frame["window"]).round(2))
@@ -65,6 +68,28 @@ def _tables(frame: pd.DataFrame, task: str) -> Iterator[str]:
         heading = f"{title} ({form})" if forms.nunique() > 1 else title
         yield "\n".join([_heading(heading, part, table), *_grid(part, table, across, value),
                          *_contained(part, value)])  # fmt: skip
+
+
+def _ruler(rows: pd.DataFrame) -> Iterator[str]:
+    """RULER-6 and the effective lengths, a table a window and form; nothing where nobody asked."""
+    forms = variant(rows)
+    for (form, window), part in rows.groupby([forms, "window"]):
+        means = ruler_scores.averages(part).dropna(subset=["value"])
+        means["multiple"] = (means["token_length"] / window).round(2)
+        title = f"{RULER} ({form})" if forms.nunique() > 1 else RULER
+        if means.empty:
+            yield f"{title}: no length has all six tasks, N = {window:,}"
+        else:
+            yield "\n".join([_heading(title, part, means), *_grid(part, means, "multiple", "score"),
+                             _effective(means)])  # fmt: skip
+
+
+def _effective(means: pd.DataFrame) -> str:
+    found = ruler_scores.effective_lengths(means)
+    ends = [f"{_name(*model)} {_of(found, model)['effective'].iloc[0]:,}"
+            for model in _models(found)]  # fmt: skip
+    threshold = f"{ruler_scores.THRESHOLD:g}"
+    return f"effective length, the mean above {threshold} up to it, in tokens: {'; '.join(ends)}"
 
 
 def _heading(title: str, rows: pd.DataFrame, table: pd.DataFrame) -> str:

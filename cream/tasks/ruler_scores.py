@@ -11,7 +11,15 @@ import pandas as pd
 from cream.statistics import Interval, by_method, proportion, two_level
 from cream.tasks.ruler import TASKS
 
-__all__ = ["THRESHOLD", "averages", "effective_lengths", "of_ruler", "sentences", "table"]
+__all__ = [
+    "THRESHOLD",
+    "averages",
+    "effective_lengths",
+    "is_ruler",
+    "of_ruler",
+    "sentences",
+    "table",
+]
 
 PREFIX = "ruler-"
 THRESHOLD = 85.6  # Llama-2-7B-chat at 4K, over all thirteen tasks (NVIDIA/RULER, README)
@@ -19,9 +27,14 @@ MODEL = ["method", "scaling", "scale"]
 AVERAGE = "RULER-6"
 
 
+def is_ruler(frame: pd.DataFrame) -> pd.Series:
+    """Return which rows answer one of the six tasks."""
+    return frame["task"].isin([PREFIX + name for name in TASKS])
+
+
 def of_ruler(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of the six tasks, `task` without its prefix; ValueError if there is none."""
-    rows = frame[frame["task"].isin([PREFIX + name for name in TASKS])]
+    rows = frame[is_ruler(frame)]
     if rows.empty:
         raise ValueError("no row answers a task of RULER; run notebooks/12_ruler.ipynb first")
     return rows.assign(task=rows["task"].str.removeprefix(PREFIX))
@@ -75,12 +88,13 @@ def effective_lengths(found: pd.DataFrame, threshold: float = THRESHOLD) -> pd.D
     """Return one row a model: the longest length up to which RULER-6 exceeds `threshold` (points).
 
     `found` is of `averages`. Every shorter length that was asked exceeds it too; 0 says that not
-    even the shortest does. `surely` counts a length where the whole interval lies above, `at_most`
+    even the shortest does. Lengths at which a task is missing are passed over; a model without any
+    other has no line. `surely` counts a length where the whole interval lies above, `at_most`
     one where any of it does. `longest` is the longest length that was asked: an effective length
     of that size may be longer.
     """
     lines = []
-    for key, part in found.groupby(MODEL, dropna=False):
+    for key, part in found.dropna(subset=["value"]).groupby(MODEL, dropna=False):
         part = part.sort_values("token_length")
         ends = [_reached(part, column, threshold / 100) for column in ("value", "low", "high")]
         lines.append((*key, *ends, int(part["token_length"].max())))

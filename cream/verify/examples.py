@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from cream.data.corpus import open_corpus
 from cream.tasks import (
     haystack,
+    infinitebench,
     kv_retrieval,
     longchat_lines,
     needle,
@@ -25,6 +26,7 @@ from cream.tasks import (
     perplexity,
     perplexity_texts,
     perplexity_variants,
+    ruler,
 )
 from cream.tasks.base import Example
 
@@ -37,6 +39,8 @@ MODULES = {
     "passkey": passkey,
     "perplexity": perplexity,
     "historical_perplexity": perplexity_variants,
+    **{f"ruler-{name}": ruler for name in ruler.TASKS},
+    **{f"infinitebench-{name}": infinitebench for name in infinitebench.TASKS},
 }
 NEEDS_CORPUS = ("needle", "perplexity", "historical_perplexity")
 _PLACE = ("gold_index", "depth_percent", "num_keys", "document")
@@ -133,6 +137,15 @@ def _historical(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> 
     )  # fmt: skip
 
 
+def _suite(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+    """A task of RULER or of InfiniteBench."""
+    (task,) = set(rows["task"])
+    return MODULES[task].examples(
+        texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"],
+        [task.partition("-")[2]],
+    )  # fmt: skip
+
+
 _BUILDERS: dict[str, Callable[[pd.DataFrame, Texts, dict, int], list[Example]]] = {
     "longchat_lines": _lines,
     "kv_retrieval": _pairs,
@@ -140,4 +153,5 @@ _BUILDERS: dict[str, Callable[[pd.DataFrame, Texts, dict, int], list[Example]]] 
     "passkey": _keys,
     "perplexity": _documents,
     "historical_perplexity": _historical,
+    **dict.fromkeys([name for name in MODULES if name.startswith(("ruler-", "infinite"))], _suite),
 }

@@ -107,3 +107,26 @@ def test_published_perplexities_beyond_the_axis_are_arrows():
     shown = [line for line in text if any(n in line for n in ("LLaMA", "PI,", "YaRN", "Naive",
                                                               "RandomPos"))]  # fmt: skip
     assert arrows == sum(line.count(">") for line in shown) > 0
+
+
+def test_clexs_averages_follow_from_their_six_categories():
+    """To 0.01, as they are printed; the model whose number is quoted most is 32.72."""
+    table = published.longbench_table(PAPER, "clex")
+    means = table.drop(columns="average").mean(axis=1)
+    assert table.shape == (10, 7) and (means - table["average"]).abs().max() < 0.0051
+    assert table.loc["CLEX-7B-Chat-4K", "average"] == 32.72
+
+
+def test_infinitebenchs_numbers_below_5_are_arrows():
+    """18 of 66 are printed as "<5"; no number is drawn for them, and none is lost."""
+    table = published.infinitebench_table(PAPER)
+    below = table.apply(lambda column: column.astype(str).eq("<5"))
+    assert table.shape == (6, 11) and list(below.sum(axis=1)) == [1, 4, 2, 3, 3, 5]
+    panel = published.clex(PAPER).axes[1]
+    arrows = [line for line in panel.lines if line.get_marker() == "<"]
+    dots = [line for line in panel.lines if line.get_marker() != "<"]
+    assert sum(len(line.get_xdata()) for line in arrows) == below.to_numpy().sum()
+    drawn = [np.isfinite(np.asarray(line.get_xdata(), float)).sum() for line in dots]
+    assert drawn == list((~below).sum(axis=1))
+    assert dots[4].get_label() == "CLEX-Mixtral-8x7B-Chat-32K"
+    assert np.asarray(dots[4].get_xdata(), float)[1] == 76.1

@@ -16,6 +16,7 @@ import pytest
 from made_campaign import campaign
 from made_rows import frame, metrics, write
 from PIL import Image
+from ruler_rows import ruler_rows
 
 from cream import results
 from cream.reproduction import figures as reproduction_figures
@@ -216,3 +217,14 @@ def test_figures_written_at_a_time_are_those_written_one_by_one(rows, tmp_path, 
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         reproduction_figures.write(figures, tmp_path / "file")
+
+
+def test_rulers_rows_give_a_heat_map_a_form_and_none_is_missed(rows):
+    """Drawn where there are rows; without any, nothing is said."""
+    made = ruler_rows(lambda *_: 0.5)
+    found = reproduction_figures.draw(pd.concat([rows, made]), PAPER)
+    assert list(found)[-1] == "ruler" and found["ruler"].drawn["commit"] == "0123abc"
+    chat = ruler_rows(lambda *_: 1, style="chat")
+    both = reproduction_figures.draw(pd.concat([made, chat]), PAPER)
+    assert set(both) == {"ruler-official-512", "ruler-chat-512"}
+    assert not any("uler" in line for line in reproduction_figures.missing(rows.iloc[:0]))

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_rows import LENGTHS, WINDOW, frame, write
+from ruler_rows import ruler_rows
 
 from cream import statistics
 from cream.reproduction import report
@@ -125,3 +126,27 @@ def test_the_command_prints_it_and_says_what_is_wrong(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert report.main([str(tmp_path / "empty")]) == 1
     assert "run an evaluation notebook first" in capsys.readouterr().err
+
+
+def _falling(method, task, length, sample):
+    return 1.0 if length <= 512 else 0.0 if method == "original" else 0.5
+
+
+def test_rows_of_ruler_have_a_table_and_without_any_nothing_is_said(rows):
+    """By form; the cells are the means, and a length that lacks a task is a dash."""
+    assert "RULER" not in report.report(rows)
+    made = ruler_rows(_falling)
+    short = (made["task"] == "ruler-vt") & (made["token_length"] == 1024)
+    text = report.report(pd.concat([rows, made[~(short & (made["method"] == "cream"))]]))
+    lines = text[text.index("RULER-6, the mean of six generated tasks") :].splitlines()
+    assert "n = 24 samples a cell; N = 512" in lines[0]
+    assert lines[1].split() == ["model", "tokens", "trained", "N", "2N", "8N"]
+    assert [line.split()[0] for line in lines[2:4]] == ["original", "CREAM,"]
+    assert "100 [" in lines[2] and " 0 [0, " in lines[2] and "50 [" in lines[3]
+    assert lines[3].split().count("-") == 1
+    assert lines[4].endswith("in tokens: original 512; CREAM, yarn x8 512")
+    both = pd.concat([made, ruler_rows(_falling, style="chat")])
+    assert "six generated tasks" in report.report(made)
+    assert {"(official);", "(chat);"} <= set(report.report(both).split())
+    part = made[made["task"] == "ruler-vt"]
+    assert "no length has all six tasks, N = 512" in report.report(part)

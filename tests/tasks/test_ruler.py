@@ -272,3 +272,18 @@ def test_the_shared_loop_answers_it_in_one_process_or_two(tmp_path, tiny_model, 
     assert len(found[0, 1]) == 4 and found[0, 1]["score"].notna().all()
     both = pd.concat([found[0, 2], found[1, 2]])
     pd.testing.assert_frame_equal(both.sort_index(), found[0, 1].sort_index())
+
+
+def test_that_fit_leaves_out_what_a_length_does_not_hold(tiny_tokenizer):
+    """Each with its reason; what is asked are the same questions. A wrong name stays an error."""
+    some = {"samples": 1, "tasks": ["cwe", "fwe"]}
+    found, left_out = ruler.that_fit(tiny_tokenizer, [1000, 2600], **some)
+    assert [(one.task, one.token_length) for one in found] == [
+        ("ruler-fwe", 1000), ("ruler-cwe", 2600), ("ruler-fwe", 2600)]  # fmt: skip
+    assert found[1:] == examples(tiny_tokenizer, [2600], **some)
+    (reason,) = left_out
+    assert reason.startswith("cwe at 1,000 tokens: ") and "the shortest takes" in reason
+    with pytest.raises(ValueError, match="unknown task 'qa_1'"):
+        ruler.that_fit(tiny_tokenizer, [4096], 1, tasks=["qa_1", "fwe"])
+    with pytest.raises(ValueError, match="no length holds a task of RULER; cwe at 300 tokens"):
+        ruler.that_fit(tiny_tokenizer, [300], 1, tasks=["cwe"])

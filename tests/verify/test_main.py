@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 import torch
 
-from cream import results
+from cream import evaluation, results
+from cream.tasks import infinitebench, ruler
 from cream.utils.provenance import hash_of
 from cream.verify import __main__ as verify
 from cream.verify import examples, study
@@ -274,3 +275,19 @@ def test_a_grid_that_cannot_be_checked_fails_no_rows_that_can(monkeypatch):
     assert not asked[0]["task"].str.startswith("speed_").any()
     monkeypatch.setattr(verify_rows, "verify", lambda *_: none)
     assert verify.main(["data/results", "--seed", "0"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("task", "name"), [(ruler, "niah_multikey_2"), (infinitebench, "kv_retrieval")]
+)
+def test_rows_of_ruler_and_infinitebench_are_computed_again(task, name, tmp_path):
+    """Their questions from task, length, sample and style; a changed answer is named."""
+    base = evaluation.base_of("data/miniature", ROOT)
+    asked = task.examples(base.tokenizer, [400], 2, tasks=[name])
+    subjects = evaluation.find("original", "data/miniature", ROOT, "miniature")
+    frame = evaluation.ask(subjects, task, asked, tmp_path / "rows.jsonl", progress=False)
+    found = verify_rows.verify(frame, ROOT, rows=1, progress=False)
+    assert found.rows["task"].str.endswith(name).tolist() == [True] and found.unchecked == []
+    assert found.differing.empty
+    wrong = verify_rows.verify(changed(frame, prediction="7"), ROOT, rows=1, progress=False)
+    assert wrong.differing["value"].tolist() == ["prediction"]
