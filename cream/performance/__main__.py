@@ -5,7 +5,7 @@
     python -m cream.performance generation --shape llama2-7b --tokens 32000 --keys 140
     python -m cream.performance long --shape llama2-7b --lengths 32768,262144
 
-    python -m cream.performance training|step-cost|resume|loss|multi-gpu --help
+    python -m cream.performance training|step-cost|resume|loss|lora|multi-gpu --help
 
 `generation` answers LongChat-Lines in batches and, in the same run, by a loop that calls
 `generate` prompt by prompt with the same stop rule and dtype, both from text to text. `small-
@@ -33,7 +33,16 @@ import torch
 
 from cream import models, presets, rope
 from cream.evaluation import models as evaluation_models
-from cream.performance import generation, long_speed, loss, multi_gpu, resume, step_cost, training
+from cream.performance import (
+    generation,
+    long_speed,
+    lora,
+    loss,
+    multi_gpu,
+    resume,
+    step_cost,
+    training,
+)
 from cream.positions import METHODS
 from cream.results import Rows
 from cream.utils.provenance import hash_of
@@ -45,6 +54,7 @@ OTHERS = {
     "step-cost": step_cost,
     "resume": resume,
     "loss": loss,
+    "lora": lora,
     "multi-gpu": multi_gpu,
 }
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}

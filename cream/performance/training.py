@@ -47,7 +47,7 @@ from cream.training.callbacks import MetricsLog, read_metrics
 from cream.training.config import TrainConfig
 from cream.utils.provenance import hash_of
 
-__all__ = ["main"]
+__all__ = ["main", "steps_of"]
 
 KEPT = ("precision", "micro_batch", "recompute", "offload", "zero", "zero_offload", "compile",
         "gradient_checkpointing")  # fmt: skip
@@ -226,6 +226,12 @@ def _checked(root: Path, jobs: list[dict]) -> str:
 def _ours(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
     training_run.train(config, run, root=root, progress=False, load=random_models.random_weights,
                    callbacks=[_Enough(steps)])  # fmt: skip
+
+
+def steps_of(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
+    """Take so many optimizer steps of a run with random weights; no model is saved."""
+    with contextlib.suppress(_Enough.Reached):
+        _ours(config, run, root, steps)
 
 
 def _stock(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
