@@ -425,9 +425,11 @@ def _trained(folder: Path, named: dict[str, str | None]) -> Subject:
             "on where it stopped"
         )
     model_config = json.loads((folder / "model" / "config.json").read_text())
-    window = (model_config.get("cream") or {}).get("window")
+    about = model_config.get("cream") or {}
+    whole = about.get("target_length") if config.get("method") == "full" else about.get("window")
+    tokens = config.get("train_window") or whole  # of an example
     steps, batch = config.get("steps"), config.get("batch_size")
-    trained = steps * batch * window if steps and batch and window else None
+    trained = steps * batch * tokens if steps and batch and tokens else None
     known = {**named, "base": Path(config["base"]).name} if "base" in config else named
     return Subject(
         path=str(folder / "model"),

@@ -40,7 +40,6 @@ from cream.data.dataset import ExampleDataset, collate
 from cream.models import bases
 from cream.models.checkpoints import check_files
 from cream.models.hardware import training_flops
-from cream.positions import sampler
 from cream.training import checkpoint_room, lora, memory, parallel, zero
 from cream.training.callbacks import (
     CheckpointSeal,
@@ -49,7 +48,7 @@ from cream.training.callbacks import (
     ProgressBar,
     last_complete_checkpoint,
 )
-from cream.training.config import TrainConfig, read_config
+from cream.training.config import TrainConfig, read_config, sampler_of
 from cream.training.trainer import (
     CreamTrainer,
     compile_layers,
@@ -269,7 +268,7 @@ def _material(
     about = models.load_config(base, config.revision)
     extended = models.extend(about, rope.scaling(config.scaling, config.scale))
     window = models.describe(extended)["window"]
-    draw = sampler(config.method, window, config.scale, **config.sampler_options)
+    draw = sampler_of(config, window)
     examples = config.steps * config.batch_size
     dataset = ExampleDataset(root / config.corpus, draw, config.seed, examples, tokenizer)
     return extended, tokenizer, dataset

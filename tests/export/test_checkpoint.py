@@ -23,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 import training_runs
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cream import models, rope
 from cream.export import checkpoint, engine_worker, engines, model_card
@@ -136,8 +137,41 @@ def test_the_card_says_what_it_is_and_that_nothing_was_run(exports, kind, traini
     for wanted in ("| seed | 0 |", "| tokens trained | 768 |", "AutoModelForCausalLM", *lengths):
         assert wanted in text
     assert text.count("| not run |") == len(model_card.ROWS) == 5
-    assert ("json-model-override-args" in text) == (kind == "yarn")
+    assert ("--json-model-override-args '{" in text) == (kind == "yarn")
     assert str(training_place) not in text  # a base given by its path is named, not placed
+
+
+@pytest.mark.parametrize("kind", sorted(set(rope.KINDS) - {"none"}))
+def test_the_overrides_of_the_card_make_the_export_of_the_base(exports, training_place, kind):
+    """vLLM's --hf-overrides: the file on the base's own config and files gives the same logits."""
+    text = (exports / kind / "README.md").read_text()
+    assert '--hf-overrides "$(cat PATH/hf_overrides.json)"' in text
+    told = [line for line in text.splitlines() if line.startswith(("vllm", "python -m sglang"))]
+    assert len(told) == (3 if kind == "yarn" else 4)
+    assert not any("--rope-scaling" in line for line in told)
+    config = AutoConfig.from_pretrained(training_place / "base")
+    config.update(json.loads((exports / kind / "hf_overrides.json").read_text()))
+    model = AutoModelForCausalLM.from_pretrained(training_place / "base", config=config).eval()
+    tokens = np.random.default_rng(1).integers(2, 600, 400).tolist()
+    wanted = _logits(AutoModelForCausalLM.from_pretrained(exports / kind).eval(), tokens)
+    np.testing.assert_array_equal(_logits(model, tokens), wanted)
+    plain = _logits(AutoModelForCausalLM.from_pretrained(training_place / "base").eval(), tokens)
+    assert np.abs(plain - wanted).max() > 0.01
+
+
+def test_an_adapter_is_served_where_engines_take_it():
+    """vLLM counts ranks in steps, and takes neither norms nor embeddings that were trained."""
+    facts = {"base": "a/b", "base_is_local": False, "target_length": 512, "scaling": "linear"}
+    for more, said in (
+        ({"lora_rank": 16, "lora_train": "none"}, "--max-lora-rank 16 --lora-modules tuned=RUN/"),
+        ({"lora_rank": 24, "lora_train": "none"}, "--max-lora-rank 32"),
+        ({"lora_rank": 16, "lora_train": "norms"}, ""),
+        ({"lora_rank": 0, "lora_train": "none"}, ""),
+    ):
+        found = model_card.on_the_base({**facts, **more})
+        assert said in found["vLLM"] and ("lora" in found["vLLM"]) == bool(said)
+        assert ("--lora-paths tuned=RUN/adapter" in found["SGLang"]) == bool(said)
+        assert found["vLLM"].startswith("vllm serve a/b --max-model-len 512 --hf-overrides")
 
 
 def test_a_check_asks_another_process_and_is_recorded(exports, tmp_path):
