@@ -52,6 +52,7 @@ DEPTHS = (10.0, 30.0, 50.0, 70.0, 90.0)  # per cent of a text, one sentence each
 LENGTH = 10_000  # tokens of a prompt with its answer
 HELD_OUT = {"code": "networkx", "manual": "sphinx"}  # of `long_documents`' test split
 MOST = 12_000_000  # bytes of an adapter that is shipped
+TRAINING = "training.json"  # of a packed adapter: its run's numbers
 
 
 @dataclass(frozen=True)
@@ -124,17 +125,25 @@ def subjects(
     """Return original, scaled and, where there is one, the adapter's model, not yet loaded."""
     names = f"original,scaled:{scaling}:{scale}"
     found = list(evaluation_models.find(names, base, root, PRESET))
-    if adapter is not None:
-        found.append(
-            Adapter(name=_named(adapter), path=found[0].path, method="cream",
-                    base=Path(base).name, preset=PRESET, adapter=str(adapter))
-        )  # fmt: skip
-    return found
+    if adapter is None:
+        return found
+    method, base_name = str(_trained(adapter).get("method", "adapter")), Path(base).name
+    tuned = Adapter(_named(adapter), found[0].path, method, base=base_name, preset=PRESET,
+                    adapter=str(adapter))  # fmt: skip
+    return [*found, tuned]
 
 
 def _named(adapter: Path) -> str:
     """Call an adapter by its run, or by its folder."""
     return adapter.resolve().parent.name if adapter.name == "adapter" else adapter.name
+
+
+def _trained(adapter: Path) -> dict[str, object]:
+    """What is known of an adapter's training: of a packed one, or from its run directory."""
+    for file in (adapter / TRAINING, adapter.parent / "config.json"):
+        if file.is_file() and "model_type" not in (found := json.loads(file.read_text())):
+            return found
+    return {}
 
 
 # --------------------------------------------------------------------- asking
@@ -203,7 +212,7 @@ def reading(rows: pd.DataFrame) -> str:
 
 
 def pack(adapter: str | Path, out: str | Path, most: int = MOST) -> int:
-    """Write an adapter again with bfloat16 weights; return its bytes.
+    """Write an adapter again with bfloat16 weights and its run's numbers; return its bytes.
 
     ValueError, with ranks that fit, for one of more than `most` bytes; nothing is written then.
     """
@@ -219,6 +228,8 @@ def pack(adapter: str | Path, out: str | Path, most: int = MOST) -> int:
             f"{most / 1e6:.1f}: train rank {int(rank * most / size)} or fewer modules"
         )
     shutil.copytree(adapter, out, ignore=shutil.ignore_patterns(lora.WEIGHTS))
+    known = {k: v for k, v in _trained(adapter).items() if k not in ("base", "corpus", "probe")}
+    (out / TRAINING).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     narrow = {name: one.to(torch.bfloat16) for name, one in state.items()}
     save_file(narrow, out / lora.WEIGHTS, {"format": "pt"})
     return sum(one.stat().st_size for one in out.iterdir())

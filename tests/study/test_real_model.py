@@ -113,6 +113,10 @@ def test_an_adapter_is_packed_to_bfloat16(adapter, training_place, tmp_path):
     assert size == sum(one.stat().st_size for one in (tmp_path / "packed").iterdir())
     about = json.loads((tmp_path / "packed" / "adapter_config.json").read_text())
     assert about["base_model_name_or_path"] is None
+    known = json.loads((tmp_path / "packed" / real_model.TRAINING).read_text())
+    assert known["method"] == "cream" and known["steps"] == 3 and "base" not in known
+    assert real_model._trained(tmp_path / "packed") == known
+    assert real_model._trained(tmp_path / "nowhere") == {}
     whole, narrow = (lora.load(one, training_place / "base", device="cpu")
                      for one in (adapter, tmp_path / "packed"))  # fmt: skip
     for name, one in whole.state_dict().items():
