@@ -100,7 +100,8 @@ def commands(family: Family, base: str, corpus: str, place: str, *more: str) -> 
     return [
         f"python -m cream.presets llama2-7b {run} base={base} corpus={corpus} scaling=yarn "
         f"scale={SCALE} train_window={TOKENS} lora_rank={RANK} micro_batch=1"
-        + "".join(f" {one}" for one in more),
+        + "".join(f" {one}" for one in more)
+        + " --processes 1",
         f"python -m cream.training {run}",
         f"python -m cream.export {run}",
         f"python -m cream.export check {run}/export --engine transformers --lengths 64,512",

@@ -32,14 +32,18 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from cream import models, plots, presets, results, statistics
 from cream.data import long_documents
+from cream.data.chat import UserTurn
 from cream.evaluation import models as evaluation_models
 from cream.evaluation.models import Loaded, Subject
 from cream.evaluation.runner import evaluate, keyed
 from cream.models import bases
 from cream.plots.hidden_sentences import found_sentences
 from cream.results import Rows
-from cream.tasks import needle
+from cream.tasks import haystack, needle
 from cream.tasks.base import Example
+from cream.tasks.needle import DESCRIPTION
+from cream.tasks.needle_insertion import Page, Sentence
+from cream.tasks.prompts import counter, sample_rng
 from cream.training import lora
 from cream.training.trainer import decoder_layers
 from cream.utils.downloads import fetch_file
@@ -50,8 +54,25 @@ PRESET = "smollm2-135m"
 SHIPPED = "data/smollm2/adapter"
 DEPTHS = (10.0, 30.0, 50.0, 70.0, 90.0)  # per cent of a text, one sentence each
 LENGTH = 10_000  # tokens of a prompt with its answer
+CHARACTERS = 6  # a token has fewer on average
 HELD_OUT = {"code": "networkx", "manual": "sphinx"}  # of `long_documents`' test split
 MOST = 12_000_000  # bytes of an adapter that is shipped
+# Made up, unlike each other, and with answers of one word that nobody would guess.
+SENTENCES = (
+    ("What is the password of the old lighthouse?", "The password of the old lighthouse is",
+     "marmalade"),
+    ("What is Anna's favourite soup made of?", "Anna's favourite soup is made of", "fennel"),
+    ("What is the captain's dog called?", "The captain's dog is called", "Biscuit"),
+    ("Where does the hidden treasure lie?", "The hidden treasure lies under the", "windmill"),
+    ("Which colour is the piano in the town hall?", "The piano in the town hall is painted",
+     "purple"),
+    ("On which day is the museum of clocks closed?", "The museum of clocks is closed on",
+     "Thursday"),
+    ("Where was Professor Lindqvist born?", "Professor Lindqvist was born in", "Helsinki"),
+    ("What did the wedding cake taste of?", "The wedding cake tasted of", "cinnamon"),
+    ("Who won the chess tournament?", "The chess tournament was won by", "Olga"),
+    ("What does the gardener grow on the roof?", "On the roof the gardener grows", "pumpkins"),
+)  # fmt: skip
 TRAINING = "training.json"  # of a packed adapter: its run's numbers
 
 
@@ -95,7 +116,7 @@ def held_out_texts(cache: str | Path, tokens: int) -> dict[str, str]:
         text = ""
         for _, more in files:
             text += more
-            if len(text) > 6 * tokens:  # no text has as many characters a token
+            if len(text) > 2 * CHARACTERS * tokens:
                 break
         found[kind] = text
     return found
@@ -105,18 +126,44 @@ def hidden(
     tokenizer: PreTrainedTokenizerBase,
     texts: Mapping[str, str],
     length: int = LENGTH,
-    style: str = "sentences",
     seed: int = 0,
 ) -> list[Example]:
-    """Return ten questions: five sentences hidden in each text, at `DEPTHS`, asked one by one."""
+    """Return ten questions: five of `SENTENCES` hidden in each text, at `DEPTHS`, one by one.
+
+    They are asked in the tokenizer's chat template, or without one as plain text, and the answer's
+    beginning is given. Prompts of a text are alike up to their questions.
+    """
+    chat = getattr(tokenizer, "chat_template", None)
+    turn = UserTurn(tokenizer) if chat else None
+    how = {"style": "ten sentences", **(turn.settings if turn else {"template": "none"})}
     found = []
     for place, (kind, text) in enumerate(texts.items()):
-        asked = needle.grid(
-            tokenizer, text, [length], DEPTHS, 1, seed + place, style, len(DEPTHS), kind=kind
-        )
-        named = {"document": f"{kind}, {length} tokens"}
-        found += [Example(**{**vars(one), **named}) for one in asked]
+        rng = sample_rng("ten sentences", seed, length, place)
+        start = int(rng.integers(max(1, len(text) - CHARACTERS * length)))
+        piece = haystack.stretch(tokenizer, text, start, length)
+        chosen = list(zip(DEPTHS, _sentences(place), strict=True))
+        page = Page(counter(tokenizer), DESCRIPTION, turn or str, chosen)
+        found += [
+            Example("needle", place, prompt, one.answer, length, max_new_tokens=12, stop=".",
+                    depth_percent=depth, document=document_of(kind, length),
+                    how={**how, "mode": f"{len(DEPTHS)} together", "haystack": kind})
+            for (depth, one), prompt in zip(chosen, page.prompts(piece, length), strict=True)
+        ]  # fmt: skip
     return found
+
+
+def document_of(kind: str, length: int) -> str:
+    """Name a text in rows."""
+    return f"{kind}, {length} tokens"
+
+
+def _sentences(place: int) -> list[Sentence]:
+    """The sentences of a text: what is hidden, asked, and said after the answer's beginning."""
+    mine = SENTENCES[place * len(DEPTHS) : (place + 1) * len(DEPTHS)]
+    return [
+        Sentence(f"\n{begun} {word}.\n", f"\n{asked}", f" {word}.", begun)
+        for asked, begun, word in mine
+    ]
 
 
 def subjects(
@@ -253,7 +300,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument("--adapter", type=Path, help=f"a LoRA adapter; default {SHIPPED}")
         parser.add_argument("--base", default=PRESET, help="its base")
         parser.add_argument("--length", type=int, default=LENGTH, help="tokens of a prompt")
-        parser.add_argument("--style", choices=needle.STYLES, default="sentences")
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument("--out", type=Path, default="runs/real")
         parser.add_argument("--root", type=Path, default=".", help="where relative folders start")
@@ -274,11 +320,13 @@ def _run(given: argparse.Namespace) -> None:
     about = models.load_config(adapter).cream if adapter else vars(presets.get(PRESET).train)
     tokenizer = models.load_tokenizer(base)
     texts = held_out_texts(root / bases.CACHE, given.length)
-    examples = hidden(tokenizer, texts, given.length, given.style, given.seed)
+    examples = hidden(tokenizer, texts, given.length, given.seed)
     wanted = subjects(given.base, root, adapter, about["scaling"], about["scale"])
     rows = show(wanted, examples, out)
-    titles = {f"{kind}, {given.length} tokens": f"Hidden in {given.length:,} tokens of {kind} "
-              f"({name})" for kind, name in HELD_OUT.items()}  # fmt: skip
+    titles = {
+        document_of(kind, given.length): f"Hidden in {given.length:,} tokens of {kind} ({name})"
+        for kind, name in HELD_OUT.items()
+    }
     drawn = results.drawn_from(rows)
     files = plots.style.save(found_sentences(rows, titles), out / "hidden_sentences", drawn)
     print(reading(rows))

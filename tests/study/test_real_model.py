@@ -30,7 +30,7 @@ def adapter(training_place, tmp_path_factory):
 @pytest.fixture(scope="module")
 def questions(haystack, tiny_tokenizer):
     texts = {"code": haystack, "manual": haystack[5000:]}
-    return real_model.hidden(tiny_tokenizer, texts, LENGTH, "miniature")
+    return real_model.hidden(tiny_tokenizer, texts, LENGTH)
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +51,25 @@ def test_ten_sentences_five_a_text(questions, tiny_tokenizer):
         begun = [one.prompt[: len(one.prompt) // 2] for one in mine]
         assert len(set(begun)) == 1, "the text is not shared"
         for one in mine:
-            assert one.target.strip() in one.prompt.replace("\n", " ") or one.target[-20:]
+            assert one.target in one.prompt and not one.prompt.endswith(one.target)
+            assert one.prompt.count(one.target) == 1
             assert len(tiny_tokenizer(one.prompt + one.target)["input_ids"]) <= LENGTH
+
+
+def test_where_a_sentence_stands(questions, tiny_tokenizer):
+    """After its share of the text's tokens, to a few: sentences before it add theirs."""
+    for one in questions:
+        before = len(tiny_tokenizer(one.prompt[: one.prompt.index(one.target)])["input_ids"])
+        whole = len(tiny_tokenizer(one.prompt)["input_ids"])
+        assert abs(before / whole - one.depth_percent / 100) < 0.25
+
+
+def test_ten_different_sentences():
+    """No answer is part of another sentence, and each is a sentence of its own."""
+    assert len(real_model.SENTENCES) == 2 * len(real_model.DEPTHS)
+    for asked, begun, word in real_model.SENTENCES:
+        others = " ".join(f"{a} {b} {w}" for a, b, w in real_model.SENTENCES if b != begun)
+        assert word.lower() not in f"{asked} {begun} {others}".lower()
 
 
 def test_every_model_answers_every_question(asked, adapter, training_place):
@@ -157,8 +174,8 @@ def test_the_command_from_texts_to_figure(
     """As `make real` types it, on the stand-in: no network, three models, a table, a figure."""
     texts = {"code": haystack, "manual": haystack[5000:]}
     monkeypatch.setattr(real_model, "held_out_texts", lambda cache, tokens: texts)
-    words = ["--base", str(training_place / "base"), "--adapter", str(adapter), "--style",
-             "miniature", "--length", str(LENGTH), "--out", str(tmp_path / "out")]  # fmt: skip
+    words = ["--base", str(training_place / "base"), "--adapter", str(adapter), "--length",
+             str(LENGTH), "--out", str(tmp_path / "out")]  # fmt: skip
     real_model.main(words)
     said = capsys.readouterr()
     assert said.out.count("of 10 found") == 3 and "hidden_sentences.png" in said.out
