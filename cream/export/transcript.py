@@ -16,6 +16,7 @@ import contextlib
 import copy
 import io
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ PLACE = "runs/transcripts"
 TOKENIZER = "data/miniature"
 SCALE, TOKENS, RANK = 2, 8192, 16
 _TINY = {
-    "vocab_size": 4096, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2,
+    "vocab_size": 4352, "hidden_size": 128, "intermediate_size": 128, "num_hidden_layers": 2,
     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 64, "bos_token_id": 0,
     "eos_token_id": 1, "pad_token_id": 1, "initializer_range": 0.2,
 }  # fmt: skip
@@ -119,12 +120,14 @@ def _true(family: Family) -> list[str]:
     return [data, *commands(family, family.hub, corpus, "runs", "batch_size=16")[:3], served]
 
 
-def _data(place: str) -> str:
-    """The stand-ins' corpus: text of Python's standard library."""
-    return (
-        f"papermill notebooks/01_data.ipynb {place}/01_data.ipynb -p preset tiny -p share 0.0 "
-        f"-p window {TOKENS} -p tokenizer {TOKENIZER} -p out {place}/corpus"
+def on_stand_in(family: Family, place: str) -> list[str]:
+    """The commands for the stand-in below `place`, on text of Python's standard library."""
+    base, corpus = f"{place}/{family.slug}-stand-in", f"{place}/{family.slug}-corpus"
+    data = (
+        f"papermill notebooks/01_data.ipynb {place}/01_data-{family.slug}.ipynb -p preset tiny "
+        f"-p share 0.0 -p tokenizer {base} -p window {TOKENS} -p out {corpus}"
     )
+    return [data, *commands(family, base, corpus, place, *_SMALL)]
 
 
 _SMALL = ("steps=2", "batch_size=1", "precision=float32", "recompute=0", "compile=none",
@@ -172,21 +175,21 @@ def _said(command: str) -> str:
     return out.getvalue().strip()
 
 
-def _stand_in(family: Family, place: str) -> str:
-    """Write the stand-in and return where it is."""
-    folder = f"{place}/{family.slug}-stand-in"
-    if not Path(folder, "config.json").is_file():
-        model = models.create(family.make(), seed=0)
-        models.save(model, models.load_tokenizer(TOKENIZER), folder)
-    return folder
+def _stand_in(family: Family, place: str) -> None:
+    """Write the stand-in anew, and remove what an earlier transcript left of it."""
+    for left in Path(place).glob(f"{family.slug}*"):
+        shutil.rmtree(left)
+    model = models.create(family.make(), seed=0)
+    folder = Path(place, f"{family.slug}-stand-in")
+    models.save(model, models.load_tokenizer(TOKENIZER), folder)
 
 
 def _section(family: Family, place: str, llama_cpp: tuple[str, str] | None) -> str:
     config = family.make()
     window, kind = own_window(config) or 0, parameters_of(config).get("rope_type", "default")
-    base = _stand_in(family, place)
+    _stand_in(family, place)
     ran = []
-    for command in commands(family, base, f"{place}/corpus", place, *_SMALL):
+    for command in on_stand_in(family, place):
         ran += _shown(command, _said(command))
         if "cream.training" in command:
             ran += _trained(Path(place, family.slug))
@@ -245,9 +248,7 @@ def transcript(
     `llama_cpp` is its source tree and an interpreter that has its Python binding. The working
     directory must be the project's root. RuntimeError names a command that failed.
     """
-    if not Path(place, "corpus", "manifest.json").is_file():
-        Path(place).mkdir(parents=True, exist_ok=True)
-        _said(_data(place))
+    Path(place).mkdir(parents=True, exist_ok=True)
     sections = [_section(one, place, llama_cpp) for one in families]
     engines = "transformers and llama.cpp" if llama_cpp else "transformers"
     about = ", ".join(f"{name} {version}" for name, version in versions().items())
@@ -259,17 +260,11 @@ Written by `python -m cream.export transcript notebooks/families_transcripts.md`
 
 For each family: the commands for the published weights, which **were not run** (no hub, no GPU
 there), and the same commands on a stand-in, which were: a tiny random model with the published
-config's RoPE, window and kinds of layers, and the tokenizer of `{TOKENIZER}`. A stand-in shows that
-the commands take this family's config from its base to an export whose logits {engines} give, too;
-it says nothing of answers, of speed or of memory. No vLLM or SGLang was run: their commands stand
-in each export's README.md. Set `precision`, `compile` and the rest as the preset has them for true
-weights; the stand-ins' are a CPU's. `dry_run` of 02_train says which cards a run fits on.
-
-The stand-ins' corpus, of Python's standard library:
-
-```
-$ {_data(place).replace(place, PLACE)}
-```
+config's RoPE, window and kinds of layers, the tokenizer of `{TOKENIZER}`, and text of Python's
+standard library. A stand-in shows that the commands take this family's config from its base to an
+export whose logits {engines} give, too; it says nothing of answers, of speed or of memory. No vLLM
+or SGLang was run: their commands stand in each export's README.md. `precision`, `compile` and the
+rest that the stand-ins set are a CPU's; `dry_run` of 02_train says which cards a run fits on.
 """
     return "\n".join([head, *sections])
 
