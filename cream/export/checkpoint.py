@@ -3,7 +3,7 @@
     python -m cream.export RUN [OUT]                             OUT is RUN/export by default
     python -m cream.export check OUT --engine transformers       does an engine give our logits?
     python -m cream.export gguf OUT FILE --llama-cpp LLAMA_CPP   a GGUF file for llama.cpp
-    python -m cream.export check OUT --engine llama.cpp --gguf FILE
+    python -m cream.export check OUT --engine llama.cpp --gguf FILE     or llama-server
     python -m cream.export transcript FILE                       hub id to served model, by family
 
 An export holds the weights as they were saved, bit for bit, a config.json that transformers 5 and

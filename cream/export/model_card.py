@@ -27,6 +27,7 @@ ROWS = {
     "transformers 5": ("transformers", "transformers 5"),
     "transformers 4": ("transformers", "transformers 4"),
     "llama.cpp": ("llama.cpp", ""),
+    "llama.cpp's server": ("llama-server", ""),
     "vLLM": ("vllm", ""),
     "SGLang": ("sglang", ""),
 }
@@ -60,9 +61,11 @@ def checks_table(checks: list[dict[str, Any]]) -> str:
 def _row(name: str, check: dict[str, Any]) -> str:
     equal = sum(one["equal"] for one in check["lengths"])
     tokens = sum(one["tokens"] for one in check["lengths"])
-    relative = max(one["difference"] / one["spread"] for one in check["lengths"])
+    relative = max(one.get("difference", 0) / one.get("spread", 1) for one in check["lengths"])
     longest = max(one["length"] for one in check["lengths"])
     apart = f"{relative:.0e} of their standard deviation" if relative else "nothing"
+    if not all("difference" in one for one in check["lengths"]):
+        apart = "a server gives none"
     verdict = "" if check["agrees"] else "**DIFFERS: do not use**, "
     text = "" if check["text_equal"] else "; **text becomes other tokens**"
     return (

@@ -1,7 +1,7 @@
 """From a hub id to a served model, family by family: the commands, and what they said on stand-ins.
 
     python -m cream.export transcript notebooks/families_transcripts.md
-    python -m cream.export transcript FILE --llama-cpp LLAMA_CPP --llama-cpp-python PYTHON
+    python -m cream.export transcript FILE --llama-cpp LLAMA_CPP --python PYTHON
 
 A stand-in is a tiny random model with the published config's RoPE, window and kinds of layers, and
 the miniature's tokenizer. On it every command is run as it is printed. The same commands for the
@@ -137,9 +137,9 @@ _SMALL = ("steps=2", "batch_size=1", "precision=float32", "recompute=0", "compil
 def _in_gguf(family: Family, place: str, tree: str, python: str) -> list[str]:
     out, file = f"{place}/{family.slug}/export", f"{place}/{family.slug}/model.gguf"
     return [
-        f"python -m cream.export gguf {out} {file} --llama-cpp {tree} --python {python}",
-        f"python -m cream.export check {out} --engine llama.cpp --gguf {file} --python {python} "
-        "--lengths 64,512",
+        f"python -m cream.export gguf {out} {file} --llama-cpp {tree}",
+        f"python -m cream.export check {out} --engine llama-server --gguf {file} "
+        f"--python {python} --lengths 64,512",
     ]
 
 
@@ -224,7 +224,7 @@ def _trained(run: Path) -> list[str]:
 
 
 def _llama_cpp(family: Family, place: str, where: tuple[str, str] | None) -> list[str]:
-    """Convert for llama.cpp and ask it, where it is; or say why not."""
+    """Convert for llama.cpp and ask its server, where it is; or say why not."""
     if where is None:
         return ["# llama.cpp: not run, no --llama-cpp was given"]
     found = []
@@ -245,12 +245,12 @@ def transcript(
 ) -> str:
     """Run every family's commands on its stand-in, below `place`; return the file's text.
 
-    `llama_cpp` is its source tree and an interpreter that has its Python binding. The working
+    `llama_cpp` is its source tree and an interpreter that has xllamacpp, its server. The working
     directory must be the project's root. RuntimeError names a command that failed.
     """
     Path(place).mkdir(parents=True, exist_ok=True)
     sections = [_section(one, place, llama_cpp) for one in families]
-    engines = "transformers and llama.cpp" if llama_cpp else "transformers"
+    engines = "transformers (and greedy tokens llama.cpp's server)" if llama_cpp else "transformers"
     about = ", ".join(f"{name} {version}" for name, version in versions().items())
     head = f"""\
 # From a hub id to a served model
@@ -274,11 +274,9 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m cream.export transcript")
     parser.add_argument("file", type=Path, help="the Markdown file to write")
     parser.add_argument("--llama-cpp", help="a source tree of llama.cpp")
-    parser.add_argument("--llama-cpp-python", help="an interpreter with llama-cpp-python")
+    parser.add_argument("--python", default=sys.executable, help="one that has xllamacpp")
     given = parser.parse_args(arguments)
-    if bool(given.llama_cpp) != bool(given.llama_cpp_python):
-        parser.error("--llama-cpp and --llama-cpp-python go together")
-    where = (given.llama_cpp, given.llama_cpp_python) if given.llama_cpp else None
+    where = (given.llama_cpp, given.python) if given.llama_cpp else None
     file = given.file.resolve()
     try:
         with contextlib.chdir(notebook.find_root()):

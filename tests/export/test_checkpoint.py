@@ -130,13 +130,13 @@ def test_the_tokenizer_is_named_by_a_class_of_both_majors(exports, kind):
 
 @kinds
 def test_the_card_says_what_it_is_and_that_nothing_was_run(exports, kind, training_place):
-    """Numbers of the run, a command an engine, and five times "not run"."""
+    """Numbers of the run, a command an engine, and six times "not run"."""
     text = (exports / kind / "README.md").read_text()
     length = 64 if kind == "none" else 64 * SCALE
     lengths = (f"--max-model-len {length}", f"--context-length {length}", f"-c {length}")
     for wanted in ("| seed | 0 |", "| tokens trained | 768 |", "AutoModelForCausalLM", *lengths):
         assert wanted in text
-    assert text.count("| not run |") == len(model_card.ROWS) == 5
+    assert text.count("| not run |") == len(model_card.ROWS) == 6
     assert ("--json-model-override-args '{" in text) == (kind == "yarn")
     assert str(training_place) not in text  # a base given by its path is named, not placed
 
@@ -184,7 +184,7 @@ def test_a_check_asks_another_process_and_is_recorded(exports, tmp_path):
     assert [one["length"] for one in record["lengths"]] == LENGTHS
     assert all(one["equal"] == one["tokens"] == 17 for one in record["lengths"])
     text = (out / "README.md").read_text()
-    assert text.count("| not run |") == 4 and "51 of 51" in text
+    assert text.count("| not run |") == 5 and "51 of 51" in text
     assert text.endswith("My own words.\n") and record["version"] in text
     assert json.loads((out / "cream.json").read_text())["checks"] == [record]
 
@@ -285,7 +285,7 @@ def test_checks_that_cannot_start_are_named(exports, tmp_path):
     out = exports / "linear"
     with pytest.raises(FileNotFoundError, match="it is not an export"):
         engines.check(tmp_path, "transformers")
-    with pytest.raises(ValueError, match="--gguf FILE goes with the engine llama.cpp"):
+    with pytest.raises(ValueError, match="--gguf FILE goes with the engine llama.cpp or"):
         engines.check(out, "llama.cpp")
     with pytest.raises(FileNotFoundError, match="cream.export gguf writes it"):
         engines.check(out, "llama.cpp", gguf=tmp_path / "no.gguf")
@@ -374,3 +374,26 @@ def test_llama_cpp_gives_our_logits(exports, tmp_path, kind):
     gguf = engines.convert(out, tmp_path / "x.gguf", TREE, LLAMA, pre="smollm")
     record = engines.check(out, "llama.cpp", LLAMA, gguf, LENGTHS)
     assert record["agrees"] and record["text_equal"], record
+
+
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_llama_cpp_s_server_gives_our_greedy_tokens(exports, tmp_path, kind):
+    """The GGUF file behind llama.cpp's own HTTP server, as xllamacpp carries it."""
+    if not TREE:
+        pytest.skip("CREAM_LLAMA_CPP is unset: no converter")
+    pytest.importorskip("xllamacpp", reason="xllamacpp, which carries the server, is not installed")
+    out = Path(shutil.copytree(exports / kind, tmp_path / "out"))
+    gguf = engines.convert(out, tmp_path / "x.gguf", TREE, pre="smollm")
+    record = engines.check(out, "llama-server", None, gguf, LENGTHS)
+    assert record["agrees"] and record["text_equal"], record
+    assert [one["equal"] for one in record["lengths"]] == [16] * 3
+    assert "a server gives none" in (out / "README.md").read_text()
+
+
+def test_a_server_agrees_only_with_equal_tokens():
+    """One token apart, or one short, is another model."""
+    asked = {"tokens": [5, 6, 7, 8, 9], "first": 2}
+    for greedy, equal in (([7, 8, 9], 3), ([7, 8, 1], 2), ([7, 8], 2), ([], 0)):
+        one = engines._same_tokens(asked, greedy)
+        assert one == {"length": 2, "tokens": 3, "equal": equal}
+        assert engines._agrees(one) == (equal == 3)
