@@ -317,7 +317,7 @@ def _run(given: argparse.Namespace) -> None:
     root, out = given.root, given.root / given.out
     adapter = _adapter(given.adapter, root)
     base = bases.place(given.base, root)
-    about = models.load_config(adapter).cream if adapter else vars(presets.get(PRESET).train)
+    about = _scaling(adapter) if adapter else vars(presets.get(PRESET).train)
     tokenizer = models.load_tokenizer(base)
     texts = held_out_texts(root / bases.CACHE, given.length)
     examples = hidden(tokenizer, texts, given.length, given.seed)
@@ -331,6 +331,14 @@ def _run(given: argparse.Namespace) -> None:
     files = plots.style.save(found_sentences(rows, titles), out / "hidden_sentences", drawn)
     print(reading(rows))
     print(files[0])
+
+
+def _scaling(adapter: Path) -> dict[str, object]:
+    """How an adapter's base is stretched; ValueError for an adapter that does not say."""
+    about = getattr(models.load_config(adapter), "cream", None)
+    if about is None:
+        raise ValueError(f"{adapter / 'config.json'} names no scaling: it is no adapter of cream's")
+    return about
 
 
 def _adapter(given: Path | None, root: Path) -> Path | None:

@@ -168,6 +168,12 @@ def test_without_the_shipped_adapter_it_says_so(tmp_path, capsys):
         real_model._adapter(tmp_path / "nowhere", tmp_path)
 
 
+def test_an_adapter_that_names_no_scaling_is_refused(adapter, training_place):
+    assert real_model._scaling(adapter)["scaling"] == "yarn"
+    with pytest.raises(ValueError, match="names no scaling"):
+        real_model._scaling(training_place / "base")
+
+
 def test_the_command_from_texts_to_figure(
     training_place, adapter, haystack, tmp_path, capsys, monkeypatch
 ):
