@@ -78,12 +78,19 @@ def ask_llama_server(job: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, A
     longest = max(len(each["tokens"]) for each in job["sequences"])
     params = xllamacpp.CommonParams()
     params.model.path, params.n_ctx, params.n_parallel = job["model"], longest + 8, 1
-    params.n_gpu_layers, params.cpuparams.n_threads, params.verbosity = 0, 1, -1
+    params.n_gpu_layers, params.cpuparams.n_threads, params.verbosity = 0, 1, 1
     params.warmup = params.fit_params = False
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.hostnames, params.port = ["127.0.0.1"], 0
-    server = xllamacpp.Server(params)
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise RuntimeError(
+            "llama.cpp does not load this file (above: why). Where it counts a wrong number of "
+            "tensors, its code for this family reads no longrope factors (Qwen3's does not): "
+            "train with linear, ntk or yarn-original for it"
+        ) from error
     greedy = []
     for each in job["sequences"]:
         prompt, wanted = each["tokens"][: each["first"]], len(each["tokens"]) - each["first"]

@@ -210,7 +210,7 @@ def _section(family: Family, place: str, llama_cpp: tuple[str, str] | None) -> s
         "```",
         "",
     ]
-    return "\n".join(lines).replace(place, PLACE)
+    return "\n".join(lines).replace(f"{Path.cwd()}/", "").replace(place, PLACE)
 
 
 def _shown(command: str, said: str) -> list[str]:
@@ -250,7 +250,7 @@ def transcript(
     """
     Path(place).mkdir(parents=True, exist_ok=True)
     sections = [_section(one, place, llama_cpp) for one in families]
-    engines = "transformers (and greedy tokens llama.cpp's server)" if llama_cpp else "transformers"
+    engines = ", and whose greedy tokens llama.cpp's server gives" if llama_cpp else ""
     about = ", ".join(f"{name} {version}" for name, version in versions().items())
     head = f"""\
 # From a hub id to a served model
@@ -262,7 +262,9 @@ For each family: the commands for the published weights, which **were not run** 
 there), and the same commands on a stand-in, which were: a tiny random model with the published
 config's RoPE, window and kinds of layers, the tokenizer of `{TOKENIZER}`, and text of Python's
 standard library. A stand-in shows that the commands take this family's config from its base to an
-export whose logits {engines} give, too; it says nothing of answers, of speed or of memory. No vLLM
+export whose logits transformers gives, too{engines}.
+It says nothing of answers, of speed or of memory. Where llama.cpp's converter refuses a stand-in
+for its tokenizer (the miniature's, under another family's class), the true one is another. No vLLM
 or SGLang was run: their commands stand in each export's README.md. `precision`, `compile` and the
 rest that the stand-ins set are a CPU's; `dry_run` of 02_train says which cards a run fits on.
 """
