@@ -221,8 +221,8 @@ def _serving(facts: dict[str, Any]) -> str:
         notes += [
             "That command then adds longrope's factors and attention factor, which the converter "
             "alone leaves out: its file without them is another model.",
-            "llama.cpp's code for a family must read those factors: Llama's and Mistral's were seen "
-            "to, Qwen3's not (it stops with a wrong number of tensors; linear, ntk and "
+            "llama.cpp's code for a family must read those factors: Llama's and Mistral's were "
+            "seen to, Qwen3's not (it stops with a wrong number of tensors; linear, ntk and "
             "yarn-original need none).",
             "SGLang's override keeps position N from being rotated as position 0 (seen in the "
             "source of 0.5.23); as both lists of factors are equal, it changes nothing else.",
