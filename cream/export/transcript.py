@@ -250,7 +250,9 @@ def transcript(
     """
     Path(place).mkdir(parents=True, exist_ok=True)
     sections = [_section(one, place, llama_cpp) for one in families]
-    engines = ",\nand, where a section shows it, whose greedy tokens llama.cpp's server gives" if llama_cpp else ""
+    engines = ""
+    if llama_cpp:
+        engines = ",\nand, where a section shows it, whose greedy tokens llama.cpp's server gives"
     about = ", ".join(f"{name} {version}" for name, version in versions().items())
     head = f"""\
 # From a hub id to a served model
