@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -90,6 +91,24 @@ class ExampleDataset(Dataset):
             rng = example_rng(self.seed, 0, item // self.forward, FORWARD_STREAM)
             return self.draw(num_tokens, rng)
         return self.draw.draw(num_tokens, self.seed, epoch, document)
+
+
+    def as_datasets(self) -> datasets.Dataset:
+        """Return the same examples as a Dataset of the library datasets, drawn as they are read.
+
+        TRL's trainers take no other kind; leave its columns (remove_unused_columns=False).
+        """
+        items = datasets.Dataset.from_dict({"item": np.arange(len(self))})
+        return items.with_transform(self._rows)
+
+    def _rows(self, asked: dict[str, list[int]]) -> dict[str, list[np.ndarray]]:
+        """Columns of examples, as datasets has them: one key lacks in none or in all."""
+        rows = [self[int(item)] for item in asked["item"]]
+        if any("learnt" in row for row in rows):
+            for row in rows:
+                row.setdefault("learnt", np.ones(len(row["input_ids"]), dtype=bool))
+        return {name: [row[name] for row in rows] for name in rows[0]}
+
 
 
 def collate(examples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor | tuple[int, ...]]:

@@ -448,10 +448,12 @@ def _trained(folder: Path, named: dict[str, str | None]) -> Subject:
             "on where it stopped"
         )
     model_config = json.loads((folder / "model" / "config.json").read_text())
-    window = (model_config.get("cream") or {}).get("window")
-    window = (config.get("sampler_options") or {}).get("tokens") or window  # of an example
+    about = model_config.get("cream") or {}
+    whole = about.get("target_length") if config.get("method") == "full" else about.get("window")
+    own = (config.get("sampler_options") or {}).get("tokens")  # of an example, as CLEX has it
+    tokens = config.get("train_window") or own or whole
     steps, batch = config.get("steps"), config.get("batch_size")
-    trained = steps * batch * window if steps and batch and window else None
+    trained = steps * batch * tokens if steps and batch and tokens else None
     known = {**named, "base": Path(config["base"]).name} if "base" in config else named
     return Subject(
         path=str(folder / "model"),

@@ -4,11 +4,13 @@
     python -m cream.export RUN [OUT] --factor 4                  a CLEX run at t = 4, for 4 N tokens
     python -m cream.export check OUT --engine transformers       does an engine give our logits?
     python -m cream.export gguf OUT FILE --llama-cpp LLAMA_CPP   a GGUF file for llama.cpp
-    python -m cream.export check OUT --engine llama.cpp --gguf FILE
+    python -m cream.export check OUT --engine llama.cpp --gguf FILE     or llama-server
+    python -m cream.export transcript FILE                       hub id to served model, by family
 
 An export holds the weights as they were saved, bit for bit, a config.json that transformers 5 and
-4, vLLM and SGLang read alike, README.md (the model card) and cream.json (the facts in it). What an
-engine makes of it is asked in `engines`; the card's words are in `model_card`.
+4, vLLM and SGLang read alike, hf_overrides.json (of that, what differs from the base, for engines
+that serve the base's own files), README.md (the model card) and cream.json (the facts in it). What
+an engine makes of it is asked in `engines`; the card's words are in `model_card`.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ from cream.utils import provenance
 
 __all__ = ["export", "facts_of", "licence_of", "main"]
 
-_REWRITTEN = ("config.json", "tokenizer_config.json", "README.md", engines.FACTS)
+_REWRITTEN = ("config.json", "tokenizer_config.json", "README.md", engines.FACTS,
+              model_card.OVERRIDES)  # fmt: skip
+_OVERRIDDEN = ("max_position_embeddings", "original_max_position_embeddings", "rope_parameters",
+               "sliding_window", "layer_types", "head_dim")  # fmt: skip
 
 
 def export(
@@ -150,7 +155,8 @@ def facts_of(
     model = models.load(place, dtype="auto", device="cpu", attention="eager")
     base = root / config.base
     local = base.is_dir() or Path(config.base).is_absolute()
-    taken = ("revision", "method", "steps", "batch_size", "learning_rate", "seed")
+    taken = ("revision", "method", "steps", "batch_size", "learning_rate", "seed", "train_window",
+             "lora_rank", "lora_train")  # fmt: skip
     return {
         "run": run.resolve().name,
         "base": Path(config.base).name if Path(config.base).is_absolute() else config.base,
@@ -195,7 +201,10 @@ def _write(part: Path, model: Path, facts: dict[str, Any]) -> None:
     for file in _files(model):
         if file.name not in _REWRITTEN:
             shutil.copyfile(file, part / file.name)
-    _write_json(part / "config.json", _for_every_engine(_json(model / "config.json")))
+    config = _for_every_engine(_json(model / "config.json"))
+    _write_json(part / "config.json", config)
+    changed = {key: config[key] for key in _OVERRIDDEN if key in config}
+    _write_json(part / model_card.OVERRIDES, changed)
     if (model / "tokenizer_config.json").is_file():
         about = _for_both_majors(_json(model / "tokenizer_config.json"))
         _write_json(part / "tokenizer_config.json", about)
@@ -246,6 +255,11 @@ def main(arguments: list[str] | None = None) -> None:
     words = sys.argv[1:] if arguments is None else arguments
     if words and words[0] in engines.COMMANDS:
         engines.main(words)
+        return
+    if words and words[0] == "transcript":
+        from cream.export import transcript  # which runs this command on stand-ins
+
+        transcript.main(words[1:])
         return
     parser = argparse.ArgumentParser(
         prog="python -m cream.export",

@@ -9,7 +9,8 @@ is a function here that answers a job, in `ENGINES`; a job is a JSON file beside
 
 The answers, in answers.npz: for each sequence the logits that predict tokens[first], tokens[first +
 1] and so on, and one row beyond the last token; in answers.json: the engine's version, and the
-tokens that it makes of each text.
+tokens that it makes of each text. A server gives no logits, but "greedy" in answers.json: its own
+tokens after each tokens[:first].
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import json
 import runpy
 import sys
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,52 @@ def ask_llama_cpp(job: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]
 def _last_logits(llm: Any, library: Any) -> np.ndarray:
     last = library.llama_get_logits_ith(llm.ctx, -1)
     return np.ctypeslib.as_array(last, shape=(llm.n_vocab(),)).copy()
+
+
+def ask_llama_server(job: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
+    """Answer by llama.cpp's own HTTP server, which xllamacpp carries: greedy tokens, no logits."""
+    import xllamacpp
+
+    longest = max(len(each["tokens"]) for each in job["sequences"])
+    params = xllamacpp.CommonParams()
+    params.model.path, params.n_ctx, params.n_parallel = job["model"], longest + 8, 1
+    params.n_gpu_layers, params.cpuparams.n_threads, params.verbosity = 0, 1, 1
+    params.warmup = params.fit_params = False
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.hostnames, params.port = ["127.0.0.1"], 0
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise RuntimeError(
+            "llama.cpp does not load this file (above: why). Where it counts a wrong number of "
+            "tensors, its code for this family reads no longrope factors (Qwen3's does not): "
+            "train with linear, ntk or yarn-original for it"
+        ) from error
+    greedy = []
+    for each in job["sequences"]:
+        prompt, wanted = each["tokens"][: each["first"]], len(each["tokens"]) - each["first"]
+        told = {"prompt": prompt, "n_predict": wanted, "temperature": 0, "ignore_eos": True,
+                "return_tokens": True, "cache_prompt": False}  # fmt: skip
+        found = _post(server.listening_address, "/completion", told)
+        if found["tokens_evaluated"] != len(prompt):
+            raise RuntimeError(f"read {found['tokens_evaluated']} of {len(prompt)} prompt tokens")
+        greedy.append(found["tokens"])
+    texts = [
+        _post(server.listening_address, "/tokenize", {"content": text, "add_special": True})
+        for text in job["texts"]
+    ]
+    version = f"llama.cpp's server in xllamacpp {xllamacpp.__version__}"
+    about = {"version": version, "texts": [one["tokens"] for one in texts], "greedy": greedy}
+    return [], about
+
+
+def _post(address: str, path: str, content: dict[str, Any]) -> dict[str, Any]:
+    asked = urllib.request.Request(
+        address + path, json.dumps(content).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(asked, timeout=600) as answer:
+        return json.load(answer)
 
 
 def convert(job: dict[str, Any]) -> None:
@@ -137,7 +185,11 @@ def complete(plain: str, whole: str, longrope: dict[str, Any]) -> None:
     writer.close()
 
 
-ENGINES = {"transformers": ask_transformers, "llama.cpp": ask_llama_cpp}
+ENGINES = {
+    "transformers": ask_transformers,
+    "llama.cpp": ask_llama_cpp,
+    "llama-server": ask_llama_server,
+}
 
 
 def main(file: Path) -> None:

@@ -45,7 +45,9 @@ TEXTS = (
     "I've 3 apples, they'll cost 12.50; \tdef f(x):\n\n    return x ** 2\n",
     "naïve café, 中文字, ¹²³, “quoted”  -- trailing  ",
 )
-NEEDS = {"transformers": "transformers and torch", "llama.cpp": "llama-cpp-python"}
+NEEDS = {"transformers": "transformers and torch", "llama.cpp": "llama-cpp-python",
+         "llama-server": "xllamacpp"}  # fmt: skip
+GGUF = ("llama.cpp", "llama-server")  # engines that read it
 
 
 def questions(
@@ -95,12 +97,15 @@ def check(
 
     `python` is the interpreter that has the engine, this one if None; `gguf` the file for
     llama.cpp; `lengths` of prompts in tokens, by default within the window, just beyond it, at 2 N
-    and at the target length. The engine agrees if logits differ by less than `TOLERANCE`.
+    and at the target length. The engine agrees if logits differ by less than `TOLERANCE`; a server,
+    which gives none, if all greedy tokens are equal.
     """
     out = Path(out)
     facts = _facts(out)
-    if (engine == "llama.cpp") != (gguf is not None):
-        raise ValueError("--gguf FILE goes with the engine llama.cpp, and that engine needs it")
+    if (engine in GGUF) != (gguf is not None):
+        raise ValueError(
+            f"--gguf FILE goes with the engine {' or '.join(GGUF)}, and that engine needs it"
+        )
     if gguf is not None and not Path(gguf).is_file():
         raise FileNotFoundError(f"{gguf} does not exist: python -m cream.export gguf writes it")
     model = models.load(out, dtype=torch.float32, device="cpu")
@@ -109,18 +114,15 @@ def check(
     job = {"engine": engine, "model": str(Path(gguf or out).resolve()), "sequences": asked,
            "texts": list(TEXTS)}  # fmt: skip
     theirs, about = _ask(job, python)
-    found = []
-    for each, logits in zip(asked, theirs, strict=True):
-        with torch.no_grad():
-            tokens = torch.tensor([each["tokens"]])
-            hidden = model.base_model(tokens, attention_mask=torch.ones_like(tokens))[0]
-            ours = model.get_output_embeddings()(hidden[0, each["first"] - 1 :]).numpy()
-        found.append({"length": each["first"], **compare(ours, logits)})
+    if "greedy" in about:
+        found = [_same_tokens(*pair) for pair in zip(asked, about["greedy"], strict=True)]
+    else:
+        found = [_same_logits(model, *pair) for pair in zip(asked, theirs, strict=True)]
     record = {
         "engine": engine,
         "version": about["version"],
         "lengths": found,
-        "agrees": all(one["difference"] <= TOLERANCE * one["spread"] for one in found),
+        "agrees": all(_agrees(one) for one in found),
         "text_equal": about["texts"] == [tokenizer(text)["input_ids"] for text in TEXTS],
         "command": f"python -m cream.export check --engine {engine}",
         "date": datetime.date.today().isoformat(),
@@ -128,6 +130,29 @@ def check(
     }
     _record(out, facts, record)
     return record
+
+
+def _same_logits(
+    model: PreTrainedModel, asked: dict[str, Any], logits: np.ndarray
+) -> dict[str, Any]:
+    with torch.no_grad():
+        tokens = torch.tensor([asked["tokens"]])
+        hidden = model.base_model(tokens, attention_mask=torch.ones_like(tokens))[0]
+        ours = model.get_output_embeddings()(hidden[0, asked["first"] - 1 :]).numpy()
+    return {"length": asked["first"], **compare(ours, logits)}
+
+
+def _same_tokens(asked: dict[str, Any], greedy: list[int]) -> dict[str, Any]:
+    """Compare a server's greedy tokens with ours, place by place."""
+    ours = asked["tokens"][asked["first"] :]
+    equal = sum(a == b for a, b in zip(ours, greedy, strict=False))
+    return {"length": asked["first"], "tokens": len(ours), "equal": equal}
+
+
+def _agrees(one: dict[str, Any]) -> bool:
+    if "difference" not in one:
+        return one["equal"] == one["tokens"]
+    return one["difference"] <= TOLERANCE * one["spread"]
 
 
 def _facts(out: Path) -> dict[str, Any]:
@@ -249,7 +274,7 @@ def main(arguments: list[str]) -> None:
         each.add_argument("out", type=Path, help="the export")
         each.add_argument("--python", help="the interpreter that has the engine; default: this")
     one.add_argument("--engine", required=True, choices=engine_worker.ENGINES)
-    one.add_argument("--gguf", type=Path, help="the file for llama.cpp")
+    one.add_argument("--gguf", type=Path, help="the file for llama.cpp and its server")
     one.add_argument("--lengths", help="of the prompts in tokens, with commas between")
     two.add_argument("file", type=Path, help="the new GGUF file")
     two.add_argument("--llama-cpp", type=Path, required=True, help="a clone of llama.cpp")
@@ -275,6 +300,9 @@ def _check(given: argparse.Namespace) -> None:
     print(f"{'prompt':>8} {'greedy tokens equal':>20} {'logits differ by':>18} {'of their sd':>12}")
     for one in record["lengths"]:
         equal = f"{one['equal']} of {one['tokens']}"
+        if "difference" not in one:
+            print(f"{one['length']:>8} {equal:>20} {'not given':>18} {'not given':>12}")
+            continue
         relative = one["difference"] / one["spread"]
         print(f"{one['length']:>8} {equal:>20} {one['difference']:>18.1e} {relative:>12.1e}")
     print(f"text becomes {'the same' if record['text_equal'] else 'OTHER'} tokens")

@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["CARRIERS", "card", "checks_table", "commands", "with_checks"]
+__all__ = ["CARRIERS", "OVERRIDES", "card", "checks_table", "commands", "on_the_base",
+           "with_checks"]  # fmt: skip
+
+OVERRIDES = "hf_overrides.json"  # of an export: its config's scaling, for the base's own files
 
 # How a stock config carries each scaling; the key is what cream calls it.
 CARRIERS = {
@@ -29,6 +32,7 @@ ROWS = {
     "transformers 5": ("transformers", "transformers 5"),
     "transformers 4": ("transformers", "transformers 4"),
     "llama.cpp": ("llama.cpp", ""),
+    "llama.cpp's server": ("llama-server", ""),
     "vLLM": ("vllm", ""),
     "SGLang": ("sglang", ""),
 }
@@ -62,9 +66,11 @@ def checks_table(checks: list[dict[str, Any]]) -> str:
 def _row(name: str, check: dict[str, Any]) -> str:
     equal = sum(one["equal"] for one in check["lengths"])
     tokens = sum(one["tokens"] for one in check["lengths"])
-    relative = max(one["difference"] / one["spread"] for one in check["lengths"])
+    relative = max(one.get("difference", 0) / one.get("spread", 1) for one in check["lengths"])
     longest = max(one["length"] for one in check["lengths"])
     apart = f"{relative:.0e} of their standard deviation" if relative else "nothing"
+    if not all("difference" in one for one in check["lengths"]):
+        apart = "a server gives none"
     verdict = "" if check["agrees"] else "**DIFFERS: do not use**, "
     text = "" if check["text_equal"] else "; **text becomes other tokens**"
     return (
@@ -88,6 +94,39 @@ def commands(facts: dict[str, Any], place: str = "PATH") -> dict[str, str]:
         "llama.cpp": f"python -m cream.export gguf {place} model.gguf --llama-cpp LLAMA_CPP\n"
         f"llama-server -m model.gguf -c {length}",
     }
+
+
+def on_the_base(facts: dict[str, Any], place: str = "PATH") -> dict[str, str]:
+    """Return the commands that serve the base's own files with this scaling, by engine.
+
+    Untuned; or tuned, where the run left a LoRA adapter that engines can apply by themselves (one
+    without trained norms or embeddings).
+    """
+    base = "BASE" if facts["base_is_local"] else facts["base"]
+    length, how = facts["target_length"], f'"$(cat {place}/{OVERRIDES})"'
+    found = {
+        "vLLM": f"vllm serve {base} --max-model-len {length} --hf-overrides {how}",
+    }
+    if not _longrope(facts):  # which it takes with another original length, as in `commands`
+        found["SGLang"] = (
+            f"python -m sglang.launch_server --model-path {base} --context-length {length} "
+            f"\\\n    --json-model-override-args {how}"
+        )
+    if rank := _adapter_rank(facts):
+        found["vLLM"] += (
+            f" \\\n    --enable-lora --max-lora-rank {rank} --lora-modules tuned=RUN/adapter"
+        )
+        if "SGLang" in found:
+            found["SGLang"] += f" \\\n    --max-lora-rank {rank} --lora-paths tuned=RUN/adapter"
+    return found
+
+
+def _adapter_rank(facts: dict[str, Any]) -> int:
+    """The rank of a LoRA adapter that engines take as it is, as vLLM counts ranks; else 0."""
+    if facts.get("lora_train", "none") != "none":
+        return 0
+    rank = facts.get("lora_rank") or 0
+    return next((one for one in (8, 16, 32, 64, 128, 256, 320, 512) if one >= rank), 0) * (rank > 0)
 
 
 def _longrope(facts: dict[str, Any]) -> bool:
@@ -139,11 +178,13 @@ def _title(facts: dict[str, Any]) -> str:
 def _training(facts: dict[str, Any]) -> str:
     tokens = facts["tokens_trained"]
     options = f" {facts['sampler_options']}" if facts["sampler_options"] else ""
+    short = facts.get("train_window")  # cards before have none
     rows = {
         "base": facts["base"] + (f" at {facts['revision']}" if facts["revision"] else ""),
         "method": facts["method"] + options,
         "RoPE scaling": _scaling(facts),
         "window N": f"{facts['window']:,} tokens",
+        **({"tokens an example": f"{short:,}"} if short else {}),
         "target length s N": f"{facts['target_length']:,} tokens",
         "steps": f"{facts['steps']:,} of {facts['batch_size']} examples",
         "tokens trained": f"{tokens:,}" if tokens else "not recorded",
@@ -193,11 +234,27 @@ def _serving(facts: dict[str, Any]) -> str:
         notes += [
             "That command then adds longrope's factors and attention factor, which the converter "
             "alone leaves out: its file without them is another model.",
+            "llama.cpp's code for a family must read those factors: Llama's and Mistral's were "
+            "seen to, Qwen3's not (it stops with a wrong number of tensors; linear, ntk and "
+            "yarn-original need none).",
             "SGLang's override keeps position N from being rotated as position 0 (seen in the "
             "source of 0.5.23); as both lists of factors are equal, it changes nothing else.",
         ]
     listed = "\n".join(f"- {note}" for note in notes)
-    return "## Serve it\n\n```\n" + "\n\n".join(blocks) + f"\n```\n\n{listed}\n"
+    served = "## Serve it\n\n```\n" + "\n\n".join(blocks) + f"\n```\n\n{listed}\n"
+    return served + (_serving_the_base(facts) if facts["scale"] > 1 else "")
+
+
+def _serving_the_base(facts: dict[str, Any]) -> str:
+    own = [f"# {name}\n{line}" for name, line in on_the_base(facts).items()]
+    adapter = (
+        "with the run's adapter (ask for the model `tuned`)" if _adapter_rank(facts) else "untuned"
+    )
+    return (
+        f"\n`{OVERRIDES}` holds the same scaling as an option, for engines that serve the base's "
+        f"own files, {adapter}. vLLM has no `--rope-scaling` any more; this took its place:\n\n"
+        "```\n" + "\n\n".join(own) + "\n```\n"
+    )
 
 
 def _checked(facts: dict[str, Any]) -> str:

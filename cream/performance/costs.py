@@ -213,7 +213,7 @@ def plan(
     FileNotFoundError for a base that is nowhere.
     """
     about = _config(config, preset, Path(root))
-    window = models.describe(about)["window"]
+    window = config.train_window or models.describe(about)["window"]
     count = memory.parameters(about)
     size = config.batch_size * window
     said = [

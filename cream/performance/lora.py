@@ -87,6 +87,7 @@ def _config(given: argparse.Namespace) -> TrainConfig:
         batch_size=given.batch_size, micro_batch=given.micro_batch, precision="master",
         recompute=again, offload="none", zero=0, zero_offload="none", compile=given.compile,
         lora_rank=given.rank, lora_targets=given.targets, lora_train=given.train,
+        save_dtype="bfloat16",
     )  # fmt: skip
 
 
@@ -138,6 +139,11 @@ def _hold(room: int) -> dict[str, float | None]:
     place = random_models.place()
     torch.zeros(1, device=place)
     free, total = torch.cuda.mem_get_info(place)
+    if room > total:
+        raise MemoryError(
+            f"this card has {total / memory.GIB:.1f} GiB, fewer than the {room / memory.GIB:.1f} "
+            "that it was to be held to: give a smaller --gib"
+        )
     context = max(total - free - torch.cuda.memory_reserved(place), 0)
     torch.cuda.set_per_process_memory_fraction((room - context) / total, place)
     return {"held_gib": (room - context) / memory.GIB, "context_gib": context / memory.GIB}

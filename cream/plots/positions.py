@@ -21,15 +21,20 @@ STRIP = 1200  # columns of one example's strip
 
 @printed
 def indices_picture(
-    samplers: Mapping[str, Sampler], num_tokens: int, examples: int = 6, seed: int = 0
+    samplers: Mapping[str, Sampler],
+    num_tokens: int,
+    examples: int = 6,
+    seed: int = 0,
+    window: int | None = None,
 ) -> Figure:
     """Draw the positions that some examples of each method are told, a line an example.
 
     Everything is drawn over [0, L) of a document of `num_tokens` tokens. What is coloured is told,
-    paler where only some of the positions are.
+    paler where only some of the positions are. Positions are counted in windows N of the base,
+    `window` tokens, by default as many as an example has.
     """
     methods = in_order(samplers)
-    window = samplers[methods[0]].window
+    window = window or samplers[methods[0]].window
     length = max(each.target_length for each in samplers.values())
     figure, axes = sheet(7.2, 0.5 + 0.62 * len(methods))
     panel, pitch = axes[0][0], 0.7 / examples

@@ -23,9 +23,8 @@ from cream import models
 from cream.data.corpus import open_corpus
 from cream.models import bases, hub
 from cream.models.checkpoints import check_place
-from cream.positions import sampler
 from cream.tasks import longchat_lines
-from cream.training.config import closest
+from cream.training.config import closest, sampler_of
 from cream.training.run import TrainConfig, base_place, check_directory, claim
 
 __all__ = ["PRESETS", "Evaluation", "Preset", "base_config", "get", "main", "names"]
@@ -351,14 +350,14 @@ def _fields(given: Sequence[str]) -> dict[str, object]:
 
 def _check(config: TrainConfig, root: Path, processes: int) -> None:
     """Refuse what can be seen to fail: base or corpus, sampler options, a share of the batch."""
-    window = 4096
+    window = max(4096, 2 * config.train_window)  # of a base that is not here
     if config.base in bases.NAMED:
         window = models.describe(bases.config_of(config.base, root))["window"]
     elif Path(place := base_place(config.base, root)).is_dir():
         window = models.describe(models.load_config(place))["window"]
     else:
         check_place(place)
-    sampler(config.method, window, config.scale, **config.sampler_options)
+    sampler_of(config, window)
     if _made(config, root):
         open_corpus(root / config.corpus)
     if processes < 1:

@@ -2,14 +2,17 @@
 
 Belongs here: everything between a `TrainConfig` and `model/`. Does not: data (`data.dataset`) and
 evaluation (a probe is handed in). Read first: `config`, then `run` and `trainer`.
-`python -m cream.training RUN_DIR` is what every launcher starts.
+`python -m cream.training RUN_DIR` is what every launcher starts. For a trainer of one's own there
+are `cream.data`'s ExampleDataset and collate, and `check_inputs` here (notebooks/13_your_trainer).
 """
 
 from cream.training.config import TrainConfig, read_config
+from cream.training.input_check import check_inputs
 from cream.training.run import train
 
 __all__ = [
     "TrainConfig",
+    "check_inputs",
     "read_config",
     "train",
 ]

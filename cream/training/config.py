@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cream import rope
-from cream.positions import METHODS
+from cream.positions import METHODS, Sampler, sampler
 from cream.positions.registry import check_options
 from cream.utils.options import check_choice, check_flag, check_number, check_text, check_whole
 from cream.utils.text_files import read_text
 
-__all__ = ["TrainConfig", "closest", "read_config"]
+__all__ = ["TrainConfig", "closest", "read_config", "sampler_of"]
 
 CHOICES = {
     "method": METHODS,
@@ -39,7 +39,7 @@ RANGES = {
     "steps": (1, MOST), "batch_size": (1, MOST), "micro_batch": (1, MOST), "log_steps": (1, MOST),
     "seed": (0, 2**32 - 1), "save_steps": (0, MOST), "probe_steps": (0, MOST),
     "workers": (0, 1024), "warmup_steps": (0, MOST), "scale": (1, MOST // 2),
-    "lora_rank": (0, 65_536), "lora_alpha": (0, 1_000_000),
+    "lora_rank": (0, 65_536), "lora_alpha": (0, 1_000_000), "train_window": (0, MOST),
 }  # fmt: skip
 
 
@@ -54,7 +54,10 @@ class TrainConfig:
     corpus: str  # a folder that cream.data.corpus made
     method: str = "cream"  # which tokens are read and the positions they are told
     scaling: str = "linear"  # RoPE scaling
-    scale: int = 8  # s = L / N; max_factor of clex
+    scale: int = 8  # s = L / N, N the base's own window; max_factor of clex
+    # Tokens an example, for bases whose window is too long to train on: a divisor of s N, at most
+    # N; 0: N. RoPE is stretched by s all the same, and positions reach s N
+    train_window: int = 0
     steps: int = 1000  # optimizer steps
     batch_size: int = 32  # examples a step, over all processes and accumulation
     micro_batch: int = 32  # examples a forward pass on one device
@@ -115,7 +118,10 @@ class TrainConfig:
         _check_float8(self)
         rope.scaling(self.scaling, self.scale, **self.scaling_options)
         _check_clex(self)
-        check_options(self.method, self.scale, self.sampler_options)
+        _check_train_window(self)
+        # Of examples shorter than N the sampler's scale is s N / train_window, so 2 at least.
+        least = max(self.scale, 2) if self.train_window else self.scale
+        check_options(self.method, least, self.sampler_options)
 
     @property
     def sharded(self) -> bool:
@@ -282,6 +288,36 @@ def _check_float8(config: TrainConfig) -> None:
                 f"float8 is {config.float8!r} and {name} {value!r}, which was not tested together; "
                 f"choose {instead}, or float8 'none'"
             )
+
+
+def _check_train_window(config: TrainConfig) -> None:
+    """Refuse what no base's window makes right; `sampler_of` does the rest."""
+    if config.train_window and config.method == "full":
+        raise ValueError(
+            f"train_window is {config.train_window} and method 'full', whose examples have all "
+            "s N tokens; leave train_window at 0"
+        )
+
+
+def sampler_of(config: TrainConfig, window: int) -> Sampler:
+    """Return a run's sampler for a base of window N: `train_window` tokens told of s N positions.
+
+    The sampler's own scale is s N over the tokens of an example. ValueError names what to change
+    where train_window is longer than the base's window or does not divide s N.
+    """
+    tokens, target = config.train_window or window, config.scale * window
+    if tokens > window:
+        raise ValueError(
+            f"train_window is {tokens:,} and the base's window {window:,}: an example has at most "
+            "as many tokens as the base has read; choose less, or 0 for all of it"
+        )
+    if target % tokens or target == tokens and config.method != "plain":
+        near = [n for n in (target // k for k in range(2, 65) if target % k == 0) if n <= window]
+        raise ValueError(
+            f"train_window is {tokens:,}, which must be a proper divisor of the target length "
+            f"{config.scale} x {window:,} = {target:,}; choose {', '.join(map(str, near[:4]))}"
+        )
+    return sampler(config.method, tokens, target // tokens, **config.sampler_options)
 
 
 def closest(name: str, fields: set[str]) -> str:

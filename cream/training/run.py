@@ -40,7 +40,6 @@ from cream.data.dataset import ExampleDataset, collate
 from cream.models import bases
 from cream.models.checkpoints import check_files
 from cream.models.hardware import training_flops
-from cream.positions import sampler
 from cream.rope import clex
 from cream.training import checkpoint_room, float8, lora, memory, parallel, zero
 from cream.training.callbacks import (
@@ -50,7 +49,7 @@ from cream.training.callbacks import (
     ProgressBar,
     last_complete_checkpoint,
 )
-from cream.training.config import TrainConfig, read_config
+from cream.training.config import TrainConfig, read_config, sampler_of
 from cream.training.trainer import (
     CreamTrainer,
     compile_layers,
@@ -273,7 +272,7 @@ def _material(
     kind = rope.scaling(config.scaling, config.scale, **config.scaling_options)
     extended = models.extend(about, kind)
     window = models.describe(extended)["window"]
-    draw = sampler(config.method, window, config.scale, **config.sampler_options)
+    draw = sampler_of(config, window)
     examples = config.steps * config.batch_size
     dataset = ExampleDataset(
         root / config.corpus, draw, config.seed, examples, tokenizer, forward=config.micro_batch

@@ -24,6 +24,7 @@ import pytest
 import tiny_models
 import torch
 import training_runs
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from cream import models, rope
 from cream.export import checkpoint, engine_worker, engines, model_card
@@ -130,15 +131,48 @@ def test_the_tokenizer_is_named_by_a_class_of_both_majors(exports, kind):
 
 @kinds
 def test_the_card_says_what_it_is_and_that_nothing_was_run(exports, kind, training_place):
-    """Numbers of the run, a command an engine, and five times "not run"."""
+    """Numbers of the run, a command an engine, and six times "not run"."""
     text = (exports / kind / "README.md").read_text()
     length = 64 if kind == "none" else 64 * SCALE
     lengths = (f"--max-model-len {length}", f"--context-length {length}", f"-c {length}")
     for wanted in ("| seed | 0 |", "| tokens trained | 768 |", "AutoModelForCausalLM", *lengths):
         assert wanted in text
-    assert text.count("| not run |") == len(model_card.ROWS) == 5
-    assert ("json-model-override-args" in text) == (kind in ("yarn", "cope"))
+    assert text.count("| not run |") == len(model_card.ROWS) == 6
+    assert ("--json-model-override-args '{" in text) == (kind in ("yarn", "cope"))
     assert str(training_place) not in text  # a base given by its path is named, not placed
+
+
+@pytest.mark.parametrize("kind", sorted(set(rope.KINDS) - {"none"}))
+def test_the_overrides_of_the_card_make_the_export_of_the_base(exports, training_place, kind):
+    """vLLM's --hf-overrides: the file on the base's own config and files gives the same logits."""
+    text = (exports / kind / "README.md").read_text()
+    assert '--hf-overrides "$(cat PATH/hf_overrides.json)"' in text
+    told = [line for line in text.splitlines() if line.startswith(("vllm", "python -m sglang"))]
+    assert len(told) == (3 if kind == "yarn" else 4)
+    assert not any("--rope-scaling" in line for line in told)
+    config = AutoConfig.from_pretrained(training_place / "base")
+    config.update(json.loads((exports / kind / "hf_overrides.json").read_text()))
+    model = AutoModelForCausalLM.from_pretrained(training_place / "base", config=config).eval()
+    tokens = np.random.default_rng(1).integers(2, 600, 400).tolist()
+    wanted = _logits(AutoModelForCausalLM.from_pretrained(exports / kind).eval(), tokens)
+    np.testing.assert_array_equal(_logits(model, tokens), wanted)
+    plain = _logits(AutoModelForCausalLM.from_pretrained(training_place / "base").eval(), tokens)
+    assert np.abs(plain - wanted).max() > 0.01
+
+
+def test_an_adapter_is_served_where_engines_take_it():
+    """vLLM counts ranks in steps, and takes neither norms nor embeddings that were trained."""
+    facts = {"base": "a/b", "base_is_local": False, "target_length": 512, "scaling": "linear"}
+    for more, said in (
+        ({"lora_rank": 16, "lora_train": "none"}, "--max-lora-rank 16 --lora-modules tuned=RUN/"),
+        ({"lora_rank": 24, "lora_train": "none"}, "--max-lora-rank 32"),
+        ({"lora_rank": 16, "lora_train": "norms"}, ""),
+        ({"lora_rank": 0, "lora_train": "none"}, ""),
+    ):
+        found = model_card.on_the_base({**facts, **more})
+        assert said in found["vLLM"] and ("lora" in found["vLLM"]) == bool(said)
+        assert ("--lora-paths tuned=RUN/adapter" in found["SGLang"]) == bool(said)
+        assert found["vLLM"].startswith("vllm serve a/b --max-model-len 512 --hf-overrides")
 
 
 def test_a_check_asks_another_process_and_is_recorded(exports, tmp_path):
@@ -151,7 +185,7 @@ def test_a_check_asks_another_process_and_is_recorded(exports, tmp_path):
     assert [one["length"] for one in record["lengths"]] == LENGTHS
     assert all(one["equal"] == one["tokens"] == 17 for one in record["lengths"])
     text = (out / "README.md").read_text()
-    assert text.count("| not run |") == 4 and "51 of 51" in text
+    assert text.count("| not run |") == 5 and "51 of 51" in text
     assert text.endswith("My own words.\n") and record["version"] in text
     assert json.loads((out / "cream.json").read_text())["checks"] == [record]
 
@@ -252,7 +286,7 @@ def test_checks_that_cannot_start_are_named(exports, tmp_path):
     out = exports / "linear"
     with pytest.raises(FileNotFoundError, match="it is not an export"):
         engines.check(tmp_path, "transformers")
-    with pytest.raises(ValueError, match="--gguf FILE goes with the engine llama.cpp"):
+    with pytest.raises(ValueError, match="--gguf FILE goes with the engine llama.cpp or"):
         engines.check(out, "llama.cpp")
     with pytest.raises(FileNotFoundError, match="cream.export gguf writes it"):
         engines.check(out, "llama.cpp", gguf=tmp_path / "no.gguf")
@@ -341,3 +375,26 @@ def test_llama_cpp_gives_our_logits(exports, tmp_path, kind):
     gguf = engines.convert(out, tmp_path / "x.gguf", TREE, LLAMA, pre="smollm")
     record = engines.check(out, "llama.cpp", LLAMA, gguf, LENGTHS)
     assert record["agrees"] and record["text_equal"], record
+
+
+@pytest.mark.parametrize("kind", ["linear", "yarn"])
+def test_llama_cpp_s_server_gives_our_greedy_tokens(exports, tmp_path, kind):
+    """The GGUF file behind llama.cpp's own HTTP server, as xllamacpp carries it."""
+    if not TREE:
+        pytest.skip("CREAM_LLAMA_CPP is unset: no converter")
+    pytest.importorskip("xllamacpp", reason="xllamacpp, which carries the server, is not installed")
+    out = Path(shutil.copytree(exports / kind, tmp_path / "out"))
+    gguf = engines.convert(out, tmp_path / "x.gguf", TREE, pre="smollm")
+    record = engines.check(out, "llama-server", None, gguf, LENGTHS)
+    assert record["agrees"] and record["text_equal"], record
+    assert [one["equal"] for one in record["lengths"]] == [16] * 3
+    assert "a server gives none" in (out / "README.md").read_text()
+
+
+def test_a_server_agrees_only_with_equal_tokens():
+    """One token apart, or one short, is another model."""
+    asked = {"tokens": [5, 6, 7, 8, 9], "first": 2}
+    for greedy, equal in (([7, 8, 9], 3), ([7, 8, 1], 2), ([7, 8], 2), ([], 0)):
+        one = engines._same_tokens(asked, greedy)
+        assert one == {"length": 2, "tokens": 3, "equal": equal}
+        assert engines._agrees(one) == (equal == 3)

@@ -7,6 +7,7 @@ them in one worker of pytest-xdist, so that they are made once.
 from __future__ import annotations
 
 import ast
+import importlib.util
 import io
 import json
 import re
@@ -278,3 +279,14 @@ def test_11_efficiency_says_what_was_not_run(place):
     (place / "none").mkdir()
     said = run("11_efficiency", place, rows=str(place / "none"))
     assert said.count("not run: python -m cream.") == 8 and "Nothing was run yet." in said
+
+
+@pytest.mark.slow
+@together
+def test_13_your_trainer_takes_the_same_step_everywhere(place):
+    """With another method and scaling; TRL's part says so where it is not installed."""
+    said = run("13_your_trainer", place, out=str(place / "yours"), method="pose", scaling="linear")
+    ways = 4 if importlib.util.find_spec("trl") else 3
+    assert f"{ways} ways to train took the same step." in said
+    assert ("trl.SFTTrainer: not run" in said) == (ways == 3)
+    assert said.count("the model was given no ") == 2

@@ -54,6 +54,8 @@ def test_a_card_is_held_to_what_a_smaller_one_shows(monkeypatch):
     )
     assert lora._hold(22 * gib) == {"held_gib": 21.5, "context_gib": 0.5}
     assert given == [21.5 / 80]
+    with pytest.raises(MemoryError, match="this card has 80.0 GiB, fewer than the 90.0"):
+        lora._hold(90 * gib)
 
 
 def test_a_hold_that_does_not_hold_is_said(monkeypatch):

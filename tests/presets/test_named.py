@@ -51,6 +51,7 @@ LLAMA = {
     "offload": "auto",
     "zero": "auto",
     "zero_offload": "auto",
+    "train_window": 0,
     "lora_rank": 0,
     "lora_alpha": 0,
     "lora_targets": "all-linear",
