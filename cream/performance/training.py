@@ -291,12 +291,6 @@ def steps_of(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
         _ours(config, run, root, steps)
 
 
-def steps_of(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
-    """Take so many optimizer steps of a run with random weights; no model is saved."""
-    with contextlib.suppress(_Enough.Reached):
-        _ours(config, run, root, steps)
-
-
 def _stock(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
     """Train the same examples by transformers' Trainer as its documentation has it."""
     _, _, dataset = training_run._material(config, root)
