@@ -377,21 +377,23 @@ def _say(text: str) -> None:
 # --------------------------------------------------------------------- rows to keep, command line
 
 
-def complete(frame: pd.DataFrame) -> pd.DataFrame:
+def complete(frame: pd.DataFrame, sentences: int = 0) -> pd.DataFrame:
     """Return the rows of every length of a task at which a model has answered all questions.
 
     A campaign that was cut off leaves lengths half asked, and in an order that is not random: the
-    longest prompts first. All questions are as many as the model that was asked most has answered.
+    longest prompts first. All questions are as many as the model that was asked most has answered;
+    of hidden sentences at least `sentences` a length, for where no model came to the end.
     """
     asked = frame.groupby(["run", "task", "token_length"])["key"].transform("size")
     most = asked.groupby([frame["task"], frame["token_length"]]).transform("max")
+    most = most.mask(frame["task"] == "needle", most.clip(lower=sentences))
     return frame[asked == most].reset_index(drop=True)
 
 
-def publish(out: Path, file: Path) -> str:
+def publish(out: Path, file: Path, sentences: int = 0) -> str:
     """Write the rows of all complete lengths as Parquet, and the runs' metrics beside them."""
     found = results.current(results.read(out / "rows"))
-    frame = complete(found)
+    frame = complete(found, sentences)
     results.to_parquet(frame, file)
     folder = file.parent / "metrics" / file.stem
     folder.mkdir(parents=True, exist_ok=True)
@@ -409,7 +411,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train and evaluate a list of models, on every GPU of this machine."""
     given = _parser().parse_args(arguments)
     if given.publish:
-        print(publish(given.root / given.out, given.publish))
+        print(publish(given.root / given.out, given.publish, given.sentences))
         return
     campaign = _campaign(given)
     if given.worker:
@@ -488,6 +490,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--share", type=int, default=1, help="processes a GPU")
     add("--root", type=Path, default=Path("."))
     add("--publish", type=Path, help="only write the rows of OUT to this Parquet file")
+    add(
+        "--sentences",
+        type=int,
+        default=0,
+        help="with --publish: hidden sentences that a complete length has, where none is complete",
+    )
     add("--questions-only", action="store_true", help="only build what will be asked")
     add("--worker", action="store_true", help=argparse.SUPPRESS)
     add("--until", type=float, help=argparse.SUPPRESS)

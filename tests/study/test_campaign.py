@@ -175,3 +175,10 @@ def test_a_model_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, caps
     locks = tmp_path / "out" / "locks"
     assert [each.name for each in locks.glob("*.done")] == ["scaled-yarn-8.done"]
     assert "no such model" in capsys.readouterr().out
+
+
+def test_a_length_that_no_model_finished_is_left_out_where_its_number_is_given():
+    frame = pd.DataFrame({"run": ["a"] * 5, "task": ["needle"] * 4 + ["passkey"],
+                          "token_length": [64, 64, 64, 32, 8], "key": list("12345")})  # fmt: skip
+    assert list(complete(frame, 3)["key"]) == ["1", "2", "3", "5"]
+    assert len(complete(frame)) == 5
