@@ -256,9 +256,9 @@ def in_windows(axes: Axes, multiples: Iterable[float]) -> None:
     axes.set_xscale("log", base=2)
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    room = (
-        0.8 * axes.figure.get_figwidth() / axes.get_gridspec().ncols / np.log2(ticks[-1] / ticks[0])
-    )
+    place = axes.get_subplotspec()
+    share = len(place.colspan) / place.get_gridspec().ncols
+    room = 0.8 * axes.figure.get_figwidth() * share / np.log2(ticks[-1] / ticks[0])
     close = {a for a, b in zip(ticks, ticks[1:], strict=False) if room * np.log2(b / a) < 0.26}
     axes.xaxis.set_major_formatter(FuncFormatter(lambda m, _: "" if m in close else times_n(m)))
     axes.axvline(1, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)

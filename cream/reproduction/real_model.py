@@ -34,10 +34,11 @@ NOT_RUN = "not run"
 def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line a method, scaling and scale, NaN where something was not run.
 
-    Columns: seeds (trained models), tokens (trained on), perplexity_n and perplexity_l (at N and
-    L = scale x N), beyond with low and high (share of sentences found, mean over 2, 4 and 8 N),
-    within (mean over N/4, N/2 and N), ruler (RULER-6 at 4 N) and n (sentences beyond N). Runs of
-    several seeds are pooled; the interval is Wilson's over their questions.
+    Columns: tokens (trained on), perplexity_n and perplexity_l (at N and L = 8 N), beyond with
+    beyond_low, beyond_high, beyond_n and beyond_runs (share of sentences found, mean over 2, 4 and
+    8 N), the same for at_l (8 N alone), within (mean over N/4, N/2 and N) and ruler (RULER-6 at
+    4 N). Models that lack a length are not in a mean over lengths. Runs of several seeds are
+    pooled; the intervals are Wilson's over their questions.
     """
     rows = in_multiples(rows)
     keys = rows[MODEL].drop_duplicates()
@@ -58,24 +59,29 @@ def _of(rows: pd.DataFrame, method: str, scaling: str, scale: int) -> pd.DataFra
 def _line(rows: pd.DataFrame) -> dict[str, object]:
     """What the table says of one model, all its seeds together."""
     needle, texts = rows[rows["task"] == "needle"], rows[rows["task"] == "perplexity"]
-    beyond, n = _mean_over(needle, BEYOND)
-    low, high = (math.nan, math.nan) if math.isnan(beyond) else wilson(beyond * n, n)[1:3]
     ruler = rows[rows["task"].str.startswith("ruler-")]
     tokens = rows["tokens_trained"].dropna()
     return {
-        "seeds": int(rows["seed"].nunique()),
         "tokens": int(tokens.max()) if len(tokens) else 0,
         "perplexity_n": _perplexity(texts, 1),
         "perplexity_l": _perplexity(texts, max(BEYOND)),
-        "beyond": beyond, "low": low, "high": high,
+        **_share("beyond", needle, BEYOND),
+        **_share("at_l", needle, BEYOND[-1:]),
         "within": _mean_over(needle, WITHIN)[0],
         "ruler": _ruler(ruler[ruler["multiple"] == RULER_AT]),
-        "n": n,
     }  # fmt: skip
 
 
-def _mean_over(rows: pd.DataFrame, multiples: Sequence[float]) -> tuple[float, int]:
-    """The mean over lengths that weigh alike, and how many answers it has; NaN if one is missing.
+def _share(name: str, rows: pd.DataFrame, multiples: Sequence[float]) -> dict[str, float]:
+    """A share with its interval, its answers and its models."""
+    value, n, runs = _mean_over(rows, multiples)
+    low, high = (math.nan, math.nan) if math.isnan(value) else wilson(value * n, n)[1:3]
+    ends = {f"{name}_low": low, f"{name}_high": high}
+    return {name: value, **ends, f"{name}_n": n, f"{name}_runs": runs}
+
+
+def _mean_over(rows: pd.DataFrame, multiples: Sequence[float]) -> tuple[float, int, int]:
+    """The mean over lengths that weigh alike, its answers and models; NaN if a length is missing.
 
     Each trained model has a mean of its own; only those with every length count.
     """
@@ -83,11 +89,12 @@ def _mean_over(rows: pd.DataFrame, multiples: Sequence[float]) -> tuple[float, i
         index="model_hash", columns="multiple", values="score", aggfunc=["mean", "size"]
     )
     if rows.empty or len(table.columns) < 2 * len(multiples):
-        return math.nan, 0
+        return math.nan, 0, 0
     whole = table.dropna()
     if whole.empty:
-        return math.nan, 0
-    return float(whole["mean"].to_numpy().mean()), int(whole["size"].to_numpy().sum())
+        return math.nan, 0, 0
+    mean, answers = whole["mean"].to_numpy().mean(), whole["size"].to_numpy().sum()
+    return float(mean), int(answers), len(whole)
 
 
 def _perplexity(texts: pd.DataFrame, multiple: float) -> float:
@@ -109,8 +116,9 @@ def _ruler(rows: pd.DataFrame) -> float:
 def markdown(table: pd.DataFrame) -> str:
     """Return the comparison as a Markdown table."""
     head = [
-        "method", "scaling", "seeds", "trained tokens", "perplexity at N", "perplexity at L",
-        "found beyond N (95 %)", "n", "found within N", "RULER-6 at 4 N",
+        "method", "scaling", "trained tokens", "perplexity at N", "perplexity at L",
+        "found beyond N (95 %; runs, n)", "found at L (95 %; runs, n)", "found within N",
+        "RULER-6 at 4 N",
     ]  # fmt: skip
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines += [f"| {' | '.join(_cells(one))} |" for one in table.to_dict("records")]
@@ -119,15 +127,21 @@ def markdown(table: pd.DataFrame) -> str:
 
 def _cells(one: dict) -> list[str]:
     scaled = "none" if one["scaling"] == "none" else f"{one['scaling']} x{one['scale']}"
-    found = _number(one["beyond"], _percent)
-    if found != NOT_RUN:
-        found += f" ({100 * one['low']:.0f} to {100 * one['high']:.0f})"
-    tuned = f"{one['tokens'] / 1e6:.1f} M" if one["tokens"] else "0"
     return [
-        style(one["method"]).label, scaled, str(one["seeds"]) if one["tokens"] else "-", tuned,
-        _number(one["perplexity_n"], _three), _number(one["perplexity_l"], _three), found,
-        str(one["n"] or "-"), _number(one["within"], _percent), _number(one["ruler"], _percent),
+        style(one["method"]).label, scaled,
+        f"{one['tokens'] / 1e6:.1f} M" if one["tokens"] else "0",
+        _number(one["perplexity_n"], _three), _number(one["perplexity_l"], _three),
+        _found(one, "beyond"), _found(one, "at_l"), _number(one["within"], _percent),
+        _number(one["ruler"], _percent),
     ]  # fmt: skip
+
+
+def _found(one: dict, name: str) -> str:
+    if math.isnan(one[name]):
+        return NOT_RUN
+    low, high = 100 * one[f"{name}_low"], 100 * one[f"{name}_high"]
+    counted = f"{one[f'{name}_runs']}, {one[f'{name}_n']}" if one["tokens"] else one[f"{name}_n"]
+    return f"{_percent(one[name])} ({low:.0f} to {high:.0f}; {counted})"
 
 
 def _number(value: float, form: Callable[[float], str]) -> str:

@@ -42,6 +42,12 @@ def test_maps_and_curves_are_drawn_and_name_what_was_counted(rows):
     assert "n = 4 sentences" in figure.get_supxlabel()
 
 
+def test_every_length_has_its_name_where_there_is_room(rows):
+    curves = sentences_found(rows[rows["scaling"] != "ntk"]).axes[-1]
+    curves.figure.draw_without_rendering()
+    assert [one.get_text() for one in curves.get_xticklabels()] == ["0.25N", "N", "8N"]
+
+
 def test_a_model_without_rows_leaves_its_place_empty(rows):
     figure = sentences_found(rows[rows["method"] != "cream"])
     assert not figure.axes[2].axison

@@ -53,17 +53,25 @@ def _of(table: pd.DataFrame, method: str) -> pd.Series:
 def test_means_weigh_lengths_and_seeds_alike(rows):
     cream = _of(comparison(rows), "cream")
     assert cream["beyond"] == pytest.approx((0.4 + 0.4 + 0.1 + 0.4 + 0.4 + 0.3) / 6)
-    assert (cream["within"], cream["n"], cream["seeds"]) == (pytest.approx(0.4), 60, 2)
-    assert cream["low"] < cream["beyond"] < cream["high"]
+    assert (cream["beyond_n"], cream["beyond_runs"]) == (60, 2)
+    assert cream["beyond_low"] < cream["beyond"] < cream["beyond_high"]
+    assert cream["at_l"] == pytest.approx(0.2) and cream["within"] == pytest.approx(0.4)
     assert cream["ruler"] == 0.5
 
 
 def test_a_length_that_is_missing_is_no_mean(rows):
     pose = _of(comparison(rows), "pose")
     assert math.isnan(pose["beyond"]) and math.isnan(pose["within"]) and math.isnan(pose["ruler"])
-    assert "| PoSE | yarn x8 | 1 | 19.7 M | not run | not run | not run | - | not run |" in (
-        markdown(comparison(rows))
-    )
+    page = markdown(comparison(rows))
+    assert f"| PoSE | yarn x8 | 19.7 M |{' not run |' * 6}" in page
+    assert "| CREAM | yarn x8 | 19.7 M | not run | not run | 33 % (23 to 46; 2, 60) |" in page
+
+
+def test_a_model_that_lacks_a_length_is_in_the_share_at_the_target_alone(rows):
+    cut = _rows("cream", "yarn", 8, 2, {65436: 10})
+    cream = _of(comparison(pd.concat([rows, cut], ignore_index=True)), "cream")
+    assert (cream["beyond_runs"], cream["at_l_runs"], cream["at_l_n"]) == (2, 3, 30)
+    assert cream["at_l"] == pytest.approx((0.1 + 0.3 + 1) / 3)
 
 
 def test_perplexity_is_of_all_tokens_at_n_and_at_the_target(rows):
