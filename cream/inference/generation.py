@@ -155,7 +155,8 @@ def _together(model: PreTrainedModel, room: memory.Footprint) -> bool:
     """Whether a prompt's answer in a batch is the one that it has alone."""
     if depends_on_length(model.config):
         return False
-    return (room.stock_cache and keeps_all(model)) or heeds_padding(model)
+    turns = bool(getattr(model.config, "rope_parameters", None))  # positions come from the mask
+    return (turns and room.stock_cache and keeps_all(model)) or heeds_padding(model)
 
 
 def _limit(

@@ -7,6 +7,7 @@ import weakref
 import pytest
 import tiny_models
 import torch
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DeepseekV3Config, DynamicCache, LlamaConfig, MistralConfig
@@ -221,6 +222,7 @@ def test_decoding_batches_takes_no_more_than_was_said(name, lengths, monkeypatch
     monkeypatch.setattr(kv_cache, "AT_ONCE", 320)
     config = tiny_models.config(name, num_attention_heads=4, max_position_embeddings=512)
     model, words = models.create(config, seed=0), tiny_models.tokenizer()
+    words.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
     said, real = [], generation._generate
 
     def kept(model, tokenizer, rows, shared, config, stop):

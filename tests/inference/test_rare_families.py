@@ -9,6 +9,7 @@ import pytest
 import tiny_models
 import torch
 import transformers
+from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from cream import models, rope
@@ -21,6 +22,7 @@ from cream.models.backbone import backbone
 from cream.rope.length import depends_on_length, start_afresh
 
 WORDS = tiny_models.tokenizer(40)
+WORDS.backend_tokenizer.pre_tokenizer = WhitespaceSplit()  # else a text is one unknown word
 PROMPTS = ["a b w1 w2 " * 10, "a b w3", "b " * 25 + "w4", "b " * 25 + "w5", "w6 a w7 w8 " * 7]
 MAMBA = {"mamba_n_heads": 2, "mamba_d_head": 24, "mamba_d_ssm": 48, "mamba_d_state": 8}
 SHAPES = {
