@@ -152,7 +152,7 @@ def create(config: PreTrainedConfig, seed: int, attention: str = "auto") -> PreT
 
 def load(
     path: str | Path,
-    scaling: str | None = None,
+    scaling: str | rope.RopeScaling | None = None,
     scale: int | None = None,
     attention: str = "auto",
     dtype: torch.dtype | str | None = None,
@@ -162,13 +162,15 @@ def load(
 ) -> PreTrainedModel:
     """Return the causal language model at a directory or Hub id, in eval mode.
 
-    With `scaling` (one of `rope.KINDS`) and `scale`, a base is extended; without, a checkpoint
-    comes as it is. dtype None is float32, but bfloat16 on CUDA from a thousand million parameters;
-    device None is this process's CUDA device, else the CPU; revision None is the one that `hub`
-    pins, if it does; bits 4 reads linear layers into 4 bits, on CUDA by bitsandbytes. Raises
-    ValueError or FileNotFoundError, naming the cause.
+    With `scaling` (one of `rope.KINDS`) and `scale`, or a `rope.RopeScaling`, a base is extended;
+    without, a checkpoint comes as it is. dtype None is float32, but bfloat16 on CUDA from a
+    thousand million parameters; device None is this process's CUDA device, else the CPU; revision
+    None is the one that `hub` pins, if it does; bits 4 reads linear layers into 4 bits, on CUDA by
+    bitsandbytes. Raises ValueError or FileNotFoundError, naming the cause.
     """
-    kind = None if scaling is None else rope.scaling(scaling, 1 if scale is None else scale)
+    kind = scaling
+    if isinstance(scaling, str):
+        kind = rope.scaling(scaling, 1 if scale is None else scale)
     if kind is None and scale is not None:
         raise ValueError(f"scale is {scale} but scaling is not given: choose one of {rope.KINDS}")
     place = _place(device)

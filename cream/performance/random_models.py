@@ -100,8 +100,7 @@ def lay_out(root: Path, config: LlamaConfig) -> None:
 
 def random_weights(
     base: str | PreTrainedConfig,
-    scaling: str,
-    scale: int,
+    scaling: rope.RopeScaling,
     attention: str = "auto",
     dtype: torch.dtype = torch.float32,
     device: str | torch.device | None = None,
@@ -109,7 +108,7 @@ def random_weights(
 ) -> PreTrainedModel:
     """Stand in for `models.load`: the extended model, the same random weights each time."""
     about = AutoConfig.from_pretrained(base) if isinstance(base, str) else base
-    config = models.extend(about, rope.scaling(scaling, scale))
+    config = models.extend(about, scaling)
     chosen = None if attention == "auto" else attention
     torch.manual_seed(0)
     with torch.device(device or place()):

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from transformers import AutoTokenizer, LlamaConfig
 
-from cream import models, notebook, results
+from cream import models, notebook, results, rope
 from cream.data import corpus
 from cream.evaluation import __main__ as evaluation
 from cream.evaluation import distributed
@@ -49,7 +49,7 @@ def evaluate(given: argparse.Namespace) -> bool:
 def write(folder: str) -> dict:
     """Write a shape with random bfloat16 weights beside its empty base."""
     base, large = Path(folder) / "base", Path(folder) / "large"
-    model = random_models.random_weights(str(base), "none", 1, dtype=torch.bfloat16)
+    model = random_models.random_weights(str(base), rope.scaling("none"), dtype=torch.bfloat16)
     models.save(model, AutoTokenizer.from_pretrained(base), large)
     return {"folder": str(large)}
 

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from cream import rope
 from cream.data.dataset import collate
 from cream.evaluation import models
 from cream.performance import random_models
@@ -144,9 +145,8 @@ def _inside(job: dict) -> None:
     torch._dynamo.config.recompile_limit = 64
     start = time.perf_counter()
     bare = random_models.shape(job["shape"], job["layers"])
-    config = {"scaling": "linear", "scale": max(p["target"] for p in job["passes"])}
-    config["scale"] //= bare.max_position_embeddings
-    model = random_models.random_weights(bare, **config).train()
+    scale = max(one["target"] for one in job["passes"]) // bare.max_position_embeddings
+    model = random_models.random_weights(bare, rope.scaling("linear", scale)).train()
     model.config.use_cache = False
     compiled = job["compile"] == "layers"
     quick = compiled and model.device.type == "cuda"

@@ -230,12 +230,12 @@ def _ours(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
 
 def _stock(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
     """Train the same examples by transformers' Trainer as its documentation has it."""
-    _, _, dataset = training_run._material(config, root)
+    _, _, dataset = training_run.load_inputs(config, root)
     model = random_models.random_weights(
-        str(root / "base"), config.scaling, config.scale, config.attention
+        str(root / "base"), config.rope, config.attention
     )
     model.config.use_cache = False
-    ours = training_run._arguments(config, run)
+    ours = training_run.trainer_arguments(config, run)
     arguments = TrainingArguments(
         output_dir=str(run), max_steps=config.steps, report_to=[], disable_tqdm=True,
         per_device_train_batch_size=config.micro_batch, save_strategy="no", logging_steps=1,

@@ -23,9 +23,8 @@ from cream import models
 from cream.data.corpus import open_corpus
 from cream.models import bases, hub
 from cream.models.checkpoints import check_place
-from cream.positions import sampler
 from cream.tasks import longchat_lines
-from cream.training.config import closest
+from cream.training.config import closest, describe_fields
 from cream.training.run import TrainConfig, base_place, check_directory, claim
 
 __all__ = ["PRESETS", "Evaluation", "Preset", "base_config", "get", "main", "names"]
@@ -300,7 +299,12 @@ def get(name: str, fields: Mapping[str, object] | None = None, **overrides: obje
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write a preset's run directory, and say how launchers start it."""
-    parser = argparse.ArgumentParser(prog="python -m cream.presets", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m cream.presets", description=main.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"fields of a run, with their defaults where a preset has none:\n\n"
+               f"{describe_fields()}".replace("%", "%%"),
+    )  # fmt: skip
     parser.add_argument("preset", choices=names())
     parser.add_argument("run_dir", type=Path, help="the run directory; will hold config.json")
     parser.add_argument(
@@ -347,7 +351,7 @@ def _check(config: TrainConfig, root: Path, processes: int) -> None:
         window = models.describe(models.load_config(place))["window"]
     else:
         check_place(place)
-    sampler(config.method, window, config.scale, **config.sampler_options)
+    config.sampler(window)
     if _made(config, root):
         open_corpus(root / config.corpus)
     if processes < 1:

@@ -105,7 +105,7 @@ def queries(
         told.append(coverage.answerable(draw.draw(size, 0, epoch, document), *found, size))
     distances = np.concatenate(told) if told else np.zeros(0, dtype=np.int64)
     length = draw.target_length
-    windows = WINDOWS * (scale if method == "full" else 1)
+    windows = WINDOWS * draw.example_length // window
     counted, _ = np.histogram(distances, bins=BINS, range=(0, length))
     return {
         "queries_a_window": round(len(distances) / windows, 4),
@@ -122,7 +122,7 @@ def text_read(
     What is read again counts once. A full-length example is as many windows as it holds.
     """
     draw = sampler(method, window, scale, **options)
-    examples = windows // scale if method == "full" else windows
+    examples = windows * window // draw.example_length
     dataset = ExampleDataset(corpus.path, draw, seed=0, num_examples=examples)
     sizes = np.asarray(dataset.documents.num_tokens)
     first = np.cumsum(sizes) - sizes

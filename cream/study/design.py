@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from cream.positions import Sampler, sampler
 from cream.study.analysis.endpoints import units
 from cream.study.conditions import CONDITIONS, DENSE, SCALINGS
 from cream.utils.provenance import hash_of
@@ -102,6 +103,10 @@ class Run:
     def sampler_options(self) -> dict[str, object]:
         """The options as keywords."""
         return json.loads(self.options)
+
+    def sampler(self, window: int) -> Sampler:
+        """Return the run's sampler for a base of window N tokens."""
+        return sampler(self.method, window, self.scale, **self.sampler_options)
 
     @property
     def batch(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from cream import models
+from cream import models, rope
 from cream.data.corpus import open_corpus
 from cream.performance import random_models
 
@@ -35,9 +35,9 @@ def test_random_weights_stand_in_for_a_loaded_model(tmp_path):
     """Float32, scaled, guarded, and the same each time: a resumed process starts from them."""
     random_models.shape("tiny").save_pretrained(tmp_path)
     model = random_models.random_weights(
-        str(tmp_path), "yarn", 8, revision=None, dtype=torch.float32
+        str(tmp_path), rope.scaling("yarn", 8), revision=None, dtype=torch.float32
     )
-    again = random_models.random_weights(random_models.shape("tiny"), "yarn", 8)
+    again = random_models.random_weights(random_models.shape("tiny"), rope.scaling("yarn", 8))
     assert models.describe(model.config)["target_length"] == 8 * 64
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     for one, other in zip(model.parameters(), again.parameters(), strict=True):
