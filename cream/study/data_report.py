@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ from cream.positions import coverage, sampler
 from cream.study.conditions import CONDITIONS, DENSE
 from cream.study.design import ABLATIONS, AT_64, FAR, SCALE, TUNED
 from cream.study.scoring import SETS, Questions, build
+from cream.utils.files import atomic_write
 from cream.utils.provenance import commit
 
 __all__ = [
@@ -291,9 +291,7 @@ def main() -> None:
     parser.add_argument("--out", default="data/results/grid_data.json", type=Path)
     given = parser.parse_args()
     text = json.dumps(describe(given.corpora, given.base, given.cache), indent=1) + "\n"
-    beside = given.out.with_name(f".{given.out.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, given.out)
+    atomic_write(given.out, text)
     print(given.out)
 
 

@@ -57,6 +57,7 @@ from cream.training.trainer import (
     recompute_layers,
     recomputing_cheaply,
 )
+from cream.utils.files import atomic_write
 from cream.utils.launcher import NAMES, check_complete, said_when_waiting, whole
 from cream.utils.run_lock import run_lock
 
@@ -254,10 +255,7 @@ def _sweep(run_dir: Path) -> None:
 
 def claim(config: TrainConfig, run_dir: Path) -> None:
     """Write config.json, once all that can be checked has been: nothing half-written."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    beside = run_dir / f"config.{os.getpid()}.partial"
-    beside.write_text(config.to_json(), encoding="utf-8")
-    os.replace(beside, run_dir / "config.json")
+    atomic_write(run_dir / "config.json", config.to_json())
 
 
 def load_inputs(

@@ -28,17 +28,8 @@ from cream.tasks import (
 )
 from cream.tasks.base import Example
 
-__all__ = ["MODULES", "NEEDS_CORPUS", "Texts", "identity", "identity_of", "rebuild"]
+__all__ = ["BUILDERS", "Texts", "identity", "identity_of", "rebuild"]
 
-MODULES = {
-    "longchat_lines": longchat_lines,
-    "kv_retrieval": kv_retrieval,
-    "needle": needle,
-    "passkey": passkey,
-    "perplexity": perplexity,
-    "historical_perplexity": perplexity_variants,
-}
-NEEDS_CORPUS = ("needle", "perplexity", "historical_perplexity")
 _PLACE = ("gold_index", "depth_percent", "num_keys", "document")
 
 
@@ -72,12 +63,12 @@ def rebuild(rows: pd.DataFrame, texts: Texts, seed: int = 0) -> dict[Hashable, E
     name. ValueError for a task of which this module has no builder.
     """
     (task,) = set(rows["task"])
-    if task not in _BUILDERS:
-        raise ValueError(f"no builder for {task}: there are {', '.join(_BUILDERS)}")
+    if task not in BUILDERS:
+        raise ValueError(f"no builder for {task}: there are {', '.join(BUILDERS)}")
     found: dict[Hashable, Example] = {}
     for _, part in rows.groupby("settings"):
         settings = json.loads(part["settings"].iloc[0])
-        built = _BUILDERS[task](part, texts, settings, seed)
+        built = BUILDERS[task](part, texts, settings, seed)
         found |= {identity_of(example): example for example in built}
     return found
 
@@ -133,7 +124,7 @@ def _historical(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> 
     )  # fmt: skip
 
 
-_BUILDERS: dict[str, Callable[[pd.DataFrame, Texts, dict, int], list[Example]]] = {
+BUILDERS: dict[str, Callable[[pd.DataFrame, Texts, dict, int], list[Example]]] = {
     "longchat_lines": _lines,
     "kv_retrieval": _pairs,
     "needle": _needles,
