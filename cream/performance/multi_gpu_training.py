@@ -299,6 +299,8 @@ def append(
 
     Without one, of the shipped miniature.
     """
+    if not given.rows:
+        return
     about = {"command": given.command, "processes": given.gpus}
     if shape is None:
         place = notebook.find_root() / "data" / "miniature"

@@ -97,10 +97,9 @@ class Bench:
         """The model object of a scaling, with the weights of the run's base."""
         place = (run.scaling, run.scale)
         if place not in self._models:
-            kind = None if run.scaling == "none" else run.scaling
             self._models[place] = models.load(
-                self.setting.bases[run.base], scaling=kind, scale=run.scale if kind else None,
-                dtype=torch.float32, device=self.setting.device,
+                self.setting.bases[run.base], scaling=run.rope, dtype=torch.float32,
+                device=self.setting.device,
             )  # fmt: skip
         self._restore(run, self._models[place])
         return self._models[place]
