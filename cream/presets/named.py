@@ -302,8 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m cream.presets", description=main.__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"fields of a run, with their defaults where a preset has none:\n\n"
-               f"{describe_fields()}".replace("%", "%%"),
+        epilog=f"fields of a run, with the values of a run without a preset:\n\n"
+               f"{describe_fields()}",
     )  # fmt: skip
     parser.add_argument("preset", choices=names())
     parser.add_argument("run_dir", type=Path, help="the run directory; will hold config.json")
