@@ -47,8 +47,9 @@ class LineFile:
             raise
 
     def cut(self) -> None:
-        """Remove what follows the last whole line."""
+        """Remove what follows the last whole line, and forget `lines`, which have been read."""
         os.ftruncate(self._descriptor, self._end)
+        self.lines = []
 
     def write(self, lines: bytes, there: int, what: str = "row") -> None:
         """Append whole lines; OSError (a full disk) leaves the file as it was, `there` lines."""
