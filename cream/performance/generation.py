@@ -88,7 +88,8 @@ def main(given: argparse.Namespace) -> None:
     print(f"{name} of {given.base}, {header['settings']['dtype']}, {machine}")
     print(_compared(table).to_string(index=False))
     print("\n".join(parted) or "every sample has the same tokens both ways")
-    _write(given.rows, table, header)
+    if given.rows:
+        _write(given.rows, table, header)
 
 
 def _compared(table: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +114,7 @@ def _compared(table: pd.DataFrame) -> pd.DataFrame:
     ).dropna(axis=1, how="all")
 
 
-def _write(path: str | None, table: pd.DataFrame, header: dict[str, object]) -> None:
+def _write(path: str, table: pd.DataFrame, header: dict[str, object]) -> None:
     for line in table.to_dict("records"):
         about = {"score": "samples a second", "way": line["way"], "samples": line["samples"]}
         harness.append(path, header, {
