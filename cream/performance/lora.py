@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import json
 import statistics
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,12 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--compile", choices=("auto", "none", "layers"), default="auto")
     parser.add_argument("--scale", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3, help="the first is left out of the speed")
-    parser.add_argument("--limit", type=int, default=400, help="seconds the process may take")
-    parser.add_argument("--rows", metavar="FILE", help="append a row to this JSON Lines file")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    harness.add_common(parser, 400, "the process")
     given = parser.parse_args(arguments)
     if given.one:
-        print(json.dumps(_inside(json.loads(given.one))), flush=True)
+        harness.tell(_inside(json.loads(given.one)))
         return
     if given.steps < 2:
         parser.error(f"steps is {given.steps}; the first is left out, so it must be at least 2")
@@ -88,9 +85,9 @@ def _config(given: argparse.Namespace) -> TrainConfig:
 
 
 def _measured(given: argparse.Namespace, config: TrainConfig) -> dict[str, object]:
-    with tempfile.TemporaryDirectory() as folder:
-        random_models.lay_out(Path(folder), random_models.shape(given.shape, given.layers))
-        job = {"root": folder, "config": json.loads(config.to_json()), "steps": given.steps,
+    with harness.scratch(None) as folder:
+        random_models.lay_out(folder, random_models.shape(given.shape, given.layers))
+        job = {"root": str(folder), "config": json.loads(config.to_json()), "steps": given.steps,
                "gib": given.gib}  # fmt: skip
         return harness.in_child(MODULE, job, given.limit)
 

@@ -56,7 +56,7 @@ TASKS: dict[str, Entry] = {
     ),
     "longbench": Entry("longbench", "06_longbench"),  # rows: longbench-hotpotqa and others
     "ruler": Entry("ruler", "12_ruler"),  # rows: ruler-niah_single_1 and others
-    "infinitebench": Entry("infinitebench", None),  # rows: infinitebench-passkey and others
+    "infinitebench": Entry("infinitebench", "12_ruler"),  # rows: infinitebench-passkey and others
 }  # fmt: skip
 
 

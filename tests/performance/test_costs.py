@@ -129,6 +129,12 @@ def test_a_full_length_run_counts_the_tokens_of_full_examples(write, tmp_path, m
     assert plan.said[0].startswith("1,000 steps of 32 x 32,768 = 1,048,576 tokens")
 
 
+def test_a_run_of_shorter_examples_counts_their_tokens(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(costs.models, "load_config", lambda *_: pytest.fail("asked the hub"))
+    plan = _plan(_speed(write, 13_107.2), tmp_path, train_window=1024)
+    assert plan.said[0].startswith("1,000 steps of 32 x 1,024 = 32,768 tokens")
+
+
 def test_the_card_of_this_machine_comes_first_or_is_said_to_be_too_small(
     write, tmp_path, monkeypatch
 ):

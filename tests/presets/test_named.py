@@ -52,6 +52,8 @@ LLAMA = {
     "zero": "auto",
     "zero_offload": "auto",
     "train_window": 0,
+    "float8": "none",
+    "float8_layers": "auto",
     "lora_rank": 0,
     "lora_alpha": 0,
     "lora_targets": "all-linear",

@@ -39,5 +39,6 @@ def test_a_rows_task_is_found_by_its_name_or_its_beginning():
     assert registry.find("needle") is registry.TASKS["needle"]
     assert registry.find("longbench-hotpotqa") is registry.TASKS["longbench"]
     assert registry.find("ruler-niah_single_1") is registry.TASKS["ruler"]
+    assert registry.find("infinitebench-passkey") is registry.TASKS["infinitebench"]
     assert registry.find("speed_long") is None
     assert set(registry.reported()) < set(registry.TASKS)
