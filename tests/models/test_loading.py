@@ -183,11 +183,11 @@ def test_load_defaults_and_choices(bases, caplog):
     assert model.dtype == torch.bfloat16 and model.config._attn_implementation == "eager"
 
 
-@pytest.mark.parametrize("more", [{"scale": 4}, {"scaling_options": {"beta_fast": 16.0}}])
+@pytest.mark.parametrize("more", [{"scale": 4}, {"scaling_options": {"x": 1}}])
 def test_a_scaling_with_its_own_scale_and_options_takes_no_others(bases, more):
     """They would be dropped in silence."""
     given = rope.scaling("yarn", 8)
-    assert models.describe(loading.load(bases["llama"], given, device="cpu").config)["scale"] == 8
+    assert loading.describe(loading.load(bases["llama"], given, device="cpu").config)["scale"] == 8
     with pytest.raises(ValueError, match="has its own scale and options"):
         loading.load(bases["llama"], given, device="cpu", **more)
 

@@ -313,11 +313,11 @@ def test_a_run_gives_its_sampler_and_its_scaling(method, length):
 
 def test_a_runs_sampler_and_scaling_have_its_options():
     """Examples of `train_window` tokens reach s N all the same; CLEX's own are of `tokens`."""
-    short = training_runs.config(scaling="yarn", scaling_options={"beta_fast": 16.0},
-                                 train_window=32)  # fmt: skip
-    assert short.rope == rope.scaling("yarn", 8, beta_fast=16.0) != rope.scaling("yarn", 8)
+    short = training_runs.config(scaling="yarn", train_window=32)
     assert short.sampler(64) == positions.sampler("cream", 32, 16)
     assert short.sampler(64).example_length == 32
-    clex = training_runs.config(scaling="clex", method="clex", sampler_options={"tokens": 48})
+    clex = training_runs.config(scaling="clex", method="clex", sampler_options={"tokens": 48},
+                                scaling_options={"act": "silu"})  # fmt: skip
+    assert clex.rope == rope.scaling("clex", 8, act="silu") != rope.scaling("clex", 8)
     draw = clex.sampler(64)
     assert len(draw.draw(3000, 0, 0, 0).positions) == draw.example_length == 48
