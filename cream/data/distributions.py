@@ -20,6 +20,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cream.data import manuals
+from cream.utils.files import atomic_write
 from cream.utils.provenance import hash_of
 
 __all__ = [
@@ -203,9 +204,7 @@ def _manual(one: Distribution, folder: Path) -> list[tuple[str, str]]:
         return [tuple(each) for each in json.loads(gzip.decompress(kept.read_bytes()))]
     archive = fetch(one, folder)
     manual = list(manuals.read_manual(archive, *place))
-    beside = kept.with_suffix(f".{os.getpid()}")
-    beside.write_bytes(gzip.compress(json.dumps(manual).encode(), mtime=0))
-    os.replace(beside, kept)
+    atomic_write(kept, gzip.compress(json.dumps(manual).encode(), mtime=0))
     return manual
 
 

@@ -9,7 +9,6 @@ distribution. Tests, lists of changes and what is no prose (requirements, metada
 """
 
 import dataclasses
-import os
 import re
 import tarfile
 import zipfile
@@ -26,6 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from cream.data.tokenization import encoded
 from cream.data.writer import token_type
 from cream.utils.downloads import Pinned, fetch_file
+from cream.utils.files import atomic_path
 from cream.utils.provenance import hash_of
 
 __all__ = ["KINDS", "LONG", "LONGER", "PACKAGES", "Package", "cut_points", "documents", "facts",
@@ -269,9 +269,8 @@ def _tokenised(
     )
     dtype = token_type(len(tokenizer))
     tokens = np.concatenate([np.zeros(0, dtype), *(each["tokens"].astype(dtype) for each in found)])
-    beside = kept.with_suffix(f".{os.getpid()}.npz")
-    np.savez_compressed(beside, names=np.asarray(names, dtype=str), ends=ends, tokens=tokens)
-    os.replace(beside, kept)
+    with atomic_path(kept) as beside, beside.open("wb") as file:
+        np.savez_compressed(file, names=np.asarray(names, dtype=str), ends=ends, tokens=tokens)
     return names, ends, tokens
 
 

@@ -5,7 +5,6 @@ model is small; `harness` asks it by its file's path as it asks theirs by name.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from cream.data.corpus import Corpus
+from cream.utils.files import atomic_write
 
 __all__ = ["from_corpus", "make_task"]
 
@@ -68,10 +68,10 @@ def make_task(
     parts = {"train": documents[samples:], "test": documents[:samples]}
     for name, part in parts.items():
         lines = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in part)
-        _write(folder / f"{name}.jsonl", lines)
+        atomic_write(folder / f"{name}.jsonl", lines)
     places = {name: json.dumps(str(folder / f"{name}.jsonl")) for name in parts}
     cache = json.dumps(str(folder / "cache"))
-    _write(folder / "next_passage.yaml", TASK.format(**places, cache=cache, shots=shots))
+    atomic_write(folder / "next_passage.yaml", TASK.format(**places, cache=cache, shots=shots))
     return folder / "next_passage.yaml"
 
 
@@ -94,9 +94,3 @@ def _choice(words: Sequence[Sequence[str]], rng: np.random.Generator) -> dict[st
         "endings": [" ".join(found[i][1]) for i in order],
         "answer": order.index(0),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)

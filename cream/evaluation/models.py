@@ -67,9 +67,14 @@ class Subject:
     preset: str | None = None
     foreign: bool = False  # no run of ours: the folder's name stands for its method
 
+    @property
+    def rope(self) -> rope.RopeScaling | None:
+        """The RoPE scaling that it is evaluated with; None: as its checkpoint says."""
+        return None if self.scaling is None else rope.scaling(self.scaling, self.scale or 1)
+
     def load(self, dtype: torch.dtype | None = None) -> "Loaded":
         """Load the model (see `models.load` for dtype) and its tokenizer, and hash its weights."""
-        model = models.load(self.path, scaling=self.scaling, scale=self.scale, dtype=dtype)
+        model = models.load(self.path, scaling=self.rope, dtype=dtype)
         tokenizer = models.load_tokenizer(self.path)
         models.check_pair(model, tokenizer)
         header = {
@@ -98,9 +103,7 @@ class Subject:
     def config(self) -> PreTrainedConfig:
         """Read the model's config, scaled as the model will be, without its weights."""
         config = models.load_config(self.path)
-        if self.scaling is None:
-            return config
-        return models.extend(config, rope.scaling(self.scaling, self.scale or 1))
+        return config if self.rope is None else models.extend(config, self.rope)
 
     def check(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
         """Refuse (ValueError) examples beyond the model's target length, before it is loaded."""
@@ -110,8 +113,8 @@ class Subject:
 
     def weights_hash(self) -> str:
         """Hash the weights as they are stored."""
-        how = {"scaling": self.scaling, "scale": self.scale}
-        return models.weights_hash(models.load(self.path, dtype="auto", device="cpu", **how))
+        stored = models.load(self.path, scaling=self.rope, dtype="auto", device="cpu")
+        return models.weights_hash(stored)
 
     def _hash(self, model: PreTrainedModel) -> str:
         """Hash the weights as stored: a copy narrowed to bfloat16 would be another model."""

@@ -4,7 +4,6 @@ A killed evaluation, started again with the same file, ends with the same rows.
 """
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from types import ModuleType
 
 import pandas as pd
 from tqdm import tqdm
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cream.inference.generation import Completion, greedy
 from cream.inference.server import Request, Server
 from cream.results import Rows
-from cream.tasks.base import Example, check_lengths
+from cream.tasks.base import Answered, Example, Measured, Task, check_lengths
 
 __all__ = ["evaluate", "keyed", "share"]
 
@@ -38,7 +37,7 @@ def keyed(
 def evaluate(
     model: PreTrainedModel | Server,
     tokenizer: PreTrainedTokenizerBase,
-    task: ModuleType,
+    task: Task,
     examples: Iterable[Example],
     rows: Rows,
     settings: Mapping[str, object] | None = None,
@@ -68,7 +67,7 @@ def evaluate(
     done = len(wanted) - len(rows.missing(wanted))
     with tqdm(total=done + len(missing), initial=done, desc=name, unit="sample",
               disable=not progress) as bar:  # fmt: skip
-        if hasattr(task, "measure"):
+        if isinstance(task, Measured):
             answers = _measured(model, task, missing, allow_beyond)
         elif isinstance(model, Server):
             answers = _served(model, task, missing)
@@ -107,8 +106,8 @@ def _tokens(pairs: Sequence[_Pair]) -> int:
     return sum(example.token_length for example, _ in pairs)
 
 
-def _check_asks(task: ModuleType) -> None:
-    if hasattr(task, "measure"):
+def _check_asks(task: Task) -> None:
+    if isinstance(task, Measured):
         name = task.__name__.rpartition(".")[2]
         raise ValueError(
             f"{name} needs the likelihood of given tokens, which a completion server does not "
@@ -117,14 +116,14 @@ def _check_asks(task: ModuleType) -> None:
 
 
 def _measured(
-    model: PreTrainedModel, task: ModuleType, pairs: Sequence[_Pair], allow_beyond: bool
+    model: PreTrainedModel, task: Measured, pairs: Sequence[_Pair], allow_beyond: bool
 ) -> _Answers:
     asked = [example for example, _ in pairs]
     for index, found in task.measure(model, asked, allow_beyond=allow_beyond):
         yield *pairs[index], found
 
 
-def _served(server: Server, task: ModuleType, pairs: Sequence[_Pair]) -> _Answers:
+def _served(server: Server, task: Answered, pairs: Sequence[_Pair]) -> _Answers:
     asked = [Request(one.prompt, one.max_new_tokens, one.stop, one.min_new_tokens)
              for one, _ in pairs]  # fmt: skip
     for completion in server.complete(asked):
@@ -132,7 +131,7 @@ def _served(server: Server, task: ModuleType, pairs: Sequence[_Pair]) -> _Answer
 
 
 def _scored(
-    task: ModuleType, pair: _Pair, completion: Completion
+    task: Answered, pair: _Pair, completion: Completion
 ) -> tuple[Example, dict[str, object], dict[str, object]]:
     example, how = pair
     found = task.score(completion.text, example)
@@ -143,7 +142,7 @@ def _scored(
 def _answered(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    task: ModuleType,
+    task: Answered,
     pairs: Sequence[_Pair],
     batch_size: int | str,
     allow_beyond: bool,

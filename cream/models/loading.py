@@ -162,7 +162,7 @@ def create(config: PreTrainedConfig, seed: int, attention: str = "auto") -> PreT
 
 def load(
     path: str | Path,
-    scaling: str | None = None,
+    scaling: str | rope.RopeScaling | None = None,
     scale: int | None = None,
     attention: str = "auto",
     dtype: torch.dtype | str | None = None,
@@ -173,18 +173,23 @@ def load(
 ) -> PreTrainedModel:
     """Return the causal language model at a directory or Hub id, in eval mode.
 
-    With `scaling` (one of `rope.KINDS`), `scale` and its options, a base is extended; without, a
-    checkpoint comes as it is; the options then fill in what the config of a checkpoint of CLEX's
-    authors leaves out. A model with CLEX needs its t before it is called (`clex`).
-    dtype None is float32, but bfloat16 on CUDA from a thousand million parameters; device None is
-    this process's CUDA device, else the CPU; revision None is the one that `hub` pins, if it does;
-    bits 4 reads linear layers into 4 bits, on CUDA by bitsandbytes. Raises ValueError or
+    With `scaling` (one of `rope.KINDS`), `scale` and `scaling_options`, or a `rope.RopeScaling`, a
+    base is extended; without, a checkpoint comes as it is; the options then fill in what the config
+    of a checkpoint of CLEX's authors leaves out. A model with CLEX needs its t before it is called
+    (`clex`). dtype None is float32, but bfloat16 on CUDA from a thousand million parameters; device
+    None is this process's CUDA device, else the CPU; revision None is the one that `hub` pins, if
+    it does; bits 4 reads linear layers into 4 bits, on CUDA by bitsandbytes. Raises ValueError or
     FileNotFoundError, naming the cause.
     """
     options = scaling_options or {}
-    kind = None
-    if scaling is not None:
+    kind = scaling
+    if isinstance(scaling, str):
         kind = rope.scaling(scaling, 1 if scale is None else scale, **options)
+    elif scaling is not None and (options or scale is not None):
+        raise ValueError(
+            f"scaling is {scaling}, which has its own scale and options; give its kind's name with "
+            "scale and scaling_options, or it alone"
+        )
     if kind is None and scale is not None:
         raise ValueError(f"scale is {scale} but scaling is not given: choose one of {rope.KINDS}")
     place = _place(device)

@@ -213,20 +213,20 @@ def plan(
     FileNotFoundError for a base that is nowhere.
     """
     about = _config(config, preset, Path(root))
-    window = config.train_window or models.describe(about)["window"]
+    length = config.sampler(models.describe(about)["window"]).example_length
     count = memory.parameters(about)
-    size = config.batch_size * window
+    size = config.batch_size * length
     said = [
-        f"{config.steps:,} steps of {config.batch_size} x {window:,} = {size:,} tokens, "
+        f"{config.steps:,} steps of {config.batch_size} x {length:,} = {size:,} tokens, "
         f"{config.steps * size:,} in all; {count:,} parameters. Hours are of the steps alone"
     ]
     machine = parallel.Machine.here()
-    table = _nearest(config, about, window, count, latest(measured(rows, root)))
+    table = _nearest(config, about, length, count, latest(measured(rows, root)))
     said += _times(table, config.steps * size, machine)
-    said.append(_memory(config, about, window, machine, table))
+    said.append(_memory(config, about, length, machine, table))
     trained = lora.frozen_and_trained(about, config)[2] if config.lora_rank else count
     said.append(_disk(config, count, run_dir, trained))
-    said += [f"on one card: {line}" for line in memory.fitting(about, config, window)]
+    said += [f"on one card: {line}" for line in memory.fitting(about, config, length)]
     return Plan(tuple(said), table)
 
 

@@ -1,42 +1,135 @@
-"""Timing what a notebook does: questions answered a second, milliseconds of a training step.
+"""Questions answered a second: LongChat-Lines in batches, and prompt by prompt.
 
-What belongs here: measuring through the doors that notebooks use, nothing that only benchmarks do.
-`speed` is the command line to it, prints its tables and writes its rows.
+`python -m cream.performance generation` answers in batches and, in the same run, by a loop that
+calls `generate` prompt by prompt with the same stop rule and dtype, both from text to text. With a
+large `--shape` it measures random weights of it at length, by `long_context`. In its rows `score`
+is samples a second, `tokens_per_second` are prompt tokens, `num_tokens` those of a mean prompt, and
+`contained` is the share of samples with the tokens of the loop.
+
+What belongs here: measuring through the doors that notebooks use, its table and its rows.
 """
 
 from __future__ import annotations
 
-import gc
+import argparse
 import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from functools import partial
 
-import numpy as np
 import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteriaList
 
-from cream import models, presets
-from cream.data import corpus
+from cream import models, rope
 from cream.evaluation import models as evaluation_models
 from cream.inference import generation as inference_generation
 from cream.inference.stopping import StopString, decode
+from cream.performance import harness, long_context
 from cream.tasks import longchat_lines
 from cream.tasks.base import Example
-from cream.training.callbacks import read_metrics
-from cream.training.config import TrainConfig
-from cream.training.run import train
 from cream.utils.provenance import hash_of
 
-__all__ = ["generation", "one_by_one", "training"]
+__all__ = ["add_options", "generation", "main", "one_by_one"]
 
-GIB = 2**30
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
 Tokens = list[tuple[int, ...]]
 
 
-# --------------------------------------------------------------------------------- generation
+# --------------------------------------------------------------------------- command, table, rows
+
+
+def _batch_size(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
+_batch_size.__name__ = "batch size"  # as argparse says it
+
+
+def add_options(add: argparse.ArgumentParser) -> None:
+    """Declare what `main` takes from the command line."""
+    add.add_argument("--base", default="data/miniature", help="a base or any checkpoint")
+    add.add_argument("--scaling", default="yarn", choices=rope.KINDS, help="none: as it is")
+    add.add_argument("--scale", type=int, default=8)
+    add.add_argument("--lengths", default="0.6,1,2,4,6,7.8", help="multiples of the window N")
+    add.add_argument("--samples", type=int, default=50, help="questions a length")
+    add.add_argument("--questions", type=int, default=5, help="questions a record")
+    add.add_argument("--batch-size", type=_batch_size, default="auto")
+    add.add_argument("--dtype", choices=DTYPES, default="float32",
+                     help="float32: the same tokens; auto: as evaluations run here")  # fmt: skip
+    add.add_argument("--repeats", type=int, default=3, help="passes, whose median is taken")
+    add.add_argument("--seed", type=int, default=0)
+    long = add.add_argument_group("at length, of a large shape with random weights (--shape)")
+    long_context.add_shape(long, None)
+    long.add_argument("--tokens", type=int, default=32_000, help="of a LongChat-Lines record")
+    long.add_argument("--lines", type=int, default=8, help="such records asked; 0: none")
+    long.add_argument("--keys", type=int, default=140, help="of a key-value object")
+    long.add_argument("--pairs", type=int, default=20, help="such questions asked; 0: none")
+    long.add_argument("--words", default="data/miniature", metavar="TOKENIZER",
+                      help="whose tokens the prompts are in")  # fmt: skip
+
+
+def main(given: argparse.Namespace) -> None:
+    """Measure LongChat-Lines both ways, or a large shape with random weights; print, write rows."""
+    if given.shape:
+        long_context.measure_answers(given)
+        return
+    name = "original" if given.scaling == "none" else f"scaled:{given.scaling}:{given.scale}"
+    (subject,) = evaluation_models.find(name, given.base)
+    lengths = evaluation_models.token_lengths(
+        given.lengths, evaluation_models.base_of(given.base).window
+    )
+    before = harness.machine_state()
+    table, header, parted = generation(
+        subject, lengths, given.samples, given.questions, given.batch_size,
+        DTYPES[given.dtype], given.repeats, given.seed,
+    )  # fmt: skip
+    header["settings"] |= before
+    machine = harness.describe_machine(header["card"])
+    print(f"{name} of {given.base}, {header['settings']['dtype']}, {machine}")
+    print(_compared(table).to_string(index=False))
+    print("\n".join(parted) or "every sample has the same tokens both ways")
+    if given.rows:
+        _write(given.rows, table, header)
+
+
+def _compared(table: pd.DataFrame) -> pd.DataFrame:
+    """A line a length with both ways beside each other, and one over all lengths."""
+    wide = table.pivot(index="token_length", columns="way")
+    total = {key: wide[key].sum() for key in [("samples", "batches"), ("same", "batches")]}
+    total |= {("seconds", way): wide["seconds", way].sum() for way in ("one by one", "batches")}
+    peak = ("peak_gib", "batches")
+    wide.loc["all"] = pd.Series({**total, peak: wide[peak].max()}, dtype=object)
+    samples = wide["samples", "batches"].astype(int)
+    alone, together = (wide["seconds", way].astype(float) for way in ("one by one", "batches"))
+    return pd.DataFrame(
+        {
+            "tokens": wide.index,
+            "samples": samples,
+            "one by one, samples/s": (samples / alone).round(2),
+            "batches, samples/s": (samples / together).round(2),
+            "times as fast": (alone / together).round(2),
+            "same tokens": wide["same", "batches"].astype(int),
+            "peak GiB": wide[peak].astype(float).round(2),
+        }
+    ).dropna(axis=1, how="all")
+
+
+def _write(path: str, table: pd.DataFrame, header: dict[str, object]) -> None:
+    for line in table.to_dict("records"):
+        about = {"score": "samples a second", "way": line["way"], "samples": line["samples"]}
+        harness.append(path, header, {
+            "task": "speed_generation", "prompt_hash": line["prompt_hash"],
+            "token_length": line["token_length"],
+            "num_tokens": round(line["prompt_tokens"] / line["samples"]),
+            "settings": {**header["settings"], **about},
+            "score": line["samples"] / line["seconds"],
+            "contained": line["same"] / line["samples"],
+            "tokens_per_second": line["prompt_tokens"] / line["seconds"],
+            "peak_gib": harness.known(line["peak_gib"]),
+        })  # fmt: skip
+
+
+# --------------------------------------------------------------------------------- what is timed
 
 
 def generation(
@@ -132,24 +225,22 @@ def _timed(
     asked: Sequence[Example],
     repeats: int,
 ) -> tuple[dict[str, list[tuple[float, float | None]]], dict[str, Tokens]]:
-    """Seconds and peak bytes of each way's passes, and what it answered."""
+    """Seconds and peak GiB of each way's passes, and what it answered."""
     taken, found = {way: [] for way in ways}, {}
     for answer in ways.values():
         answer(model, tokenizer, asked[:2])
     for _ in range(repeats):
         for way, answer in ways.items():
-            cuda = _fresh()
-            start = time.perf_counter()
-            found[way] = answer(model, tokenizer, asked)
-            seconds = time.perf_counter() - start
-            taken[way].append((seconds, torch.cuda.max_memory_allocated() if cuda else None))
+            harness.fresh()
+            seconds, found[way] = harness.timed(partial(answer, model, tokenizer, asked))
+            taken[way].append((seconds, harness.peak_gib()))
     return taken, found
 
 
 def _numbers(passes: list[tuple[float, float | None]]) -> dict[str, float | None]:
     peaks = [peak for _, peak in passes if peak is not None]
     seconds = statistics.median(seconds for seconds, _ in passes)
-    return {"seconds": seconds, "peak_gib": max(peaks) / GIB if peaks else None}
+    return {"seconds": seconds, "peak_gib": max(peaks, default=None)}
 
 
 @torch.inference_mode()
@@ -176,100 +267,3 @@ def _parted(
         gap = (logits[ours[places[0]]] - logits[theirs[places[0]]]).abs().item()
         said.append(f"{where}: parts at new token {places[0] + 1}, by logits {gap:.2g} apart")
     return said
-
-
-# ----------------------------------------------------------------------------------- training
-
-
-def training(
-    preset: str,
-    compiles: Sequence[str] = ("auto",),
-    workers: Sequence[int] = (0,),
-    steps: int = 200,
-    progress: bool = False,
-    **overrides: object,
-) -> pd.DataFrame:
-    """Time a preset's training steps for every choice of compilation and of loader processes.
-
-    Each runs `steps` steps of the real Trainer in a directory that is thrown away; a step counts
-    from the second half on, when all is compiled and warm, by the median of the logged intervals.
-    `overrides` are fields of the run; corpus "random" is one of random tokens, made on the spot.
-    """
-    if steps < 4:
-        raise ValueError(f"steps is {steps}; it must be at least 4, of which the last half counts")
-    fixed = {"save_steps": 0, "probe_steps": 0, "log_steps": max(1, steps // 20), "steps": steps}
-    lines = []
-    with tempfile.TemporaryDirectory() as folder:
-        named = overrides.get("corpus")
-        if named == "random":
-            base = overrides.get("base") or presets.get(preset).train.base
-            overrides["corpus"] = str(_random_corpus(base, Path(folder) / "corpus"))
-        configs = [
-            presets.get(preset, **{**overrides, **fixed}, compile=kind, workers=count).train
-            for kind in compiles
-            for count in workers
-        ]
-        lines = [
-            {
-                **_step(config, Path(folder) / str(number), progress),
-                "corpus": named or config.corpus,
-            }
-            for number, config in enumerate(configs)
-        ]
-    return pd.DataFrame(lines)
-
-
-def _step(config: TrainConfig, run_dir: Path, progress: bool) -> dict[str, object]:
-    """Train one run; what decides its speed, and its speed."""
-    cuda = _fresh()
-    torch.compiler.reset()
-    start = time.perf_counter()
-    train(config, run_dir, progress=progress)
-    wall = time.perf_counter() - start
-    rate, size = _steady(run_dir / "metrics.jsonl")
-    named = ["base", "method", "scaling", "scale", "seed", "compile", "workers", "steps"]
-    named += ["batch_size", "micro_batch", "precision", "attention", "gradient_checkpointing"]
-    return {
-        **{name: getattr(config, name) for name in named},
-        "ms_a_step": 1000 * size / rate,
-        "tokens_per_second": rate,
-        "tokens_a_step": size,
-        "peak_gib": torch.cuda.max_memory_allocated() / GIB if cuda else None,
-        "wall": wall,
-    }
-
-
-def _steady(metrics: Path) -> tuple[float, int]:
-    """Tokens a second once a run is warm, and tokens a step."""
-    logs = [row for row in read_metrics(metrics) if "tokens_per_second" in row]
-    warm = [row["tokens_per_second"] for row in logs[len(logs) // 2 :]]
-    return statistics.median(warm), logs[-1]["tokens"] // logs[-1]["step"]
-
-
-def _random_corpus(base: str, place: Path) -> Path:
-    """A corpus of random tokens in documents of 2 to 16 windows: the data path without its text."""
-    about = evaluation_models.base_of(base)
-    rng, window = np.random.default_rng(0), about.window
-
-    def documents() -> Iterator[dict[str, object]]:
-        for number in range(256):
-            ids = rng.integers(0, len(about.tokenizer), rng.integers(2 * window, 16 * window))
-            yield {"split": "train", "source": "random", "name": str(number), "kind": "text",
-                   "input_ids": ids.tolist()}  # fmt: skip
-
-    corpus.build(place, documents(), about.tokenizer, window, {"of": "speed"}, progress=False)
-    return place
-
-
-# --------------------------------------------------------------------------------------- both
-
-
-def _fresh() -> bool:
-    """Give back what the last measurement held; whether there is a GPU whose peak is now 0."""
-    gc.collect()
-    if not torch.cuda.is_available():
-        return False
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    return True

@@ -1,26 +1,24 @@
-"""Timing a large model at length, with random weights of its true shape, in a process of its own.
+"""A large model's speed at length, with random weights of its true shape, one setting a process.
 
-    measured(job, limit)   yields what the process says, line by line, until it ends
+`python -m cream.performance long` and `generation --shape NAME` come here. Rows are of the tasks
+speed_long (`score`: seconds of a document's loss) and speed_generation (`score`: samples a second),
+appended as they come.
 
-What belongs here: the random model and the two measurements, `forwards` (a document's loss in one
-true forward) and `answers` (questions decoded in batches). `long_speed` chooses the settings,
-prints and writes rows. One that does not fit is a line that says so.
+What belongs here: the settings, the random model and the two measurements, `forwards` (a document's
+loss in one true forward) and `answers` (questions decoded in batches), and what is said of them. A
+setting that does not fit is a line that says so.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
-import gc
+import itertools
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -32,21 +30,29 @@ from transformers import (
 )
 
 from cream import models, rope
-from cream.evaluation import models as evaluation_models
 from cream.inference import generation, memory
 from cream.inference.likelihood import log_likelihood
 from cream.inference.tiling import Tiling
 from cream.models.hardware import forward_flops, utilisation
-from cream.performance import random_models
+from cream.performance import harness, random_models
+from cream.performance.harness import GIB
 from cream.rope.config import settle_rotation
 from cream.tasks import kv_retrieval, longchat_lines
 from cream.tasks.base import Example
+from cream.utils.provenance import hash_of
 
-__all__ = ["TASKS", "answers", "forwards", "measured", "random_model"]
+__all__ = [
+    "add_long",
+    "add_shape",
+    "answers",
+    "forwards",
+    "measure_answers",
+    "measure_forwards",
+    "measured",
+    "random_model",
+]
 
-GIB = 2**30
-DONE = {"done": True}
-TASKS = ("longchat_lines", "kv_retrieval")
+OWN = ("card", "tokens", "seconds", "tokens_per_second", "peak_gib", "task")
 _ONCE = 262_144  # tokens from which on a document is read once
 _BOTH_WAYS = 32_768  # tokens up to which the whole forward is compared with the one in tiles
 
@@ -58,7 +64,7 @@ def random_model(config: LlamaConfig, tokens: int) -> PreTrainedModel:
     """
     scale = -(-tokens // config.max_position_embeddings)
     config = models.extend(config, rope.scaling("yarn" if scale > 1 else "none", max(scale, 1)))
-    place = random_models.place()
+    place = harness.place()
     torch.manual_seed(0)
     with place:
         model = AutoModelForCausalLM.from_config(config, dtype=_dtype())
@@ -73,57 +79,17 @@ def _dtype() -> torch.dtype:
 
 
 def measured(job: dict, limit: float) -> Iterator[dict]:
-    """Do a job in a process of its own and pass on its lines; say so if it ends before its time.
-
-    Once it says that it is done it is ended, with all that it started: compilers take minutes.
-    """
-    command = [sys.executable, "-m", "cream.performance.long_context", json.dumps(job)]
-    with tempfile.TemporaryFile("w+") as errors:
-        process = subprocess.Popen(
-            command, env=random_models.environment(), stdout=subprocess.PIPE, stderr=errors,
-            text=True,
-            start_new_session=True,
-        )  # fmt: skip
-        late = threading.Event()
-        timer = threading.Timer(limit, lambda: (late.set(), _end(process)))
-        timer.start()
-        try:
-            for line in process.stdout:
-                found = _read(line)
-                if found == DONE:
-                    return
-                if found is not None:
-                    yield found
-            process.wait()
-        finally:
-            timer.cancel()
-            _end(process)
-        errors.seek(0)
-        said = errors.read().strip().splitlines() or [f"exit {process.returncode}"]
-        yield {"error": f"not done within {limit:g} s" if late.is_set() else said[-1]}
-
-
-def _end(process: subprocess.Popen) -> None:
-    """Kill a process and what it started, and wait for it; its own session is one group."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _read(line: str) -> dict | None:
-    """A line of ours; libraries print others."""
-    try:
-        found = json.loads(line)
-    except ValueError:
-        return None
-    return found if isinstance(found, dict) else None
+    """Do a job in a process of its own and pass on its lines; say so if it ends before its time."""
+    return harness.child_lines(
+        harness.command("cream.performance.long_context", job), limit, until_done=True
+    )
 
 
 def _main() -> None:
-    job = json.loads(sys.argv[1])
+    job = json.loads(sys.argv[2])  # after --one
     for line in {"forwards": forwards, "answers": answers}[job.pop("do")](**job):
         print(json.dumps(line), flush=True)
-    print(json.dumps(DONE), flush=True)
+    print(json.dumps(harness.DONE), flush=True)
 
 
 def _tried(about: dict, found: Iterator[dict]) -> Iterator[dict]:
@@ -132,31 +98,13 @@ def _tried(about: dict, found: Iterator[dict]) -> Iterator[dict]:
         yield from (about | line for line in found)
     except (RuntimeError, ValueError, MemoryError) as error:
         yield {**about, "error": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
-    _fresh()
-
-
-def _fresh() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    harness.fresh()
 
 
 def _memory() -> dict[str, float | None]:
-    """The most that was held, and taken from the card, since `_fresh`; in GiB."""
-    if not torch.cuda.is_available():
-        return {"peak_gib": None, "reserved_gib": None}
-    return {
-        "peak_gib": torch.cuda.max_memory_allocated() / GIB,
-        "reserved_gib": torch.cuda.max_memory_reserved() / GIB,
-    }
-
-
-def _taken(function: object, *given: object, **named: object) -> tuple[float, object]:
-    """Seconds that a call took, and what it gave, which is on the CPU and so is done."""
-    start = time.perf_counter()
-    found = function(*given, **named)
-    return time.perf_counter() - start, found
+    """The most that was held, and taken from the card, since `harness.fresh`; in GiB."""
+    reserved = torch.cuda.max_memory_reserved() / GIB if torch.cuda.is_available() else None
+    return {"peak_gib": harness.peak_gib(), "reserved_gib": reserved}
 
 
 # ----------------------------------------------------------------------------------- forwards
@@ -177,7 +125,7 @@ def forwards(
     model = random_model(config, max(lengths))
     count = sum(one.numel() for one in model.parameters())
     about = {
-        "card": evaluation_models.card(random_models.place()),
+        "card": harness.card_name(),
         "model_seconds": time.perf_counter() - start,
     }
     for tokens in lengths:
@@ -196,8 +144,8 @@ def _forward(
     ids = _document(config, tokens)
     with _first_layer(model):
         log_likelihood(model, ids, tiling=how)
-    _fresh()
-    passes = [_taken(log_likelihood, model, ids, tiling=how) for _ in range(repeats)]
+    harness.fresh()
+    passes = [harness.timed(lambda: log_likelihood(model, ids, tiling=how)) for _ in range(repeats)]
     seconds = statistics.median(taken for taken, _ in passes)
     flops = forward_flops(config, count, tokens)
     each = (count - _parameters_outside(model)) / config.num_hidden_layers
@@ -266,7 +214,7 @@ def answers(
     needs = room.needs(wanted, longest + new)
     about = {
         "task": task,
-        "card": evaluation_models.card(random_models.place()),
+        "card": harness.card_name(),
         "samples": len(asked),
     }
     yield {"needs": str(needs), "one": str(room.needs(1, longest + new)), "most": most, **about}
@@ -294,9 +242,9 @@ def _answer(
     list(generation.greedy(model, words, prompts[:1], 2, min_new_tokens=2))
     taken, done = [], []
     for _ in range(repeats):
-        _fresh()
+        harness.fresh()
         rows.clear()
-        seconds, done = _taken(
+        seconds, done = harness.timed(
             lambda: list(generation.greedy(model, words, prompts, new, None, batch_size, new))
         )
         taken.append(seconds)
@@ -314,6 +262,176 @@ def _as_predicted(room: memory.Footprint, found: dict, longest: int) -> dict[str
         return {}
     needs = room.needs(found["rows"], longest + found["wanted_new"])
     return {"predicted_gib": needs.total / GIB, "cache_gib": needs.cache / GIB}
+
+
+# -------------------------------------------------------------------------------- the command line
+
+
+def add_long(add: argparse.ArgumentParser) -> None:
+    """Declare what `measure_forwards` takes from the command line."""
+    add_shape(add, "llama2-7b")
+    add.add_argument("--lengths", type=harness.numbers, default=[32_768, 262_144], help="tokens")
+    add.add_argument("--tile", type=harness.listed, default=["auto", "none"],
+                     help="tokens a tile, auto, or none: stock layers, loss in chunks")  # fmt: skip
+    add.add_argument("--heads", type=harness.listed, default=["auto"],
+                     help="heads read at once, or auto")  # fmt: skip
+    add.add_argument("--compile", type=harness.listed, default=["none"], help="none,tiles")
+    add.add_argument("--repeats", type=int, help="passes (default: 3, 1 from 256K tokens on)")
+
+
+def add_shape(add: argparse.ArgumentParser, default: str | None) -> None:
+    """Declare what both measurements take."""
+    add.add_argument("--shape", choices=random_models.SHAPES, default=default,
+                     help="a large model's, with random weights")  # fmt: skip
+    add.add_argument("--layers", type=int, help="fewer than the shape has: not its true depth")
+    add.add_argument("--limit", type=float, default=600, help="seconds a setting may take")
+
+
+# ---------------------------------------------------- forwards: settings, what is said and written
+
+
+def measure_forwards(given: argparse.Namespace) -> None:
+    """Measure a document's loss at every length, for every setting; print and write as it comes."""
+    settings = list(_settings(given))
+    if min(given.lengths) < 2 or (given.repeats is not None and given.repeats < 1):
+        raise ValueError(f"lengths {given.lengths} must be at least 2, repeats at least 1")
+    full = random_models.shape(given.shape).num_hidden_layers
+    missing = full - (given.layers or full)
+    print(f"{given.shape}, {given.layers or full} of {full} layers, random weights", flush=True)
+    for name, tiling in settings:
+        job = {"do": "forwards", "shape": given.shape, "layers": given.layers,
+               "lengths": given.lengths, "tiling": tiling, "repeats": given.repeats}  # fmt: skip
+        for line in measured(job, given.limit):
+            print(f"{name}: {_said(line, missing)}", flush=True)
+            if "seconds" in line:
+                _write(given, line, _named(tiling))
+
+
+def _settings(given: argparse.Namespace) -> Iterator[tuple[str, dict | None]]:
+    """Name each way of reading; ValueError for one that there is not."""
+    for kinds, offered in ((given.compile, ("none", "tiles")), (given.tile, ("auto", "none")),
+                           (given.heads, ("auto",))):  # fmt: skip
+        if odd := [one for one in kinds if isinstance(one, str) and one not in offered]:
+            raise ValueError(f"{odd[0]!r} is none of: {', '.join(offered)}, or a number")
+    if "none" in given.tile:
+        yield "whole", None
+    ways = itertools.product([one for one in given.tile if one != "none"], given.heads,
+                             given.compile)  # fmt: skip
+    for tile, heads, compiled in ways:
+        how = {} if tile == "auto" else {"tokens": tile}
+        how |= {} if heads == "auto" else {"heads": heads}
+        how |= {} if compiled == "none" else {"compiled": True}
+        Tiling(**how)
+        yield f"tile {tile}, heads {heads}, compile {compiled}", how
+
+
+def _named(tiling: Mapping[str, object] | None) -> dict[str, object]:
+    """What a row's settings say of a way of reading."""
+    if tiling is None:
+        return {"tile": "none"}
+    return {"tile": tiling.get("tokens", "auto"), "heads": tiling.get("heads", "auto"),
+            "compile": "tiles" if tiling.get("compiled") else "none"}  # fmt: skip
+
+
+def _said(line: dict, missing: int) -> str:
+    if "compared" in line and "error" not in line:
+        return (f"{line['compared']:,} tokens in tiles of {line['tile']:,}, {line['heads']} heads "
+                f"at once, beside the whole: mean loss {line['nll']:.4f} {line['mean']:+.1e}, of a "
+                f"token {line['typical']:.1e}, at most {line['most']:.1e}")  # fmt: skip
+    where = f"{line['tokens']:,} tokens: " if "tokens" in line else ""
+    if "error" in line:
+        return where + line["error"]
+    said = f"{where}{line['seconds']:.2f} s, {line['tflops']:.3g} TFLOP/s"
+    if line["mfu"] is not None:
+        said += f" ({line['mfu']:.1%} of the card's)"
+    if line["peak_gib"] is not None:
+        said += f", peak {line['peak_gib']:.2f} GiB (reserved {line['reserved_gib']:.2f})"
+        if missing:
+            whole = line["peak_gib"] + missing * line["layer_gib"]
+            said += f", with the other {missing} layers' weights {whole:.2f}"
+    return f"{said}; {line['card']}, mean loss {line['nll']:.4f}"
+
+
+# ------------------------------------------------------------------------------- answers: the same
+
+
+def measure_answers(given: argparse.Namespace) -> None:
+    """Measure questions at length: what is needed before it starts, what was used after."""
+    wanted = [("longchat_lines", given.tokens, given.lines),
+              ("kv_retrieval", given.keys, given.pairs)]  # fmt: skip
+    if min(given.repeats, given.tokens, given.keys) < 1 or min(given.lines, given.pairs) < 0:
+        raise ValueError(
+            f"repeats {given.repeats}, tokens {given.tokens} and keys {given.keys} must be at "
+            f"least 1, lines {given.lines} and pairs {given.pairs} at least 0"
+        )
+    print(f"{given.shape}, random weights, official prompts in the tokens of {given.words}, as "
+          "many new tokens as the release allows", flush=True)  # fmt: skip
+    for task, size, samples in wanted:
+        if not samples:
+            continue
+        job = {"do": "answers", "shape": given.shape, "layers": given.layers, "task": task,
+               "tokenizer": given.words, "size": size, "samples": samples,
+               "batch_size": given.batch_size, "repeats": given.repeats}  # fmt: skip
+        for line in measured(job, given.limit):
+            print(f"{task}: {_answered(line)}", flush=True)
+            if "seconds" in line:
+                _write_answers(given, line)
+
+
+def _answered(line: dict) -> str:
+    if "error" in line:
+        return line["error"]
+    if "needs" in line:
+        most = "nobody can tell how many fit" if line["most"] is None else f"{line['most']} fit"
+        return f"{line['one']}; {most}; to be decoded: {line['needs']}"
+    said = (f"{line['samples']} prompts of up to {line['longest']:,} tokens, {line['rows']} at "
+            f"once: {line['samples'] / line['seconds']:.3f} samples/s, "
+            f"{line['prompt_tokens'] / line['seconds']:,.0f} prompt tokens/s, "
+            f"{line['new_tokens']} new tokens, {line['seconds']:.1f} s")  # fmt: skip
+    if line["peak_gib"] is None:
+        return said
+    return (f"{said}; peak {line['peak_gib']:.2f} GiB (reserved {line['reserved_gib']:.2f}), "
+            f"predicted at most {line['predicted_gib']:.2f}, cache {line['cache_gib']:.2f}; "
+            f"{line['card']}")  # fmt: skip
+
+
+def _write_answers(given: argparse.Namespace, line: dict) -> None:
+    names = ("rows", "new_tokens", "samples", "reserved_gib", "predicted_gib", "cache_gib")
+    about = {name: line[name] for name in names if line.get(name) is not None}
+    about |= {"way": "batches", "of": line["task"], "tokenizer": given.words,
+              "batch_size": given.batch_size, "repeats": given.repeats}  # fmt: skip
+    mean = round(line["prompt_tokens"] / line["samples"])
+    row = {"tokens": line["longest"], "num_tokens": mean, "card": line["card"],
+           "score": line["samples"] / line["seconds"], "peak_gib": line["peak_gib"],
+           "tokens_per_second": line["prompt_tokens"] / line["seconds"]}  # fmt: skip
+    _append(given, "speed_generation", row, {**about, "score": "samples a second"})
+
+
+# -------------------------------------------------------------------------------------------- rows
+
+
+def _write(given: argparse.Namespace, line: dict, how: dict[str, object]) -> None:
+    about = {name: value for name, value in line.items() if name not in OWN and value is not None}
+    row = {name: line.get(name) for name in OWN} | {"score": line["seconds"]}
+    row |= {"num_tokens": line["tokens"]}
+    _append(given, "speed_long", row, {**about, **how, "score": "seconds"})
+
+
+def _append(
+    given: argparse.Namespace, task: str, row: dict[str, object], how: dict[str, object]
+) -> None:
+    """Append one row; when it was measured is part of its settings, and so of its key."""
+    shape = random_models.shape(given.shape, given.layers)
+    about = {"shape": given.shape, "layers": shape.num_hidden_layers, **how}
+    about["measured"] = harness.now()
+    header = harness.shape_header(
+        given.shape, shape, f"speed of {given.shape}", row["card"], about
+    )
+    named = ("num_tokens", "score", "tokens_per_second", "peak_gib")
+    harness.append(given.rows, header, {
+        "task": task, "prompt_hash": hash_of(task, row["tokens"]), "token_length": row["tokens"],
+        "settings": about, **{name: row[name] for name in named},
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

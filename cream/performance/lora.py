@@ -18,17 +18,13 @@ import argparse
 import contextlib
 import json
 import statistics
-import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
 from transformers import AutoConfig
 
-from cream.evaluation import models
-from cream.performance import random_models, training
-from cream.results import Rows
+from cream.performance import harness, random_models, training
 from cream.training import lora, memory
 from cream.training.callbacks import read_metrics
 from cream.training.config import TrainConfig
@@ -58,12 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--compile", choices=("auto", "none", "layers"), default="auto")
     parser.add_argument("--scale", type=int, default=8)
     parser.add_argument("--steps", type=int, default=3, help="the first is left out of the speed")
-    parser.add_argument("--limit", type=int, default=400, help="seconds the process may take")
-    parser.add_argument("--rows", metavar="FILE", help="append a row to this JSON Lines file")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    harness.add_common(parser, 400, "the process")
     given = parser.parse_args(arguments)
     if given.one:
-        print(json.dumps(_inside(json.loads(given.one))), flush=True)
+        harness.tell(_inside(json.loads(given.one)))
         return
     if given.steps < 2:
         parser.error(f"steps is {given.steps}; the first is left out, so it must be at least 2")
@@ -71,13 +65,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         config = _config(given)
     except ValueError as error:
         parser.error(str(error))
-    command = random_models.command("cream.performance lora", arguments)
+    command = harness.typed_command("lora", arguments)
     found = _measured(given, config)
     print(_line(given, found), flush=True)
     if "error" in found:
         parser.exit(1)
-    if given.rows:
-        _write(given, config, found, command)
+    _write(given, config, found, command)
 
 
 def _config(given: argparse.Namespace) -> TrainConfig:
@@ -92,11 +85,11 @@ def _config(given: argparse.Namespace) -> TrainConfig:
 
 
 def _measured(given: argparse.Namespace, config: TrainConfig) -> dict[str, object]:
-    with tempfile.TemporaryDirectory() as folder:
-        random_models.lay_out(Path(folder), random_models.shape(given.shape, given.layers))
-        job = {"root": folder, "config": json.loads(config.to_json()), "steps": given.steps,
+    with harness.scratch(None) as folder:
+        random_models.lay_out(folder, random_models.shape(given.shape, given.layers))
+        job = {"root": str(folder), "config": json.loads(config.to_json()), "steps": given.steps,
                "gib": given.gib}  # fmt: skip
-        return random_models.in_child(MODULE, job, given.limit)
+        return harness.in_child(MODULE, job, given.limit)
 
 
 # ------------------------------------------------------------------------------ in the process
@@ -125,7 +118,7 @@ def _inside(job: dict) -> dict[str, object]:
         "trained": lora.frozen_and_trained(about, settled)[2],
         "estimate": str(needed),
         "estimated_gib": needed.total / memory.GIB,
-        "card": models.card(random_models.place()),
+        "card": harness.card_name(),
         "settings": {name: getattr(settled, name) for name in KEPT},
         **held,
         "refused": _refused_beyond(room),
@@ -136,7 +129,7 @@ def _hold(room: int) -> dict[str, float | None]:
     """Let the allocator use `room` bytes less what CUDA holds beside it; say both, in GiB."""
     if not torch.cuda.is_available():
         return {"held_gib": None, "context_gib": None}
-    place = random_models.place()
+    place = harness.place()
     torch.zeros(1, device=place)
     free, total = torch.cuda.mem_get_info(place)
     if room > total:
@@ -154,7 +147,7 @@ def _refused_beyond(room: int) -> bool | None:
     if not torch.cuda.is_available():
         return None
     with contextlib.suppress(torch.OutOfMemoryError):
-        torch.empty(room, dtype=torch.uint8, device=random_models.place())
+        torch.empty(room, dtype=torch.uint8, device=harness.place())
         return False
     return True
 
@@ -185,25 +178,21 @@ def _line(given: argparse.Namespace, found: dict) -> str:
 
 def _write(given: argparse.Namespace, config: TrainConfig, found: dict, command: str) -> None:
     shape = random_models.shape(given.shape, given.layers)
-    header = {
-        "run": f"LoRA of {given.shape}", "preset": given.shape, "base": "random weights",
-        "model_hash": hash_of(shape.to_dict()), "window": found["window"], "card": found["card"],
-        "method": config.method, "scaling": config.scaling, "scale": config.scale,
-        "seed": config.seed,
-        "settings": {"shape": given.shape, "layers": shape.num_hidden_layers, "command": command},
-    }  # fmt: skip
+    how = {"shape": given.shape, "layers": shape.num_hidden_layers, "command": command}
+    header = harness.shape_header(
+        given.shape, shape, f"LoRA of {given.shape}", found["card"], how, method=config.method,
+        scaling=config.scaling, scale=config.scale, seed=config.seed,
+    )  # fmt: skip
     names = ("held_gib", "context_gib", "reserved_gib", "estimated_gib", "refused", "trained")
-    how = {**header["settings"], **found["settings"], **{name: found[name] for name in names},
-           "gib": given.gib, "steps": given.steps, "score": "whether the steps fitted",
-           "measured": datetime.now(UTC).isoformat(timespec="seconds")}  # fmt: skip
-    with Rows(given.rows, header) as rows:
-        rows.append({
-            "task": "check_lora_memory", "sample": 0, "prompt_hash": hash_of("random"),
-            "token_length": found["window"], "num_tokens": config.batch_size * found["window"],
-            "settings": {k: v for k, v in how.items() if v is not None},
-            "score": float(bool(found["refused"])), "tokens_per_second": found["speed"],
-            "peak_gib": found["peak_gib"],
-        })  # fmt: skip
+    how |= {**found["settings"], **{name: found[name] for name in names}, "gib": given.gib,
+            "steps": given.steps, "score": "whether the steps fitted", "measured": harness.now()}
+    harness.append(given.rows, header, {
+        "task": "check_lora_memory", "prompt_hash": hash_of("random"),
+        "token_length": found["window"], "num_tokens": config.batch_size * found["window"],
+        "settings": {k: v for k, v in how.items() if v is not None},
+        "score": float(bool(found["refused"])), "tokens_per_second": found["speed"],
+        "peak_gib": found["peak_gib"],
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

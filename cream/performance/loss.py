@@ -15,21 +15,17 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import statistics
-import time
 from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from cream.evaluation import models
-from cream.performance import random_models
-from cream.results import Rows
+from cream.performance import harness, random_models
 from cream.training.loss import summed_loss
 from cream.utils.provenance import hash_of
 
 __all__ = ["main"]
 
-GIB = 2**30
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -43,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--rows", metavar="FILE", help="append rows to this JSON Lines file")
     given = parser.parse_args(arguments)
-    said = random_models.command("cream.performance loss", arguments)
+    said = harness.typed_command("loss", arguments)
     shape = random_models.shape(given.shape)
     hidden, weight, labels = _made(shape, given.windows)
     precise = _gradients(_plain, hidden.detach().float(), weight.detach().float(), labels)
@@ -55,14 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             continue
         found["error"] = _apart(_gradients(loss, hidden, weight, labels), precise)
         _say(name, found)
-        if given.rows:
-            _write(given, shape, name, found, said)
+        _write(given, shape, name, found, said)
 
 
 def _made(shape: object, windows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Last hidden states, the head and labels of a micro-batch, bfloat16, of usual sizes."""
     torch.manual_seed(0)
-    tokens, device = windows * shape.max_position_embeddings, random_models.place()
+    tokens, device = windows * shape.max_position_embeddings, harness.place()
     hidden = torch.randn(tokens, shape.hidden_size, device=device).bfloat16()
     weight = (0.02 * torch.randn(shape.vocab_size, shape.hidden_size, device=device)).bfloat16()
     labels = torch.randint(0, shape.vocab_size, (tokens,), device=device)
@@ -115,17 +110,20 @@ def _measured(
     for _ in range(repeats + 3):
         hidden.grad = weight.grad = None
         if cuda:
-            torch.cuda.synchronize()
             before = torch.cuda.memory_allocated()
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        value = loss(hidden, weight, labels)
-        value.backward()
-        if cuda:
-            torch.cuda.synchronize()
-        taken.append(time.perf_counter() - start)
-    peak = (torch.cuda.max_memory_allocated() - before) / GIB if cuda else None
+        seconds, value = harness.timed(lambda: _pass(loss, hidden, weight, labels))
+        taken.append(seconds)
+    peak = (torch.cuda.max_memory_allocated() - before) / harness.GIB if cuda else None
     return {"seconds": statistics.median(taken[3:]), "peak": peak, "loss": value.item()}
+
+
+def _pass(
+    loss: Loss, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    value = loss(hidden, weight, labels)
+    value.backward()
+    return value
 
 
 def _say(name: str, found: dict) -> None:
@@ -135,22 +133,18 @@ def _say(name: str, found: dict) -> None:
 
 
 def _write(given: argparse.Namespace, shape: object, name: str, found: dict, said: str) -> None:
-    header = {
-        "run": f"loss of {given.shape}", "preset": given.shape, "base": "random weights",
-        "model_hash": hash_of(shape.to_dict()), "window": shape.max_position_embeddings,
-        "card": models.card(random_models.place()), "seed": 0,
-        "settings": {"shape": given.shape, "command": said},
-    }  # fmt: skip
+    about = {"shape": given.shape, "command": said}
+    header = harness.shape_header(
+        given.shape, shape, f"loss of {given.shape}", harness.card_name(), about
+    )
     tokens = given.windows * shape.max_position_embeddings
-    about = {"shape": given.shape, "command": said, "way": name, "score": "milliseconds"}
-    with Rows(given.rows, header) as rows:
-        rows.append({
-            "task": "speed_loss", "sample": 0, "prompt_hash": hash_of("random", name),
-            "token_length": shape.max_position_embeddings, "num_tokens": tokens,
-            "settings": {**about, "head_gradient_error": found["error"]},
-            "score": 1000 * found["seconds"], "peak_gib": found["peak"],
-            "tokens_per_second": tokens / found["seconds"],
-        })  # fmt: skip
+    how = {**about, "way": name, "score": "milliseconds", "head_gradient_error": found["error"]}
+    harness.append(given.rows, header, {
+        "task": "speed_loss", "prompt_hash": hash_of("random", name),
+        "token_length": shape.max_position_embeddings, "num_tokens": tokens,
+        "settings": how, "score": 1000 * found["seconds"], "peak_gib": found["peak"],
+        "tokens_per_second": tokens / found["seconds"],
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +29,8 @@ from pathlib import Path
 import torch
 from transformers import LlamaConfig, TrainerCallback, TrainerControl, TrainerState
 
-from cream.evaluation import models
-from cream.performance import random_models
-from cream.results import Rows
+from cream.performance import harness, random_models
+from cream.performance.harness import GIB
 from cream.training import memory
 from cream.training import run as training_run
 from cream.training.callbacks import read_metrics
@@ -41,7 +39,6 @@ from cream.utils.provenance import hash_of
 
 __all__ = ["main"]
 
-GIB = 2**30
 WRITTEN = 14  # bytes a parameter of a checkpoint: weights 2, their other half 4, moments 8
 KEPT = 4  # and of both finished models
 
@@ -60,20 +57,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--compile", choices=("auto", "none", "layers"), default="auto")
     parser.add_argument("--folder", help="where checkpoints are written, and removed; else a new "
                         "one for temporary files")  # fmt: skip
-    parser.add_argument("--limit", type=int, default=120, help="seconds a process may take")
-    parser.add_argument("--rows", metavar="FILE", help="append a row to this JSON Lines file")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    harness.add_common(parser, 120, "a process")
     given = parser.parse_args(arguments)
     if given.one:
-        print(json.dumps(_inside(json.loads(given.one))), flush=True)
+        harness.tell(_inside(json.loads(given.one)))
         return
     if given.steps < 2 or given.steps % 2:
         parser.error(f"steps is {given.steps}; it must be even, for a stop after half of them")
-    said = random_models.command("cream.performance resume", arguments)
-    if given.folder:
-        Path(given.folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        _compare(given, Path(folder), said)
+    said = harness.typed_command("resume", arguments)
+    with harness.scratch(given.folder) as root:
+        _compare(given, root, said)
 
 
 def _compare(given: argparse.Namespace, root: Path, command: str) -> None:
@@ -95,8 +88,7 @@ def _compare(given: argparse.Namespace, root: Path, command: str) -> None:
         _said(name, one)
     found["resumed"] = _said("resumed", _child(given, root, "stopped", stopped))
     verdict = _verdict(given, found, count)
-    if given.rows:
-        _write(given, shape, verdict, command)
+    _write(given, shape, verdict, command)
     if not (verdict["losses_equal"] and verdict["weights_equal"]):
         raise SystemExit("the resumed run is not the straight one")
 
@@ -114,7 +106,7 @@ def _check_disk(root: Path, count: int) -> None:
 def _child(given: argparse.Namespace, root: Path, run: str, fields: dict) -> dict:
     job = {"root": str(root), "run": run, "config": fields, "kernels": given.kernels}
     workspace = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if given.kernels == "deterministic" else {}
-    return random_models.in_child("cream.performance.resume", job, given.limit, **workspace)
+    return harness.in_child("cream.performance.resume", job, given.limit, **workspace)
 
 
 # ------------------------------------------------------------------------------ in the process
@@ -157,7 +149,7 @@ def _inside(job: dict) -> dict:
         torch.use_deterministic_algorithms(True)
         torch.utils.deterministic.fill_uninitialized_memory = False
     root, config = Path(job["root"]), TrainConfig(**job["config"])
-    found = {"start": time.perf_counter(), "card": models.card(random_models.place())}
+    found = {"start": time.perf_counter(), "card": harness.card_name()}
     watch = _Watch(found, config.save_steps)
     run = root / job["run"]
     model = training_run.train(
@@ -215,18 +207,14 @@ def _write(given: argparse.Namespace, shape: LlamaConfig, verdict: dict, command
     about = {"shape": given.shape, "layers": shape.num_hidden_layers, "command": command,
              "kernels": given.kernels, "steps": given.steps}  # fmt: skip
     window = shape.max_position_embeddings
-    header = {
-        "run": f"resume of {given.shape}", "preset": given.shape, "base": "random weights",
-        "model_hash": hash_of(shape.to_dict()), "window": window, "card": verdict.pop("card"),
-        "seed": 0, "settings": about,
-    }  # fmt: skip
+    run, card = f"resume of {given.shape}", verdict.pop("card")
+    header = harness.shape_header(given.shape, shape, run, card, about)
     how = {**about, **verdict, "score": "milliseconds to write a checkpoint"}
-    with Rows(given.rows, header) as rows:
-        rows.append({
-            "task": "speed_resume", "sample": 0, "prompt_hash": hash_of("random"),
-            "token_length": window, "num_tokens": given.batch_size * window, "settings": how,
-            "score": 1000 * verdict["write_seconds"],
-        })  # fmt: skip
+    harness.append(given.rows, header, {
+        "task": "speed_resume", "prompt_hash": hash_of("random"), "token_length": window,
+        "num_tokens": given.batch_size * window, "settings": how,
+        "score": 1000 * verdict["write_seconds"],
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 
@@ -27,11 +25,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from cream import rope
 from cream.data.dataset import collate
 from cream.evaluation import models
-from cream.performance import random_models
+from cream.performance import harness, random_models
+from cream.performance.harness import GIB
 from cream.positions import sampler
-from cream.results import Rows
 from cream.training import memory
 from cream.training.config import TrainConfig
 from cream.training.loss import chunked_loss
@@ -41,7 +40,6 @@ from cream.utils.provenance import hash_of
 
 __all__ = ["main"]
 
-GIB = 2**30
 ENOUGH = 3.0  # seconds: a longer pass is measured once, after a warm-up at a depth of one or two
 TARGETS = [8192, 16384, 32768, 65536, 131072, 262144]
 
@@ -52,16 +50,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m cream.performance step-cost", description=main.__doc__
     )
     parser.add_argument("--shape", choices=random_models.SHAPES, default="llama2-7b")
-    parser.add_argument("--targets", type=_numbers, default=TARGETS, help="tokens, multiples of N")
+    parser.add_argument("--targets", type=harness.numbers, default=TARGETS,
+                        help="tokens, multiples of N")  # fmt: skip
     parser.add_argument("--micro-batch", type=int, default=2, help="windows a pass of CREAM")
     parser.add_argument("--offload", choices=("auto", "none", "moments"), default="auto")
     parser.add_argument("--compile", choices=("layers", "none"), default="layers")
-    parser.add_argument("--depths", type=_numbers, default=[2, 4],
+    parser.add_argument("--depths", type=harness.numbers, default=[2, 4],
                         help="layers at which a length is measured that does not fit")  # fmt: skip
     parser.add_argument("--card-gib", type=float, help="plan for less than the card has")
-    parser.add_argument("--limit", type=int, default=150, help="seconds a process may take")
-    parser.add_argument("--rows", metavar="FILE", help="append rows to this JSON Lines file")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    harness.add_common(parser, 150, "a process")
     given = parser.parse_args(arguments)
     if given.one:
         _inside(json.loads(given.one))
@@ -69,13 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     window = random_models.shape(given.shape).max_position_embeddings
     if wrong := [one for one in given.targets if one % window or one < 2 * window]:
         parser.error(f"target {wrong[0]} is not a multiple of the window {window}, from 2 on")
-    said = random_models.command("cream.performance step-cost", arguments)
+    said = harness.typed_command("step-cost", arguments)
     for job in _jobs(given):
         _run({**job, "command": said}, given.limit)
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(part) for part in text.split(",")]
 
 
 # ------------------------------------------------------------------------------ what is measured
@@ -111,7 +104,7 @@ def _settled(
     config: TrainConfig, shape: object, tokens: int, gib: float | None
 ) -> tuple[TrainConfig | None, str]:
     """What memory decides for a pass of so many tokens, or None and the arithmetic."""
-    card, name = random_models.card()
+    card, name = harness.card()
     card = int(gib * GIB) if gib else card
     try:
         settled, needed = memory.settle(config, shape, tokens, card, name)
@@ -122,12 +115,11 @@ def _settled(
 
 def _run(job: dict, limit: int) -> None:
     """Measure a group in a process of its own, which says and writes what it finds as it goes."""
-    command = [sys.executable, "-m", "cream.performance.step_cost", "--one", json.dumps(job)]
+    command = harness.command("cream.performance.step_cost", job)
     where = "moments in RAM" if job["offload"] else "all on the card"
     print(f"{job['layers']} layers, {where}: {len(job['passes'])} passes", flush=True)
-    environment = random_models.environment()
     try:
-        done = subprocess.run(command, env=environment, timeout=limit, check=False)
+        done = subprocess.run(command, env=harness.environment(), timeout=limit, check=False)
     except subprocess.TimeoutExpired:
         print(f"not done within {limit} s; what was measured is kept", flush=True)
         return
@@ -144,9 +136,8 @@ def _inside(job: dict) -> None:
     torch._dynamo.config.recompile_limit = 64
     start = time.perf_counter()
     bare = random_models.shape(job["shape"], job["layers"])
-    config = {"scaling": "linear", "scale": max(p["target"] for p in job["passes"])}
-    config["scale"] //= bare.max_position_embeddings
-    model = random_models.random_weights(bare, **config).train()
+    scale = max(one["target"] for one in job["passes"]) // bare.max_position_embeddings
+    model = random_models.random_weights(bare, rope.scaling("linear", scale)).train()
     model.config.use_cache = False
     compiled = job["compile"] == "layers"
     quick = compiled and model.device.type == "cuda"
@@ -223,39 +214,25 @@ def _inputs(model: PreTrainedModel, one: dict) -> dict[str, torch.Tensor]:
 
 
 def _timed(model: PreTrainedModel, inputs: dict[str, torch.Tensor], quick: bool) -> float:
-    cuda = model.device.type == "cuda"
-    if cuda:
-        torch.cuda.synchronize()
+    if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    start = time.perf_counter()
-    chunked_loss(model, inputs, compiled=quick).backward()
-    if cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    seconds, _ = harness.timed(lambda: chunked_loss(model, inputs, compiled=quick).backward())
+    return seconds
 
 
 def _forget() -> float | None:
     """Give back what a pass held; its peak in GiB, on a card."""
-    if not torch.cuda.is_available():
-        return None
-    peak = torch.cuda.max_memory_allocated() / GIB
-    gc.collect()
-    torch.cuda.empty_cache()
+    peak = harness.peak_gib()
+    harness.fresh()
     return peak
 
 
 def _optimizer_step(masters: MasterAdamW) -> dict[str, float | None]:
     """Seconds of the second step: the first makes the moments that lie in RAM."""
     for _ in range(2):
-        cuda = torch.cuda.is_available()
-        if cuda:
-            torch.cuda.synchronize()
+        if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        masters.step()
-        if cuda:
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - start
+        seconds, _ = harness.timed(masters.step)
     return {"seconds": seconds, "peak": _forget()}
 
 
@@ -266,16 +243,15 @@ def _optimizer_step(masters: MasterAdamW) -> dict[str, float | None]:
 def _written(job: dict, model: PreTrainedModel) -> Iterator:
     """Give a function that says and writes one measurement."""
     resident = torch.cuda.memory_allocated() / GIB if torch.cuda.is_available() else None
-    shape, size = random_models.shape(job["shape"]), random_models.card()[0]
+    shape, size = random_models.shape(job["shape"]), harness.card()[0]
     about = {"shape": job["shape"], "of_layers": shape.num_hidden_layers,
              "compile": job["compile"], "offload": "moments" if job["offload"] else "none",
              "resident_gib": resident, "card_gib": size and size / GIB,
              "command": job["command"]}  # fmt: skip
-    header = {
-        "run": f"efficiency of {job['shape']}", "preset": job["shape"], "base": "random weights",
-        "model_hash": hash_of(shape.to_dict()), "window": shape.max_position_embeddings,
-        "card": models.card(model.device), "scaling": "linear", "seed": 0, "settings": about,
-    }  # fmt: skip
+    header = harness.shape_header(
+        job["shape"], shape, f"efficiency of {job['shape']}", models.card(model.device), about,
+        scaling="linear",
+    )  # fmt: skip
 
     def write(
         task: str, one: dict, seconds: float | None, peak: float | None, why: str | None = None
@@ -285,17 +261,14 @@ def _written(job: dict, model: PreTrainedModel) -> Iterator:
         how = {**about, "score": "milliseconds", "fits": seconds is not None, "why": why}
         how |= {k: v for k, v in one.items() if k not in ("target", "method", "depths")}
         print(_line(task, one, seconds, peak, why), flush=True)
-        if not job["rows"]:
-            return
-        with Rows(job["rows"], header) as rows:
-            rows.append({
-                "task": task, "sample": 0, "prompt_hash": hash_of(task, method, str(target)),
-                "method": method, "token_length": target, "num_tokens": size,
-                "scale": target and target // shape.max_position_embeddings,
-                "settings": {k: v for k, v in how.items() if v is not None},
-                "score": seconds and 1000 * seconds, "peak_gib": peak,
-                "tokens_per_second": seconds and size and size / seconds,
-            })  # fmt: skip
+        harness.append(job["rows"], header, {
+            "task": task, "prompt_hash": hash_of(task, method, str(target)),
+            "method": method, "token_length": target, "num_tokens": size,
+            "scale": target and target // shape.max_position_embeddings,
+            "settings": {k: v for k, v in how.items() if v is not None},
+            "score": seconds and 1000 * seconds, "peak_gib": peak,
+            "tokens_per_second": seconds and size and size / seconds,
+        })  # fmt: skip
 
     yield write
 

@@ -23,9 +23,7 @@ import itertools
 import json
 import os
 import statistics
-import tempfile
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -39,10 +37,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from cream.evaluation import models
 from cream.models.hardware import training_flops
-from cream.performance import random_models
-from cream.results import Rows
+from cream.performance import harness, random_models
 from cream.training import memory, parallel
 from cream.training import run as training_run
 from cream.training.callbacks import MetricsLog, read_metrics
@@ -67,55 +63,48 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, help="windows an optimizer step")
     parser.add_argument("--scale", type=int, default=8)
-    parser.add_argument("--micro-batch", type=_listed, default=[2], help="such as 1,2")
+    parser.add_argument("--micro-batch", type=harness.listed, default=[2], help="such as 1,2")
     parser.add_argument(
-        "--recompute", type=_listed, default=["auto"], help="such as auto,0,cheap,4"
+        "--recompute", type=harness.listed, default=["auto"], help="such as auto,0,cheap,4"
     )
     parser.add_argument(
-        "--precision", type=_listed, default=["master"], help="such as master,bfloat16"
+        "--precision", type=harness.listed, default=["master"], help="such as master,bfloat16"
     )
     parser.add_argument(
-        "--attention", type=_listed, default=["auto"], help="such as auto,causal-cudnn,causal-fa4"
-    )
+        "--attention", type=harness.listed, default=["auto"],
+        help="such as auto,causal-cudnn,causal-fa4",
+    )  # fmt: skip
     parser.add_argument("--profile", metavar="FILE", help="write what one more step's kernels took")
     parser.add_argument("--offload", choices=("auto", "none", "moments"), default="auto")
     parser.add_argument("--compile", choices=("auto", "none", "layers", "model"), default="auto")
     parser.add_argument("--processes", type=int, default=1, help="GPUs of this host")
-    parser.add_argument("--zero", type=_listed, default=["auto"], help="such as 1,2,3")
+    parser.add_argument("--zero", type=harness.listed, default=["auto"], help="such as 1,2,3")
     parser.add_argument(
         "--zero-offload", choices=("auto", "none", "optimizer", "all"), default="auto"
     )
     parser.add_argument(
-        "--float8", type=_listed, default=["none"], help="such as none,tensorwise,rowwise"
+        "--float8", type=harness.listed, default=["none"], help="such as none,tensorwise,rowwise"
     )
     parser.add_argument("--stock", action="store_true", help="transformers' own Trainer, too")
     parser.add_argument("--stock-micro-batch", type=int, default=4)
     parser.add_argument("--workers", type=int, default=4, help="data loader processes")
     parser.add_argument("--card-check", action="store_true", help="print what each setting needs")
-    parser.add_argument("--limit", type=int, default=240, help="seconds a setting may take")
-    parser.add_argument("--rows", metavar="FILE", help="append rows to this JSON Lines file")
-    parser.add_argument("--one", help=argparse.SUPPRESS)
+    harness.add_common(parser, 240)
     given = parser.parse_args(arguments)
     if given.one:
-        _tell(_inside(json.loads(given.one)))
+        harness.tell(_inside(json.loads(given.one)))
         return
     if given.steps < 2:
         parser.error(f"steps is {given.steps}; the first is left out, so it must be at least 2")
-    _measure(given, random_models.command("cream.performance training", arguments))
-
-
-def _listed(text: str) -> list[int | str]:
-    parts = [part.strip() for part in text.split(",")]
-    return [int(part) if part.isdigit() else part for part in parts]
+    _measure(given, harness.typed_command("training", arguments))
 
 
 def _measure(given: argparse.Namespace, command: str) -> None:
     """Run every setting in its own process, print a line each, and write rows."""
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
+    with harness.scratch(None) as root:
         shape = random_models.shape(given.shape, given.layers)
         random_models.lay_out(root, shape)
-        work = {"root": folder, "steps": given.steps}
+        work = {"root": str(root), "steps": given.steps}
         jobs = {name: {**work, **job} for name, job in _jobs(given).items()}
         if given.card_check:
             check = _child({**work, "check": list(jobs.values())}, given.limit, given.processes)
@@ -126,7 +115,7 @@ def _measure(given: argparse.Namespace, command: str) -> None:
             job["run"] = name.replace(" ", "-")
             found[name] = {**_child(job, given.limit, processes), "processes": processes}
             print(_line(name, found[name]), flush=True)
-            if given.rows and "speed" in found[name]:
+            if "speed" in found[name]:
                 _write(given, shape, name, found[name], command)
     _compare(found)
 
@@ -165,7 +154,7 @@ def _jobs(given: argparse.Namespace) -> dict[str, dict]:
 
 
 def _child(job: dict, limit: int, processes: int) -> dict:
-    return random_models.in_child("cream.performance.training", job, limit, processes)
+    return harness.in_child("cream.performance.training", job, limit, processes)
 
 
 # ------------------------------------------------------------------------------ in the process
@@ -217,14 +206,6 @@ class _Profile(TrainerCallback):
             file.write(f"{self.name}\n{table}\n\n")
 
 
-def _tell(found: dict) -> None:
-    """Print what the first process found; of several each ends at once, waiting for no other."""
-    if os.environ.get("RANK", "0") == "0":
-        print(json.dumps(found), flush=True)
-    if "RANK" in os.environ:
-        os._exit(0)
-
-
 def _inside(job: dict) -> dict:
     root = Path(job["root"])
     if "check" in job:
@@ -252,7 +233,7 @@ def _inside(job: dict) -> dict:
         **{name: warm[-1].get(name) for name in ("mfu", "peak_gib", "reserved_gib")},
         "losses": [round(row["loss"], 4) for row in rows],
         "first": rows[0]["tokens"] / rows[0]["tokens_per_second"],
-        "card": models.card(random_models.place()),
+        "card": harness.card_name(),
         "settings": {name: getattr(settled, name) for name in KEPT},
     }
 
@@ -268,8 +249,8 @@ def _as_settled(config: TrainConfig, root: Path) -> tuple[TrainConfig, str]:
 
 def _checked(root: Path, jobs: list[dict]) -> str:
     """The arithmetic of every setting, beside the card."""
-    card, name = random_models.card()
-    said = [f"{name}: " + (f"{card / memory.GIB:.1f} GiB" if card else "nothing to check")]
+    card, name = harness.card()
+    said = [f"{name}: " + (f"{card / harness.GIB:.1f} GiB" if card else "nothing to check")]
     for job in jobs:
         try:
             said.append(_as_settled(TrainConfig(**job["config"]), root)[1])
@@ -293,12 +274,10 @@ def steps_of(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
 
 def _stock(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
     """Train the same examples by transformers' Trainer as its documentation has it."""
-    _, _, dataset = training_run._material(config, root)
-    model = random_models.random_weights(
-        str(root / "base"), config.scaling, config.scale, config.attention
-    )
+    _, _, dataset = training_run.load_inputs(config, root)
+    model = random_models.random_weights(str(root / "base"), config.rope, config.attention)
     model.config.use_cache = False
-    ours = training_run._arguments(config, run)
+    ours = training_run.trainer_arguments(config, run)
     arguments = TrainingArguments(
         output_dir=str(run), max_steps=config.steps, report_to=[], disable_tqdm=True,
         per_device_train_batch_size=config.micro_batch, save_strategy="no", logging_steps=1,
@@ -353,24 +332,20 @@ def _write(
     config = TrainConfig(base="base", corpus="corpus", scale=given.scale)
     about = {"shape": given.shape, "layers": shape.num_hidden_layers, "command": command}
     size = given.batch_size * shape.max_position_embeddings
-    header = {
-        "run": f"throughput of {given.shape}", "preset": given.shape, "base": "random weights",
-        "model_hash": hash_of(shape.to_dict()), "window": shape.max_position_embeddings,
-        "card": one["card"], "method": config.method, "scaling": config.scaling,
-        "scale": config.scale, "seed": config.seed, "settings": about,
-    }  # fmt: skip
-    now = datetime.now(UTC).isoformat(timespec="seconds")
+    header = harness.shape_header(
+        given.shape, shape, f"throughput of {given.shape}", one["card"], about,
+        method=config.method, scaling=config.scaling, scale=config.scale,
+    )  # fmt: skip
     how = {**about, **one["settings"], "score": "milliseconds a step", "trainer": name,
-           "processes": one["processes"], "steps": given.steps, "measured": now,
+           "processes": one["processes"], "steps": given.steps, "measured": harness.now(),
            "mfu": one["mfu"], "reserved_gib": one["reserved_gib"]}  # fmt: skip
-    with Rows(given.rows, header) as rows:
-        rows.append({
-            "task": "speed_training", "sample": 0, "prompt_hash": hash_of("random"),
-            "token_length": shape.max_position_embeddings, "num_tokens": size,
-            "settings": {k: v for k, v in how.items() if v is not None},
-            "score": 1000 * size / one["speed"], "tokens_per_second": one["speed"],
-            "peak_gib": one["peak_gib"],
-        })  # fmt: skip
+    harness.append(given.rows, header, {
+        "task": "speed_training", "prompt_hash": hash_of("random"),
+        "token_length": shape.max_position_embeddings, "num_tokens": size,
+        "settings": {k: v for k, v in how.items() if v is not None},
+        "score": 1000 * size / one["speed"], "tokens_per_second": one["speed"],
+        "peak_gib": one["peak_gib"],
+    })  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ figures' looks in `style`; both are reached from here.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from cream.plots.style import (
 from cream.results.published import PAPER_WINDOW
 from cream.results.rows import needs
 from cream.statistics import by_method, wilson
+from cream.utils.jsonl import whole_objects
 
 __all__ = [
     "accuracy_by_length",
@@ -202,8 +202,7 @@ def training_metrics(run: str | Path) -> pd.DataFrame:
     path = Path(run) / "metrics.jsonl" if Path(run).is_dir() else Path(run)
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path.name} in {path.parent}; train the run first")
-    lines = path.read_bytes()
-    return pd.DataFrame([json.loads(line) for line in lines[: lines.rfind(b"\n") + 1].splitlines()])
+    return pd.DataFrame([row for _, row in whole_objects(path)])
 
 
 @printed

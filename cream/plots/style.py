@@ -8,7 +8,6 @@ belongs in `evaluations` and `positions`.
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
@@ -24,6 +23,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from cream.utils.files import atomic_path
 
 __all__ = [
     "PAPER",
@@ -285,12 +286,8 @@ def save(figure: Figure, stem: str | Path, meta: Mapping[str, str]) -> list[Path
     written, engine = [], figure.get_layout_engine()
     for form, metadata in forms.items():
         path = stem.with_name(f"{stem.name}.{form}")
-        beside = stem.with_name(f".{stem.name}.{os.getpid()}.{form}")
-        try:
+        with atomic_path(path) as beside:
             figure.savefig(beside, format=form, dpi=160, metadata=metadata)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
         written.append(path)
         figure.set_layout_engine("none")  # where everything stands is found once
     figure.set_layout_engine(engine)

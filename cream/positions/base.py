@@ -73,6 +73,11 @@ class Sampler:
         return self.window * self.scale
 
     @property
+    def example_length(self) -> int:
+        """How many tokens an example has: N, and L for full length."""
+        return self.window
+
+    @property
     def min_tokens(self) -> int:
         """The shortest document, in tokens, that can be drawn from."""
         return self.window

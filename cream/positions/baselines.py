@@ -34,6 +34,11 @@ class Full(Sampler):
     name: ClassVar[str] = "full"
 
     @property
+    def example_length(self) -> int:
+        """A full-length example has L tokens."""
+        return self.target_length
+
+    @property
     def min_tokens(self) -> int:
         """A full-length example takes a document of at least L tokens."""
         return self.target_length

@@ -41,9 +41,14 @@ class Clex(Sampler):
             check_whole("tokens", self.tokens, 3, MOST_WHOLE)
 
     @property
-    def min_tokens(self) -> int:
-        """The tokens of an example."""
+    def example_length(self) -> int:
+        """The tokens of an example: `tokens`, or N."""
         return self.window if self.tokens is None else self.tokens
+
+    @property
+    def min_tokens(self) -> int:
+        """A document has an example's tokens at least."""
+        return self.example_length
 
     @property
     def compression(self) -> int:

@@ -24,7 +24,7 @@ from cream.data.corpus import open_corpus
 from cream.models import bases, hub
 from cream.models.checkpoints import check_place
 from cream.tasks import longchat_lines
-from cream.training.config import closest, sampler_of
+from cream.training.config import closest, describe_fields
 from cream.training.run import TrainConfig, base_place, check_directory, claim
 
 __all__ = ["PRESETS", "Evaluation", "Preset", "base_config", "get", "main", "names"]
@@ -310,7 +310,12 @@ def get(name: str, fields: Mapping[str, object] | None = None, **overrides: obje
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write a preset's run directory, and say how launchers start it."""
-    parser = argparse.ArgumentParser(prog="python -m cream.presets", description=main.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m cream.presets", description=main.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"fields of a run, with the values of a run without a preset:\n\n"
+               f"{describe_fields()}",
+    )  # fmt: skip
     parser.add_argument("preset", choices=names())
     parser.add_argument("run_dir", type=Path, help="the run directory; will hold config.json")
     parser.add_argument(
@@ -357,7 +362,7 @@ def _check(config: TrainConfig, root: Path, processes: int) -> None:
         window = models.describe(models.load_config(place))["window"]
     else:
         check_place(place)
-    sampler_of(config, window)
+    config.sampler(window)
     if _made(config, root):
         open_corpus(root / config.corpus)
     if processes < 1:

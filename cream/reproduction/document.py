@@ -10,7 +10,6 @@ The prose of that file is written by hand; what stands between `<!-- rows: NAME 
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -35,6 +34,7 @@ from cream.reproduction.tables import (
 )
 from cream.study import records, training_data
 from cream.study.analysis import contrasts, endpoints, tables
+from cream.utils.files import atomic_write
 
 __all__ = ["check", "evidence_of", "fill", "main", "parts"]
 
@@ -137,9 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(bool(wrong))
         if given.out:
             path = root / given.out
-            beside = path.with_name(f".{path.name}.{os.getpid()}")
-            beside.write_text(fill(path.read_text(encoding="utf-8"), made), encoding="utf-8")
-            os.replace(beside, path)
+            atomic_write(path, fill(path.read_text(encoding="utf-8"), made))
             print(f"{given.out}: {len(made)} parts written from rows")
         else:
             print("\n\n".join(made.values()))

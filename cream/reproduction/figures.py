@@ -30,6 +30,7 @@ from cream.study.analysis import contrasts, distances
 from cream.study.figures import curves, overview, told_distances
 from cream.study.figures import forest as figures_forest
 from cream.tasks import ruler_scores
+from cream.tasks.registry import reported
 
 __all__ = [
     "ELSEWHERE",
@@ -47,13 +48,6 @@ __all__ = [
     "write",
 ]
 
-TASKS = {
-    "longchat_lines": "03_longchat_lines",
-    "kv_retrieval": "04_lost_in_the_middle",
-    "needle": "05_needle",
-    "passkey": "05_needle",
-    "perplexity": "07_perplexity",
-}
 PICTURED = ("plain", "randpos", "pose", "full", "cream")
 # Figures of a grid, and which of them only 10_ablations draws.
 GRID = ("summary", "claims", "grid_lines", "grid_pairs", "grid_needle", "grid_perplexity",
@@ -80,7 +74,7 @@ def draw(
     with several variants, or places at several scales, gives a figure each.
     """
     found = {}
-    for task in TASKS:
+    for task in reported():
         of_task = rows[rows["task"] == task]
         forms = variant(of_task)
         for form in sorted(forms.unique()):
@@ -127,8 +121,8 @@ def _of_ruler(rows: pd.DataFrame) -> dict[str, Figure]:
 def missing(rows: pd.DataFrame, metrics: Mapping[str, pd.DataFrame] | None = None) -> list[str]:
     """Return a line for each figure that cannot be drawn, with the notebook that would help."""
     lines = [
-        f"no rows of {task}: run notebooks/{notebook}.ipynb"
-        for task, notebook in TASKS.items()
+        f"no rows of {task}: run notebooks/{entry.notebook}.ipynb"
+        for task, entry in reported().items()
         if task not in set(rows["task"])
     ]
     return lines + ([] if metrics else ["no training metrics: run notebooks/02_train.ipynb"])

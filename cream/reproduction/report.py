@@ -19,21 +19,10 @@ from cream.plots.style import in_order, style, times_n
 from cream.results import current, read, variant
 from cream.statistics import Interval, by_method, match, paired_difference, two_level
 from cream.tasks import ruler_scores
+from cream.tasks.registry import TASKS, reported
 
 __all__ = ["differences", "gap", "main", "report"]
 
-# What a cell stands for, how a task's answers are averaged, and what the table is headed by.
-TASKS = {
-    "longchat_lines": ("multiple", "score", "LongChat-Lines, exact answers in %"),
-    "kv_retrieval": (
-        "num_keys",
-        "score",
-        "Key-value retrieval over all places, exact answers in %",
-    ),
-    "needle": ("multiple", "score", "Needle at all depths, exact answers in %"),
-    "passkey": ("multiple", "score", "Pass key in repeated text, exact answers in %"),
-    "perplexity": ("multiple", "perplexity", "Perplexity"),
-}
 RULER = "RULER-6, the mean of six generated tasks and no average of RULER's thirteen, in %"
 MODEL = ["method", "scaling", "scale"]
 COMPARED = (2, 4)  # lengths, in windows, at which tuned models are compared with the untuned one
@@ -42,7 +31,7 @@ COMPARED = (2, 4)  # lengths, in windows, at which tuned models are compared wit
 def report(frame: pd.DataFrame, figures: Sequence[str | Path] = ()) -> str:
     """Return the whole report on `frame`; ValueError when it has no row of a known task."""
     frame = _known(frame)
-    parts = [part for task in TASKS for part in _tables(frame, task)]
+    parts = [part for task in reported() for part in _tables(frame, task)]
     parts += _ruler(frame[ruler_scores.is_ruler(frame)])
     parts += [_compared(frame), _gap_line(frame)]
     if found := [str(path) for path in figures]:
@@ -52,14 +41,15 @@ def report(frame: pd.DataFrame, figures: Sequence[str | Path] = ()) -> str:
 
 def _known(frame: pd.DataFrame) -> pd.DataFrame:
     frame = current(frame)
-    frame = frame[frame["task"].isin(list(TASKS)) | ruler_scores.is_ruler(frame)]
+    frame = frame[frame["task"].isin(list(reported())) | ruler_scores.is_ruler(frame)]
     if frame.empty:
-        raise ValueError(f"no rows of {', '.join(TASKS)}; run an evaluation notebook first")
+        raise ValueError(f"no rows of {', '.join(reported())}; run an evaluation notebook first")
     return frame.assign(multiple=(frame["token_length"] / frame["window"]).round(2))
 
 
 def _tables(frame: pd.DataFrame, task: str) -> Iterator[str]:
-    across, value, title = TASKS[task]
+    entry = TASKS[task]
+    across, value, title = entry.across, entry.column, entry.title
     rows = frame[frame["task"] == task]
     forms = variant(rows)
     for form in sorted(forms.unique()):

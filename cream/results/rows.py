@@ -18,7 +18,6 @@ What the rows mean together (means, intervals) belongs in `statistics` and `repr
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -27,14 +26,9 @@ from pathlib import Path
 import pandas as pd
 
 from cream.results.schema import COLUMNS, SCHEMA, checked, foreign, parse, row_key, whole_lines
-from cream.utils.disk import no_room
+from cream.results.store import LineFile, stored_schema, write_parquet
 from cream.utils.provenance import commit, hash_of, versions
 from cream.utils.text_files import folder_of
-
-try:
-    import fcntl
-except ImportError:  # Windows: two writers of one file are not noticed there
-    fcntl = None
 
 __all__ = [
     "COLUMNS",
@@ -43,7 +37,6 @@ __all__ = [
     "current",
     "drawn_from",
     "needs",
-    "lock_file",
     "read",
     "row_key",
     "to_parquet",
@@ -72,13 +65,10 @@ class Rows:
         for name in ("model_hash", "settings"):
             if self.header.get(name) is None:
                 raise ValueError(f"the header of {self.path} has no {name}; every key needs it")
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        self._file = LineFile(self.path, whole_lines)
         try:
-            lock_file(self._descriptor, self.path)
-            lines, self._end = whole_lines(self.path)
-            self._keys = {row["key"] for row in parse(self.path, lines)}
-            os.ftruncate(self._descriptor, self._end)
+            self._keys = {row["key"] for row in parse(self.path, self._file.lines)}
+            self._file.cut()
             if part and Path(path).exists():
                 self._keys |= {row["key"] for row in parse(path, whole_lines(Path(path))[0])}
             if not part:
@@ -92,19 +82,18 @@ class Rows:
         for part in sorted(self.path.parent.iterdir()):
             if not _is_part(part, self.path):
                 continue
-            descriptor = os.open(part, os.O_RDWR)
+            left = LineFile(part, whole_lines)
             try:
-                lock_file(descriptor, part)
-                lines = whole_lines(part)[0]
                 rows = {
-                    row["key"]: line for row, line in zip(parse(part, lines), lines, strict=True)
+                    row["key"]: line
+                    for row, line in zip(parse(part, left.lines), left.lines, strict=True)
                 }
                 found = self.missing(rows)
                 self._write(b"".join(rows[key] + b"\n" for key in found))
                 self._keys.update(found)
                 part.unlink()
             finally:
-                os.close(descriptor)
+                left.close()
 
     def key(
         self, task: str, prompt_hash: str, sample: int, settings: str | Mapping | None = None
@@ -138,23 +127,7 @@ class Rows:
         return row["key"]
 
     def _write(self, line: bytes) -> None:
-        if self._descriptor is None:
-            raise ValueError(f"{self.path} is closed")
-        try:
-            written = 0
-            while written < len(line):
-                written += os.write(self._descriptor, line[written:])
-            os.fsync(self._descriptor)
-        except OSError as error:
-            os.ftruncate(self._descriptor, self._end)
-            why = no_room(error, self.path) or "free some space"
-            raise OSError(
-                error.errno,
-                f"{error.strerror}: the row was not written to {self.path}; the {len(self._keys)} "
-                f"rows before it are safe. {why[0].upper()}{why[1:]}; then run the same command "
-                "again",
-            ) from error
-        self._end += len(line)
+        self._file.write(line, len(self._keys))
 
     def frame(self) -> pd.DataFrame:
         """Return all rows of the file as a table."""
@@ -162,29 +135,13 @@ class Rows:
 
     def close(self) -> None:
         """Close the file and let others write it."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-        self._descriptor = None
+        self._file.close()
 
     def __enter__(self) -> Rows:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def lock_file(descriptor: int, path: Path) -> None:
-    """Keep a file to this process until its descriptor is closed."""
-    if fcntl is None:
-        return
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise BlockingIOError(
-            f"another process is writing {path}; wait for it or choose another path"
-        ) from None
-    except OSError:
-        pass  # a file system without locks
 
 
 def _part(path: Path, number: int) -> Path:
@@ -224,10 +181,7 @@ def _empty() -> pd.DataFrame:
 def _schema(path: Path) -> object:
     """The schema a file says it has, None if it says nothing."""
     if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
-        stored = parquet.read_schema(path)
-        return (stored.metadata or {}).get(b"cream", b"").decode() or None
+        return stored_schema(path)
     with path.open("rb") as file:
         try:
             first = json.loads(file.readline())
@@ -253,24 +207,10 @@ def _read_file(path: Path) -> pd.DataFrame:
 
 def to_parquet(frame: pd.DataFrame, path: str | Path) -> Path:
     """Write rows as Parquet, sorted, so that the same rows give the same bytes in any order."""
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if unknown := [name for name in frame if name not in COLUMNS]:
         raise ValueError(f"rows have no column {unknown[0]!r}; there are: {', '.join(COLUMNS)}")
     ordered = frame.reindex(columns=list(COLUMNS)).astype(COLUMNS)
-    ordered = ordered.sort_values([*_SAMPLE, "settings", "key"], ignore_index=True)
-    table = pa.Table.from_pandas(ordered, preserve_index=False)
-    table = table.replace_schema_metadata({"cream": SCHEMA, **(table.schema.metadata or {})})
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        parquet.write_table(table, beside, compression="zstd")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    return write_parquet(ordered, path, SCHEMA, [*_SAMPLE, "settings", "key"])
 
 
 def current(frame: pd.DataFrame) -> pd.DataFrame:

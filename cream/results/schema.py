@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from cream.utils import jsonl
 from cream.utils.provenance import hash_of
 
 __all__ = ["COLUMNS", "SCHEMA", "checked", "foreign", "parse", "row_key", "whole_lines"]
@@ -102,28 +103,22 @@ def _text(value: object) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-def whole_lines(path: Path) -> tuple[list[bytes], int]:
-    """The lines that end in a newline and their length in bytes: what follows was torn."""
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    torn = content[end:]
-    # Only the beginning of a row may be dropped: this could be somebody's file without a newline.
+def whole_lines(path: Path) -> tuple[list[bytes], bytes]:
+    """The whole lines of a file of rows and what is torn behind them; ValueError for a foreign one.
+
+    Only the beginning of a row may be dropped: this could be somebody's file without a newline.
+    """
+    lines, torn = jsonl.whole_lines(path)
     if not (torn.startswith(OPENING) or OPENING.startswith(torn)):
         raise ValueError(foreign(path, None))
-    return content[:end].splitlines(), end
+    return lines, torn
 
 
 def parse(path: Path, lines: list[bytes]) -> list[dict]:
     """The rows in `lines`; ValueError names the first line that is not a row of this schema."""
     rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            schema = row.get("schema") if isinstance(row, dict) else None
-        except ValueError:
-            raise ValueError(
-                f"{path}, line {number}, is not JSON; delete that line to have it evaluated again"
-            ) from None
+    for number, row in jsonl.objects_of(lines, path, "delete that line to have it evaluated again"):
+        schema = row.get("schema") if isinstance(row, dict) else None
         if schema != SCHEMA:
             raise ValueError(foreign(path, schema, f"line {number} "))
         rows.append(row)

@@ -19,6 +19,7 @@ __all__ = [
     "TwoLevel",
     "bootstrap_ratio",
     "holm",
+    "inner_interval",
     "mean_interval",
     "p_value",
     "paired_difference",
@@ -221,6 +222,22 @@ def two_level(
     spread = np.sqrt(max(0.0, between - noise)) if len(means) > 1 else np.nan
     return TwoLevel(found.value, found.low, found.high, unit, len(items), len(frame),
                     float(spread), float(np.sqrt(within)))  # fmt: skip
+
+
+def inner_interval(value: float, sd_inner: float, sizes: Sequence[int]) -> tuple[float, float]:
+    """Return the 95 % interval of a mean over seeds, with the bases as they are.
+
+    `sd_inner` is the standard deviation of seeds within a base (`TwoLevel.sd_inner`), `sizes` the
+    seeds of each base. Narrower than one over bases, and of these bases alone; NaN where no base
+    has two seeds.
+    """
+    sizes = np.asarray(sizes, dtype=float)
+    freedom = int((sizes - 1).sum())
+    if not freedom:
+        return np.nan, np.nan
+    error = sd_inner * np.sqrt((1 / sizes).mean() / len(sizes))
+    half = stats.t.ppf(0.5 + CONFIDENCE / 2, freedom) * error
+    return value - half, value + half
 
 
 def p_value(found: TwoLevel, confidence: float = CONFIDENCE) -> float:

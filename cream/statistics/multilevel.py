@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from cream.statistics import intervals
 
@@ -43,19 +42,13 @@ def level_table(runs: pd.DataFrame, by: Sequence[str], endpoint: str = "lines") 
 def _level(means: np.ndarray, variances: np.ndarray, sizes: np.ndarray) -> tuple:
     """What `statistics.two_level` finds, from the bases' own means, for many groups at once."""
     value, bases, freedom = means.mean(), len(means), int((sizes - 1).sum())
-    over_seeds = (np.nan, np.nan)
-    if freedom:
-        within = np.nansum(variances * (sizes - 1)) / freedom
-        over_seeds = _student(value, within * (1 / sizes).mean() / bases, freedom)
+    within = np.nansum(variances * (sizes - 1)) / freedom if freedom else np.nan
+    over_seeds = intervals.inner_interval(value, np.sqrt(within), sizes)
     if bases > 1:
-        return (value, *_student(value, means.var(ddof=1) / bases, bases - 1), *over_seeds,
-                "base", bases, int(sizes.sum()))  # fmt: skip
+        over_bases = intervals.mean_interval(means)
+        return (value, over_bases.low, over_bases.high, *over_seeds, "base", bases,
+                int(sizes.sum()))  # fmt: skip
     return (value, *over_seeds, *over_seeds, "seed", 1, int(sizes.sum()))
-
-
-def _student(value: float, error: float, freedom: int) -> tuple[float, float]:
-    half = stats.t.ppf(0.5 + intervals.CONFIDENCE / 2, freedom) * np.sqrt(error)
-    return value - half, value + half
 
 
 def of_answers(rows: pd.DataFrame) -> pd.DataFrame:

@@ -65,6 +65,7 @@ from cream.tasks import (
 )
 from cream.tasks.base import Example
 from cream.training.run import train
+from cream.utils.files import atomic_write
 from cream.utils.provenance import commit, hash_of
 
 __all__ = ["KINDS", "TASKS", "Job", "Questions", "claimed", "jobs", "main", "per_length"]
@@ -247,9 +248,7 @@ def kept(path: Path, build: Callable[[], list[Example]]) -> list[Example]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
         if not path.exists():
-            beside = path.with_suffix(".partial")
-            beside.write_text(json.dumps([dataclasses.asdict(one) for one in build()]))
-            os.replace(beside, path)
+            atomic_write(path, json.dumps([dataclasses.asdict(one) for one in build()]))
     return [_example(one) for one in json.loads(path.read_text())]
 
 

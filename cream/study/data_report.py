@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ from cream.positions import coverage, sampler
 from cream.study.conditions import CONDITIONS, DENSE
 from cream.study.design import ABLATIONS, AT_64, FAR, SCALE, TUNED
 from cream.study.scoring import SETS, Questions, build
+from cream.utils.files import atomic_write
 from cream.utils.provenance import commit
 
 __all__ = [
@@ -105,7 +105,7 @@ def queries(
         told.append(coverage.answerable(draw.draw(size, 0, epoch, document), *found, size))
     distances = np.concatenate(told) if told else np.zeros(0, dtype=np.int64)
     length = draw.target_length
-    windows = WINDOWS * (scale if method == "full" else 1)
+    windows = WINDOWS * draw.example_length // window
     counted, _ = np.histogram(distances, bins=BINS, range=(0, length))
     return {
         "queries_a_window": round(len(distances) / windows, 4),
@@ -122,7 +122,7 @@ def text_read(
     What is read again counts once. A full-length example is as many windows as it holds.
     """
     draw = sampler(method, window, scale, **options)
-    examples = windows // scale if method == "full" else windows
+    examples = windows * window // draw.example_length
     dataset = ExampleDataset(corpus.path, draw, seed=0, num_examples=examples)
     sizes = np.asarray(dataset.documents.num_tokens)
     first = np.cumsum(sizes) - sizes
@@ -291,9 +291,7 @@ def main() -> None:
     parser.add_argument("--out", default="data/results/grid_data.json", type=Path)
     given = parser.parse_args()
     text = json.dumps(describe(given.corpora, given.base, given.cache), indent=1) + "\n"
-    beside = given.out.with_name(f".{given.out.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, given.out)
+    atomic_write(given.out, text)
     print(given.out)
 
 

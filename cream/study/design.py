@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from cream import rope
+from cream.positions import Sampler, sampler
 from cream.study.analysis.endpoints import units
 from cream.study.conditions import CONDITIONS, DENSE, SCALINGS
 from cream.utils.provenance import hash_of
@@ -102,6 +104,15 @@ class Run:
     def sampler_options(self) -> dict[str, object]:
         """The options as keywords."""
         return json.loads(self.options)
+
+    @property
+    def rope(self) -> rope.RopeScaling | None:
+        """The RoPE scaling of the run; None: its base is loaded as it is."""
+        return None if self.scaling == "none" else rope.scaling(self.scaling, self.scale)
+
+    def sampler(self, window: int) -> Sampler:
+        """Return the run's sampler for a base of window N tokens."""
+        return sampler(self.method, window, self.scale, **self.sampler_options)
 
     @property
     def batch(self) -> int:

@@ -21,7 +21,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cream.data.dataset import ExampleDataset, collate
-from cream.positions import sampler
+from cream.positions import Sampler
 from cream.training.loss import mean_loss
 from cream.training.trainer import decoder_layers, learning_rate_factor
 
@@ -50,16 +50,12 @@ class Material(NamedTuple):
 
 def material(
     corpus: str | Path,
-    method: str,
-    window: int,
-    scale: int,
-    options: dict[str, object],
+    draw: Sampler,
     seed: int,
     steps: int,
     batch: int,
 ) -> Material:
     """Draw every example of a run as `training.train` draws them."""
-    draw = sampler(method, window, scale, **options)
     dataset = ExampleDataset(corpus, draw, seed, steps * batch)
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in Material._fields}
     for step in range(steps):

@@ -8,7 +8,6 @@ was killed, is cut off. What belongs here: writing, reading and unfolding; what 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -16,8 +15,9 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from cream.results.rows import lock_file
+from cream.results.store import LineFile, stored_schema, write_parquet
 from cream.study.scoring import Questions
+from cream.utils.jsonl import objects_of, whole_lines
 
 __all__ = ["Ledger", "SCHEMA", "find_grid", "read", "records", "unfold", "write"]
 
@@ -44,48 +44,37 @@ class Ledger:
 
     def __init__(self, path: str | Path, header: Mapping[str, object]):
         self.path, self.header = Path(path), dict(header)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.path.open("ab")
+        self._file = LineFile(self.path)
         try:
-            lock_file(self.file.fileno(), self.path)
-            whole = _whole(self.path)[1]
+            self.keys = {one["key"] for one in _parsed(self.path, self._file.lines)}
         except BaseException:
-            self.file.close()
+            self._file.close()
             raise
-        self.file.truncate(whole)
-        self.keys = {each["key"] for each in records(self.path)}
+        self._file.cut()
 
     def append(self, record: Mapping[str, object]) -> None:
         """Write one run, once; on the disk when this returns."""
         if record["key"] in self.keys:
             return
         line = json.dumps({"schema": SCHEMA, **record, **self.header}) + "\n"
-        self.file.write(line.encode())
-        self.file.flush()
-        os.fsync(self.file.fileno())
+        self._file.write(line.encode(), len(self.keys), "run")
         self.keys.add(record["key"])
 
     def __enter__(self) -> Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        self._file.close()
 
 
-def _whole(path: Path) -> tuple[list[dict], int]:
-    """The records of the whole lines of a file, and where those end."""
-    content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
+def _parsed(path: Path, lines: list[bytes]) -> list[dict]:
+    """The records in lines of a file."""
     found = []
-    for number, line in enumerate(content[:end].splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            raise ValueError(f"{path}, line {number}, is not JSON: delete that line") from None
+    for number, record in objects_of(lines, path, "delete that line"):
         if not isinstance(record, dict) or record.get("schema") != SCHEMA:
             raise ValueError(f"{path}, line {number}, is no record of a grid ({SCHEMA})")
         found.append(record)
-    return found, end
+    return found
 
 
 def records(*paths: str | Path) -> list[dict]:
@@ -97,7 +86,7 @@ def records(*paths: str | Path) -> list[dict]:
     for path in map(Path, paths):
         if not path.is_file():
             raise FileNotFoundError(f"there are no runs at {path}: start the grid with --rows")
-        for record in _whole(path)[0]:
+        for record in _parsed(path, whole_lines(path)[0]):
             found.setdefault(record["key"], record)
     return list(found.values())
 
@@ -161,49 +150,24 @@ def _text(value: object) -> object:
 
 def write(frame: pd.DataFrame, path: str | Path) -> Path:
     """Write answers as Parquet, sorted: the same rows give the same bytes in any order."""
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    ordered = frame.sort_values(
-        ["plan", "condition", "variant", "scaling", "base", "seed", "key"], kind="stable"
-    )
-    table = pa.Table.from_pandas(ordered, preserve_index=False)
-    table = table.replace_schema_metadata({"cream": SCHEMA, **(table.schema.metadata or {})})
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        parquet.write_table(table, beside, compression="zstd", compression_level=15)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    by = ["plan", "condition", "variant", "scaling", "base", "seed", "key"]
+    return write_parquet(frame, path, SCHEMA, by, level=15)
 
 
 def read(path: str | Path = "data/results/grid.parquet") -> pd.DataFrame:
     """Read answers that `write` wrote; FileNotFoundError or ValueError says what is there."""
-    import pyarrow.parquet as parquet
-
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no grid at {path}: make one with python -m cream.study")
-    stored = (parquet.read_schema(path).metadata or {}).get(b"cream", b"").decode()
-    if stored != SCHEMA:
+    if (stored := stored_schema(path)) != SCHEMA:
         raise ValueError(f"{path} has schema {stored or 'none'}, and a grid has {SCHEMA}")
     return pd.read_parquet(path)
 
 
-GRID_SCHEMA = b"cream-grid-1"
-
-
 def find_grid(*sources: Path) -> Path | None:
     """Return the grid's file among files and folders of rows, None where there is none."""
-    import pyarrow.parquet as parquet
-
     for source in sources:
         files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
         for file in files:
-            if file.suffix == ".parquet" and file.is_file():
-                stored = parquet.read_schema(file).metadata or {}
-                if stored.get(b"cream") == GRID_SCHEMA:
-                    return file
+            if file.suffix == ".parquet" and file.is_file() and stored_schema(file) == SCHEMA:
+                return file
     return None

@@ -54,6 +54,7 @@ from cream.study.design import (
 from cream.study.records import Ledger, read, records
 from cream.study.scoring import SETS, Questions, build, store, stored
 from cream.study.worker import Bench, Setting
+from cream.utils.files import atomic_write
 from cream.utils.provenance import commit, hash_of, versions
 
 __all__ = [
@@ -275,10 +276,7 @@ def write_recipes(
     listed = [{"condition": c, "scaling": s, **vars(one)} for (c, s), one in chosen.items()]
     text = {"rule": choose.__doc__, "recipes": listed, "evidence": table.to_dict("records"),
             "commit": commit(), "versions": versions()}  # fmt: skip
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    atomic_write(path, json.dumps(text, indent=1) + "\n")
     print(table.to_string(index=False), flush=True)
     return chosen
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import lzma
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from cream.inference.prompt_tokens import appended
 from cream.tasks import haystack, kv_retrieval, longchat_lines, needle, perplexity
 from cream.tasks.base import Example
 from cream.tasks.perplexity_texts import from_corpus
+from cream.utils.files import atomic_write
 from cream.utils.provenance import hash_of
 
 __all__ = [
@@ -211,10 +211,7 @@ def store(questions: Questions, path: str | Path) -> None:
         "lengths": list(questions.lengths),
     }  # fmt: skip
     text = json.dumps({"hash": hash_of(content), "questions": content})
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_bytes(lzma.compress(text.encode(), preset=1))
-    os.replace(beside, path)
+    atomic_write(path, lzma.compress(text.encode(), preset=1))
 
 
 def stored(path: str | Path) -> Questions:

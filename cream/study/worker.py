@@ -80,7 +80,7 @@ class Bench:
             "base_hash": self.setting.base_hashes[run.base],
             "corpus_hash": self.setting.corpus_hashes.get(run.condition),
             "questions_hash": self.setting.question_hashes[run.asked],
-            "tokens_trained": run.steps * run.batch * self._length(run, window),
+            "tokens_trained": run.steps * run.batch * run.sampler(window).example_length,
             "losses": [round(float(part.mean()), 4) for part in np.array_split(losses, LOSSES)
                        if len(part)],
             "step": self.step if run.steps else "none",
@@ -93,18 +93,13 @@ class Bench:
         if self.setting.device != "cpu":
             torch.cuda.synchronize(self.setting.device)
 
-    def _length(self, run: Run, window: int) -> int:
-        """The tokens of an example."""
-        return window * run.scale if run.method == "full" else window
-
     def _model(self, run: Run) -> PreTrainedModel:
         """The model object of a scaling, with the weights of the run's base."""
         place = (run.scaling, run.scale)
         if place not in self._models:
-            kind = None if run.scaling == "none" else run.scaling
             self._models[place] = models.load(
-                self.setting.bases[run.base], scaling=kind, scale=run.scale if kind else None,
-                dtype=torch.float32, device=self.setting.device,
+                self.setting.bases[run.base], scaling=run.rope, dtype=torch.float32,
+                device=self.setting.device,
             )  # fmt: skip
         self._restore(run, self._models[place])
         return self._models[place]
@@ -119,7 +114,7 @@ class Bench:
 
     def _tune(self, run: Run, model: PreTrainedModel) -> np.ndarray:
         window = self.setting.questions[run.asked].window
-        shape = (run.batch, self._length(run, window))
+        shape = (run.batch, run.sampler(window).example_length)
         data = self._data(run, window)
         stepper = self._stepper(shape, model)
         self.step = stepper.kind
@@ -162,14 +157,7 @@ class Bench:
             self._material = None
         if self._material is None or len(self._material[1].input_ids) < run.steps:
             drawn = fast_training.material(
-                corpus,
-                run.method,
-                window,
-                run.scale,
-                run.sampler_options,
-                run.seed,
-                run.steps,
-                run.batch,
+                corpus, run.sampler(window), run.seed, run.steps, run.batch
             )
             self._material = (name, drawn)
         return self._material[1].first(run.steps)

@@ -1,20 +1,20 @@
-"""Evaluations: one module a task builds examples and scores answers; `evaluate` runs any of them.
+"""What a task is: a module that builds examples, and scores answers or measures by itself.
 
-What belongs here: `Example`, and the loop from examples to rows. A task is a module with
-`examples(...)` and either `score(prediction, example)`, for greedy answers, or
-`measure(model, examples)`, for what is computed otherwise; both give columns of a row.
+What belongs here: `Example`, the protocols of a task's module, and the check of lengths. The loop
+from examples to rows is `evaluation.runner`; the list of tasks is `registry`.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cream.inference.generation import BOS_POLICY, tokenize
 from cream.utils.provenance import hash_of
 
-__all__ = ["Example", "check_lengths"]
+__all__ = ["Answered", "Example", "Measured", "Task", "check_lengths"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,34 @@ class Example:
             "stop": self.stop,
             "bos": BOS_POLICY,
         }
+
+
+@runtime_checkable
+class Answered(Protocol):
+    """The module of a task whose prompts are answered greedily.
+
+    It also has `examples(...)`, whose arguments are the task's own and which returns `Example`s.
+    """
+
+    __name__: str
+
+    def score(self, prediction: str, example: Example) -> Mapping[str, float]:
+        """Return columns of the answer's row: `score`, 0 or 1 or a share, and others."""
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """The module of a task that asks a model for something else, such as likelihoods."""
+
+    __name__: str
+
+    def measure(
+        self, model: PreTrainedModel, examples: Sequence[Example], allow_beyond: bool = False
+    ) -> Iterator[tuple[int, Mapping[str, float]]]:
+        """Yield an example's number and columns of its row, as they come."""
+
+
+Task = Answered | Measured
 
 
 def check_lengths(

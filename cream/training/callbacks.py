@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -16,6 +15,8 @@ from tqdm import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from cream.models.hardware import utilisation
+from cream.utils.files import atomic_write
+from cream.utils.jsonl import whole_objects
 
 __all__ = [
     "CheckpointSeal",
@@ -70,9 +71,7 @@ class CheckpointSeal(TrainerCallback):
         if not state.is_world_process_zero:
             return
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        beside = checkpoint.parent / f"{SEAL}.partial"
-        beside.write_text(json.dumps(_sizes(checkpoint)))
-        os.replace(beside, checkpoint / SEAL)
+        atomic_write(checkpoint / SEAL, json.dumps(_sizes(checkpoint)))
 
 
 class MetricsLog(TrainerCallback):
@@ -93,9 +92,7 @@ class MetricsLog(TrainerCallback):
         self.clock, self.clock_step = time.perf_counter(), state.global_step
         if state.is_world_process_zero and self.path.exists():
             kept = [m for m in read_metrics(self.path) if 0 < state.global_step >= m["step"]]
-            beside = self.path.with_suffix(".partial")
-            beside.write_text("".join(json.dumps(m) + "\n" for m in kept))
-            os.replace(beside, self.path)
+            atomic_write(self.path, "".join(json.dumps(m) + "\n" for m in kept))
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
@@ -142,13 +139,7 @@ class MetricsLog(TrainerCallback):
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """Read metrics.jsonl; a last line that a killed run left torn is left out."""
-    rows = []
-    for line in Path(path).read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+    return [row for _, row in whole_objects(path)]
 
 
 class ProbeCallback(TrainerCallback):

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import json
+import textwrap
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from cream import rope
-from cream.positions import METHODS, Sampler, sampler
+from cream import positions, rope
+from cream.positions import METHODS
 from cream.positions.registry import check_options
 from cream.utils.options import check_choice, check_flag, check_number, check_text, check_whole
 from cream.utils.text_files import read_text
 
-__all__ = ["TrainConfig", "closest", "read_config", "sampler_of"]
+__all__ = ["GROUPS", "TrainConfig", "closest", "describe_fields", "grouped_fields", "read_config"]
 
 CHOICES = {
     "method": METHODS,
@@ -43,64 +47,101 @@ RANGES = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """Every number of one fine-tuning run; `cream.presets` has the named ones.
+GROUPS = {
+    "model": "the pre-trained model, and what is saved of it",
+    "data": "the corpus, and how it is read",
+    "positions": "the sampler and the RoPE scaling",
+    "optimisation": "AdamW and its schedule",
+    "memory": "precision, and how a run fits its devices",
+    "adapters": "LoRA by peft",
+    "log": "checkpoints and what is logged",
+}
 
-    ValueError names a value of the wrong type or out of bounds, and what it may be.
+
+def _in(group: str, meaning: str, default: object = dataclasses.MISSING, **more: Any) -> Any:
+    """Declare a field of `TrainConfig`: its group (one of GROUPS), its meaning, its default."""
+    return field(default=default, metadata={"group": group, "meaning": meaning}, **more)
+
+
+_model, _data, _positions, _optimisation, _memory, _adapters, _log = (
+    functools.partial(_in, group) for group in GROUPS
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Every number of one fine-tuning run, in the groups of GROUPS; presets are named ones.
+
+    `python -m cream.presets --help` prints the fields with their meanings. ValueError names a value
+    of the wrong type or out of bounds, and what it may be.
     """
 
-    base: str  # the pre-trained model: a folder, or a hub id
-    corpus: str  # a folder that cream.data.corpus made
-    method: str = "cream"  # which tokens are read and the positions they are told
-    scaling: str = "linear"  # RoPE scaling
-    scale: int = 8  # s = L / N, N the base's own window; max_factor of clex
-    # Tokens an example, for bases whose window is too long to train on: a divisor of s N, at most
-    # N; 0: N. RoPE is stretched by s all the same, and positions reach s N
-    train_window: int = 0
-    steps: int = 1000  # optimizer steps
-    batch_size: int = 32  # examples a step, over all processes and accumulation
-    micro_batch: int = 32  # examples a forward pass on one device
-    learning_rate: float = 2e-5  # reached after the warm-up, then linearly to 0
-    warmup_steps: int = 10
-    seed: int = 0  # of the examples' order and positions
-    sampler_options: dict = field(default_factory=dict)
-    scaling_options: dict = field(default_factory=dict)  # fields of the kind's class in cream.rope
-    revision: str | None = None  # of the hub model
-    weight_decay: float = 0.0
-    adam_betas: tuple[float, float] = (0.9, 0.999)
-    max_grad_norm: float = 1.0
-    # "float32"; "bfloat16" compute on float32 weights, which every forward pass casts; "master":
-    # bfloat16 weights with their float32 masters in the optimizer (large models); "auto" by device
-    precision: str = "auto"
-    save_dtype: str = "float32"  # of model/
-    attention: str = "auto"  # or one of transformers' names, or a kernel of `models.attention`
-    gradient_checkpointing: bool = False
-    # What a backward pass computes again (precision "master"): 0 nothing, "cheap" element-wise
-    # results of compiled layers, a number also that many whole layers, "auto" as memory demands
-    recompute: int | str = 0
-    offload: str = "auto"  # AdamW's "moments" in RAM, "none", "auto" as memory demands ("master")
-    # DeepSpeed's ZeRO: over the processes it shards 1 AdamW's states and the masters, 2 gradients,
-    # 3 weights, too; 0 none of it; "auto" the least that fits, 0 for one process and small models
-    zero: int | str = "auto"
-    zero_offload: str = "auto"  # in RAM: "none", AdamW's and masters ("optimizer"), weights ("all")
-    compile: str = "auto"  # "none", "layers", "model" (CUDA graphs) or "auto" by device and steps
-    save_steps: int = 0  # 0: no checkpoints
-    log_steps: int = 10
-    probe: str | None = None  # "module:function", called with the model and the tokenizer
-    probe_steps: int = 0  # 0: never
-    workers: int = 0  # data loader processes
-    # LoRA by peft: adapters of this rank are trained, and the base is frozen; 0: all of it is
-    # trained. 8 to 64 is usual
-    lora_rank: int = 0
-    lora_alpha: int = 0  # adapters count alpha / rank times; 0: twice the rank
-    lora_targets: str = "all-linear"  # or names with commas between: "q_proj,v_proj"
-    lora_train: str = "none"  # also, as they are: "norms", "embeddings" or "embeddings+norms"
-    base_bits: int = 16  # 4: the frozen base in 4 bits, by bitsandbytes on a CUDA device
-    # Products of the decoder's linear layers in 8 bits, by torchao: "tensorwise" (the faster) or
-    # "rowwise" (the finer); of "all" layers, or of those that are faster by it ("auto")
-    float8: str = "none"
-    float8_layers: str = "auto"
+    base: str = _model("a folder, or a hub id", kw_only=False)
+    revision: str | None = _model("of the hub model", None)
+    attention: str = _model("auto, a name of transformers, or a kernel of models.attention", "auto")
+    save_dtype: str = _model("of model/: float32 or bfloat16", "float32")
+
+    corpus: str = _data("a folder that cream.data.corpus made", kw_only=False)
+    seed: int = _data("of the examples' order and positions", 0)
+    workers: int = _data("data loader processes", 0)
+
+    method: str = _positions("which tokens are read and the positions they are assigned", "cream")
+    scaling: str = _positions("RoPE scaling", "linear")
+    scale: int = _positions("s = L / N, N the base's own window; max_factor of clex", 8)
+    train_window: int = _positions(
+        "tokens an example, for bases whose window is too long to train on: a divisor of s N, at "
+        "most N; 0: N. RoPE is stretched by s all the same, and positions reach s N", 0
+    )  # fmt: skip
+    sampler_options: dict = _positions("of the method", default_factory=dict)
+    scaling_options: dict = _positions("fields of the kind's class", default_factory=dict)
+
+    steps: int = _optimisation("optimizer steps", 1000)
+    batch_size: int = _optimisation("examples a step, over all processes and accumulation", 32)
+    learning_rate: float = _optimisation("reached after the warm-up, then linearly to 0", 2e-5)
+    warmup_steps: int = _optimisation("steps from 0 to the learning rate", 10)
+    weight_decay: float = _optimisation("of AdamW", 0.0)
+    adam_betas: tuple[float, float] = _optimisation("of AdamW", (0.9, 0.999))
+    max_grad_norm: float = _optimisation("to which gradients are clipped; 0: they are not", 1.0)
+
+    micro_batch: int = _memory("examples a forward pass on one device", 32)
+    precision: str = _memory(
+        "float32; bfloat16: computed in it, float32 weights cast at every forward pass; master: "
+        "bfloat16 weights, float32 masters in the optimizer (large models); auto: by device", "auto"
+    )  # fmt: skip
+    gradient_checkpointing: bool = _memory("recompute every layer in the backward pass", False)
+    recompute: int | str = _memory(
+        "in the backward pass, with precision master: 0 nothing, cheap: element-wise results of "
+        "compiled layers, a number: also that many whole layers, auto: as memory demands", 0
+    )  # fmt: skip
+    offload: str = _memory(
+        "with precision master: moments (AdamW's, in RAM), none, or auto: as memory demands", "auto"
+    )
+    zero: int | str = _memory(
+        "DeepSpeed's ZeRO over the processes: 1 shards AdamW's states and the masters, 2 gradients "
+        "too, 3 weights too, 0 nothing; auto: the least that fits, 0 for one process and for small "
+        "models", "auto",
+    )  # fmt: skip
+    zero_offload: str = _memory(
+        "of ZeRO, in RAM: none, optimizer (AdamW's states and masters), all (weights too) or auto",
+        "auto",
+    )
+    compile: str = _memory("none, layers, model (CUDA graphs); auto: by device and steps", "auto")
+    float8: str = _memory(
+        "products of the decoder's linear layers in 8 bits, by torchao: none, tensorwise (the "
+        "faster) or rowwise (the finer)", "none"
+    )  # fmt: skip
+    float8_layers: str = _memory("all, or auto: those that are faster in 8 bits", "auto")
+
+    lora_rank: int = _adapters("train adapters of this rank (8 to 64) on a frozen base; 0: all", 0)
+    lora_alpha: int = _adapters("adapters count alpha / rank times; 0: alpha is twice the rank", 0)
+    lora_targets: str = _adapters('all-linear, or names such as "q_proj,v_proj"', "all-linear")
+    lora_train: str = _adapters("trained whole: none, norms, embeddings, embeddings+norms", "none")
+    base_bits: int = _adapters("4: the frozen base in 4 bits, by bitsandbytes on CUDA", 16)
+
+    save_steps: int = _log("steps between checkpoints; 0: none", 0)
+    log_steps: int = _log("steps between lines of metrics.jsonl", 10)
+    probe: str | None = _log("module:function, called with the model and the tokenizer", None)
+    probe_steps: int = _log("steps between probes; 0: never", 0)
 
     def __post_init__(self) -> None:
         if isinstance(self.adam_betas, list):  # as JSON and YAML have it
@@ -122,6 +163,23 @@ class TrainConfig:
         # Of examples shorter than N the sampler's scale is s N / train_window, so 2 at least.
         least = max(self.scale, 2) if self.train_window else self.scale
         check_options(self.method, least, self.sampler_options)
+
+    @property
+    def rope(self) -> rope.RopeScaling:
+        """The RoPE scaling of the run."""
+        return rope.scaling(self.scaling, self.scale, **self.scaling_options)
+
+    def sampler(self, window: int) -> positions.Sampler:
+        """Return the run's sampler for a base of window N: `train_window` tokens, positions to s N.
+
+        The sampler's own scale is s N over the tokens of an example. ValueError names what to
+        change where train_window is longer than the base's window or does not divide s N, or where
+        N is wrong.
+        """
+        tokens, target = self.train_window or window, self.scale * window
+        if self.train_window:
+            _check_divides(self, window)
+        return positions.sampler(self.method, tokens, target // tokens, **self.sampler_options)
 
     @property
     def sharded(self) -> bool:
@@ -291,7 +349,7 @@ def _check_float8(config: TrainConfig) -> None:
 
 
 def _check_train_window(config: TrainConfig) -> None:
-    """Refuse what no base's window makes right; `sampler_of` does the rest."""
+    """Refuse what no base's window makes right; `_check_divides` does the rest."""
     if config.train_window and config.method == "full":
         raise ValueError(
             f"train_window is {config.train_window} and method 'full', whose examples have all "
@@ -299,13 +357,9 @@ def _check_train_window(config: TrainConfig) -> None:
         )
 
 
-def sampler_of(config: TrainConfig, window: int) -> Sampler:
-    """Return a run's sampler for a base of window N: `train_window` tokens told of s N positions.
-
-    The sampler's own scale is s N over the tokens of an example. ValueError names what to change
-    where train_window is longer than the base's window or does not divide s N.
-    """
-    tokens, target = config.train_window or window, config.scale * window
+def _check_divides(config: TrainConfig, window: int) -> None:
+    """Refuse a train_window longer than the base's window N, or that does not divide s N."""
+    tokens, target = config.train_window, config.scale * window
     if tokens > window:
         raise ValueError(
             f"train_window is {tokens:,} and the base's window {window:,}: an example has at most "
@@ -317,7 +371,30 @@ def sampler_of(config: TrainConfig, window: int) -> Sampler:
             f"train_window is {tokens:,}, which must be a proper divisor of the target length "
             f"{config.scale} x {window:,} = {target:,}; choose {', '.join(map(str, near[:4]))}"
         )
-    return sampler(config.method, tokens, target // tokens, **config.sampler_options)
+
+
+def grouped_fields() -> dict[str, list[dataclasses.Field]]:
+    """Return the fields of `TrainConfig` by group, in the order in which they are declared."""
+    grouped: dict[str, list[dataclasses.Field]] = {group: [] for group in GROUPS}
+    for one in dataclasses.fields(TrainConfig):
+        grouped[one.metadata["group"]].append(one)
+    return grouped
+
+
+def describe_fields() -> str:
+    """Return what `--help` prints of the fields: a paragraph a group, a field its type, default."""
+    return "\n\n".join(
+        "\n".join([f"{group}: {GROUPS[group]}", *(line for one in found for line in _lines(one))])
+        for group, found in grouped_fields().items()
+    )
+
+
+def _lines(one: dataclasses.Field) -> Iterator[str]:
+    """A field's name, default and meaning, in lines of 96 characters."""
+    default = one.default if one.default_factory is dataclasses.MISSING else one.default_factory()
+    usual = "" if default is dataclasses.MISSING else f" ({default})"
+    yield from textwrap.wrap(one.metadata["meaning"], 96, subsequent_indent=" " * 36,
+                             initial_indent=f"  {one.name}{usual}".ljust(36))  # fmt: skip
 
 
 def closest(name: str, fields: set[str]) -> str:

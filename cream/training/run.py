@@ -35,7 +35,7 @@ from transformers import (
 )
 from transformers.trainer_callback import PrinterCallback
 
-from cream import models, rope
+from cream import models
 from cream.data.dataset import ExampleDataset, collate
 from cream.models import bases
 from cream.models.checkpoints import check_files
@@ -49,7 +49,7 @@ from cream.training.callbacks import (
     ProgressBar,
     last_complete_checkpoint,
 )
-from cream.training.config import TrainConfig, read_config, sampler_of
+from cream.training.config import TrainConfig, read_config
 from cream.training.trainer import (
     CreamTrainer,
     compile_layers,
@@ -58,6 +58,7 @@ from cream.training.trainer import (
     recompute_layers,
     recomputing_cheaply,
 )
+from cream.utils.files import atomic_write
 from cream.utils.launcher import NAMES, check_complete, said_when_waiting, whole
 from cream.utils.run_lock import run_lock
 
@@ -69,7 +70,9 @@ __all__ = [
     "claim",
     "collate",
     "learning_rate_factor",
+    "load_inputs",
     "train",
+    "trainer_arguments",
 ]
 
 log = logging.getLogger(__name__)
@@ -126,8 +129,8 @@ def _train(
     _accumulation(config, machine.processes)
     probe = probe or _named_probe(config.probe)
     lora.check_bits(config.base_bits)
-    extended, tokenizer, dataset = _material(config, root)
-    config = _settled(config, extended, len(dataset[0]["input_ids"]), machine)
+    extended, tokenizer, dataset = load_inputs(config, root)
+    config = _settled(config, extended, dataset.draw.example_length, machine)
     count = memory.parameters(extended)
     trained = lora.frozen_and_trained(extended, config)[2] if config.lora_rank else count
     room = checkpoint_room.check_disk(config, count, run_dir, trained)
@@ -137,7 +140,7 @@ def _train(
     if config.lora_rank:
         lora.add(model, config)
     with said_when_waiting():
-        arguments = _arguments(config, run_dir, room)
+        arguments = trainer_arguments(config, run_dir, room)
     if arguments.world_size != machine.processes:
         raise ValueError(
             f"the environment's WORLD_SIZE is {machine.processes} and the Trainer found "
@@ -191,9 +194,8 @@ def _left(config: TrainConfig, arguments: TrainingArguments, run_dir: Path) -> P
 def _merged(config: TrainConfig, root: Path, load: Load, adapter: Path) -> PreTrainedModel:
     """Return the base, read again in float32, with an adapter merged into it."""
     base = load(
-        base_place(config.base, root), scaling=config.scaling, scale=config.scale,
+        base_place(config.base, root), scaling=config.rope,
         attention=config.attention, dtype=torch.float32, revision=config.revision, device="cpu",
-        **({"scaling_options": config.scaling_options} if config.scaling_options else {}),
     )  # fmt: skip
     return lora.merge(base, adapter)
 
@@ -255,24 +257,22 @@ def _sweep(run_dir: Path) -> None:
 
 def claim(config: TrainConfig, run_dir: Path) -> None:
     """Write config.json, once all that can be checked has been: nothing half-written."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    beside = run_dir / f"config.{os.getpid()}.partial"
-    beside.write_text(config.to_json(), encoding="utf-8")
-    os.replace(beside, run_dir / "config.json")
+    atomic_write(run_dir / "config.json", config.to_json())
 
 
-def _material(
+def load_inputs(
     config: TrainConfig, root: Path
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, ExampleDataset]:
-    """Check base, corpus and sampler against each other, before the weights are loaded."""
+    """Return a run's extended config, tokenizer and examples, checked against each other.
+
+    Before the weights are loaded; ValueError says which of base, corpus and sampler does not fit.
+    """
     base = base_place(config.base, root)
     check_files(base)
     tokenizer = models.load_tokenizer(base, revision=config.revision)
     about = models.load_config(base, config.revision)
-    kind = rope.scaling(config.scaling, config.scale, **config.scaling_options)
-    extended = models.extend(about, kind)
-    window = models.describe(extended)["window"]
-    draw = sampler_of(config, window)
+    extended = models.extend(about, config.rope)
+    draw = config.sampler(models.describe(extended)["window"])
     examples = config.steps * config.batch_size
     dataset = ExampleDataset(
         root / config.corpus, draw, config.seed, examples, tokenizer, forward=config.micro_batch
@@ -293,14 +293,12 @@ def _loaded(
     dtype = torch.bfloat16 if narrow or config.base_bits == 4 else torch.float32
     model = load(
         base_place(config.base, root),
-        scaling=config.scaling,
-        scale=config.scale,
+        scaling=config.rope,
         attention=config.attention,
         dtype=dtype,
         revision=config.revision,
         **({} if device is None else {"device": device}),
         **({"bits": config.base_bits} if config.base_bits != 16 else {}),
-        **({"scaling_options": config.scaling_options} if config.scaling_options else {}),
     )
     clex.initialise(model, config.seed)
     models.check_pair(model, tokenizer)
@@ -355,11 +353,11 @@ def _prepare(
     if trainer.is_world_process_zero():
         claim(asked, run_dir)
     trainer.remove_callback(PrinterCallback)
-    window = len(trainer.train_dataset[0]["input_ids"])
+    length = trainer.train_dataset.draw.example_length
     trained = model.num_parameters(only_trainable=True)
-    flops = training_flops(model.config, model.num_parameters(), window, trained)
+    flops = training_flops(model.config, model.num_parameters(), length, trained)
     metrics = run_dir / "metrics.jsonl"
-    trainer.add_callback(MetricsLog(metrics, config.batch_size * window, flops))
+    trainer.add_callback(MetricsLog(metrics, config.batch_size * length, flops))
     trainer.add_callback(CheckpointSeal())
 
 
@@ -380,7 +378,7 @@ def _accumulation(config: TrainConfig, processes: int) -> int:
     return accumulation
 
 
-def _arguments(config: TrainConfig, run_dir: Path, room: int = 2) -> TrainingArguments:
+def trainer_arguments(config: TrainConfig, run_dir: Path, room: int = 2) -> TrainingArguments:
     """Return the Trainer's settings; `room` is how many checkpoints are kept."""
     cuda, master = torch.cuda.is_available(), config.precision == "master"
     accumulation = _accumulation(config, whole("WORLD_SIZE", 1))

@@ -1,6 +1,7 @@
-"""Data files of others in JSON and JSON Lines: an object a row, refused by place where it is none.
+"""Files in JSON and JSON Lines: an object a row, refused by place where it is none.
 
-What belongs here: from a file or a line to a dict. What its fields mean is the reader's; encodings
+What belongs here: from a file or a line to a dict, in data of others (`json_lines`) and in files of
+ours that grow a line at a time (`whole_objects`). What its fields mean is the reader's; encodings
 and byte order marks are `text_files`'.
 """
 
@@ -14,7 +15,15 @@ from typing import Any, BinaryIO
 
 from cream.utils.text_files import lines_of, read_text
 
-__all__ = ["json_list", "json_lines", "parsed", "rows_of"]
+__all__ = [
+    "json_lines",
+    "json_list",
+    "objects_of",
+    "parsed",
+    "rows_of",
+    "whole_lines",
+    "whole_objects",
+]
 
 _HALF = re.compile("[\ud800-\udfff]")
 _HALF_ESCAPED = re.compile(r"\\u[dD][89a-fA-F]")  # of a surrogate pair, or half of one
@@ -75,6 +84,32 @@ def parsed(place: str, line: str, fields: Iterable[str]) -> dict[str, Any]:
     """
     row = _loaded(line, f"{place},")
     return _object(place, row, fields if _HALF_ESCAPED.search(line) else (), fields)
+
+
+def whole_lines(path: str | Path) -> tuple[list[bytes], bytes]:
+    """Return a file's lines that end in a newline, and the rest.
+
+    For files that grow a line at a time: the rest is torn, its writer was killed.
+    """
+    content = Path(path).read_bytes()
+    end = content.rfind(b"\n") + 1
+    return content[:end].splitlines(), content[end:]
+
+
+def whole_objects(path: str | Path, hint: str = "delete that line") -> list[tuple[int, Any]]:
+    """Return (number from 1, value) of the whole lines of a file of ours; ValueError if no JSON."""
+    return objects_of(whole_lines(path)[0], path, hint)
+
+
+def objects_of(lines: Sequence[bytes], name: object, hint: str) -> list[tuple[int, Any]]:
+    """Return (number from 1, value) of lines; ValueError names one without JSON and says `hint`."""
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            found.append((number, json.loads(line)))
+        except ValueError:
+            raise ValueError(f"{name}, line {number}, is not JSON; {hint}") from None
+    return found
 
 
 def _loaded(text: str, place: str) -> Any:

@@ -29,20 +29,10 @@ from cream.tasks import (
     ruler,
 )
 from cream.tasks.base import Example
+from cream.tasks.registry import find
 
-__all__ = ["MODULES", "NEEDS_CORPUS", "Texts", "identity", "identity_of", "rebuild"]
+__all__ = ["BUILDERS", "Texts", "identity", "identity_of", "rebuild"]
 
-MODULES = {
-    "longchat_lines": longchat_lines,
-    "kv_retrieval": kv_retrieval,
-    "needle": needle,
-    "passkey": passkey,
-    "perplexity": perplexity,
-    "historical_perplexity": perplexity_variants,
-    **{f"ruler-{name}": ruler for name in ruler.TASKS},
-    **{f"infinitebench-{name}": infinitebench for name in infinitebench.TASKS},
-}
-NEEDS_CORPUS = ("needle", "perplexity", "historical_perplexity")
 _PLACE = ("gold_index", "depth_percent", "num_keys", "document")
 
 
@@ -76,12 +66,12 @@ def rebuild(rows: pd.DataFrame, texts: Texts, seed: int = 0) -> dict[Hashable, E
     name. ValueError for a task of which this module has no builder.
     """
     (task,) = set(rows["task"])
-    if task not in _BUILDERS:
-        raise ValueError(f"no builder for {task}: there are {', '.join(_BUILDERS)}")
+    if task not in BUILDERS:
+        raise ValueError(f"no builder for {task}: there are {', '.join(BUILDERS)}")
     found: dict[Hashable, Example] = {}
     for _, part in rows.groupby("settings"):
         settings = json.loads(part["settings"].iloc[0])
-        built = _BUILDERS[task](part, texts, settings, seed)
+        built = BUILDERS[task](part, texts, settings, seed)
         found |= {identity_of(example): example for example in built}
     return found
 
@@ -140,18 +130,19 @@ def _historical(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> 
 def _suite(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
     """A task of RULER or of InfiniteBench."""
     (task,) = set(rows["task"])
-    return MODULES[task].examples(
+    return find(task).module.examples(
         texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"],
         [task.partition("-")[2]],
     )  # fmt: skip
 
 
-_BUILDERS: dict[str, Callable[[pd.DataFrame, Texts, dict, int], list[Example]]] = {
+BUILDERS: dict[str, Callable[[pd.DataFrame, Texts, dict, int], list[Example]]] = {
     "longchat_lines": _lines,
     "kv_retrieval": _pairs,
     "needle": _needles,
     "passkey": _keys,
     "perplexity": _documents,
     "historical_perplexity": _historical,
-    **dict.fromkeys([name for name in MODULES if name.startswith(("ruler-", "infinite"))], _suite),
+    **{f"ruler-{name}": _suite for name in ruler.TASKS},
+    **{f"infinitebench-{name}": _suite for name in infinitebench.TASKS},
 }

@@ -23,7 +23,8 @@ from cream import results
 from cream.evaluation import models
 from cream.evaluation.runner import evaluate, keyed
 from cream.tasks.base import Example
-from cream.verify.examples import MODULES, NEEDS_CORPUS, Texts, identity, identity_of, rebuild
+from cream.tasks.registry import find
+from cream.verify.examples import BUILDERS, Texts, identity, identity_of, rebuild
 
 __all__ = ["CORPUS", "Checked", "Unchecked", "compare", "pick", "table", "verify"]
 
@@ -126,9 +127,9 @@ def _usable(rows: pd.DataFrame, corpus: Path) -> tuple[pd.DataFrame, list[Unchec
 
 
 def _obstacle(task: str, settings: Mapping[str, object], corpus: Path) -> str | None:
-    if task not in MODULES:
+    if task not in BUILDERS:
         return "no builder of its questions"
-    if task in NEEDS_CORPUS and not corpus.is_dir():
+    if find(task).corpus and not corpus.is_dir():
         return f"its texts are not here: make them with 01_data (looked in {corpus.name})"
     if settings.get("dtype") != "float32" and not torch.cuda.is_available():
         return f"computed in {settings.get('dtype')}, which needs a GPU"
@@ -162,7 +163,7 @@ def ask(
     with tempfile.TemporaryDirectory() as folder:
         with results.Rows(Path(folder) / "rows.jsonl", loaded.header) as file:
             found = evaluate(
-                loaded.model, loaded.tokenizer, MODULES[task], examples, file, loaded.settings,
+                loaded.model, loaded.tokenizer, find(task).module, examples, file, loaded.settings,
                 allow_beyond=loaded.allow_beyond, progress=progress, label=loaded.header["run"],
             ).set_index("key", drop=False)  # fmt: skip
             keys = keyed(examples, file, loaded.settings)

@@ -183,6 +183,15 @@ def test_load_defaults_and_choices(bases, caplog):
     assert model.dtype == torch.bfloat16 and model.config._attn_implementation == "eager"
 
 
+@pytest.mark.parametrize("more", [{"scale": 4}, {"scaling_options": {"x": 1}}])
+def test_a_scaling_with_its_own_scale_and_options_takes_no_others(bases, more):
+    """They would be dropped in silence."""
+    given = rope.scaling("yarn", 8)
+    assert loading.describe(loading.load(bases["llama"], given, device="cpu").config)["scale"] == 8
+    with pytest.raises(ValueError, match="has its own scale and options"):
+        loading.load(bases["llama"], given, device="cpu", **more)
+
+
 def test_rotary_tables_stay_float32_in_bfloat16_models(bases):
     model = loading.load(bases["llama"], "yarn", 8, dtype=torch.bfloat16, device="cpu")
     tables = [module.inv_freq for module in model.modules() if hasattr(module, "inv_freq")]

@@ -121,6 +121,20 @@ def test_a_plan_says_hours_memory_and_disk_by_measured_card(write, tmp_path, mon
     assert len(cards) == 1 and "24 GB fits" in cards[0]
 
 
+def test_a_full_length_run_counts_the_tokens_of_full_examples(write, tmp_path, monkeypatch):
+    """Of L tokens each, not of N: eight times the tokens, and a longer example to hold."""
+    monkeypatch.setattr(costs.models, "load_config", lambda *_: pytest.fail("asked the hub"))
+    rows = _speed(write, 13_107.2)
+    plan = _plan(rows, tmp_path, method="full", scale=8)
+    assert plan.said[0].startswith("1,000 steps of 32 x 32,768 = 1,048,576 tokens")
+
+
+def test_a_run_of_shorter_examples_counts_their_tokens(write, tmp_path, monkeypatch):
+    monkeypatch.setattr(costs.models, "load_config", lambda *_: pytest.fail("asked the hub"))
+    plan = _plan(_speed(write, 13_107.2), tmp_path, train_window=1024)
+    assert plan.said[0].startswith("1,000 steps of 32 x 1,024 = 32,768 tokens")
+
+
 def test_the_card_of_this_machine_comes_first_or_is_said_to_be_too_small(
     write, tmp_path, monkeypatch
 ):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cream import results
-from cream.performance import lora, random_models
+from cream.performance import harness, lora, random_models
 from cream.training import memory
 
 TINY = ["--shape", "tiny", "--rank", "4", "--steps", "2", "--batch-size", "2"]
@@ -16,7 +16,7 @@ TINY = ["--shape", "tiny", "--rank", "4", "--steps", "2", "--batch-size", "2"]
 
 def test_the_command_trains_and_says_that_nothing_was_held(tmp_path, capsys, monkeypatch):
     """As typed, but in this process: losses of a run, and a row that claims no card."""
-    monkeypatch.setattr(random_models, "in_child", lambda module, job, limit: lora._inside(job))
+    monkeypatch.setattr(harness, "in_child", lambda module, job, limit: lora._inside(job))
     file = tmp_path / "rows.jsonl"
     lora.main([*TINY, "--rows", str(file)])
     said = capsys.readouterr().out
@@ -33,7 +33,7 @@ def test_the_command_trains_and_says_that_nothing_was_held(tmp_path, capsys, mon
 
 def test_a_card_that_is_too_small_is_refused_by_arithmetic(capsys, monkeypatch):
     """Before weights are made: 7B in bfloat16 has 12.6 GiB, and 14.6 are shown of 16 GB."""
-    monkeypatch.setattr(random_models, "in_child", lambda module, job, limit: lora._inside(job))
+    monkeypatch.setattr(harness, "in_child", lambda module, job, limit: lora._inside(job))
     monkeypatch.setattr(random_models, "lay_out", lambda root, shape: shape.save_pretrained(
         root / "base"))  # fmt: skip
     with pytest.raises(SystemExit) as ended:
@@ -46,7 +46,7 @@ def test_a_card_is_held_to_what_a_smaller_one_shows(monkeypatch):
     """The share of the card is the smaller one's memory less CUDA's own."""
     given, gib = [], memory.GIB
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(random_models, "place", lambda: torch.device("cpu"))
+    monkeypatch.setattr(harness, "place", lambda: torch.device("cpu"))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda place: (79 * gib, 80 * gib))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda place: gib // 2)
     monkeypatch.setattr(

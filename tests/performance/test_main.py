@@ -54,7 +54,7 @@ def test_a_measurement_taken_again_is_another_row(tmp_path):
             "prompt_tokens": 490, "prompt_hash": "x", "peak_gib": float("nan")}  # fmt: skip
     for moment in ("10:00", "10:01"):
         header = {"model_hash": "abc", "card": "cpu", "settings": {"measured": moment}}
-        speed._write_generation(tmp_path / "rows.jsonl", pd.DataFrame([line]), header)
+        generation._write(tmp_path / "rows.jsonl", pd.DataFrame([line]), header)
     frame = results.read(tmp_path / "rows.jsonl")
     assert list(frame["score"]) == [2.0, 2.0] and list(frame["tokens_per_second"]) == [245.0] * 2
     assert list(frame["contained"]) == [0.75] * 2 and list(frame["num_tokens"]) == [122] * 2

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cream import models, notebook, results
-from cream.performance import comparing, multi_gpu, random_models, several_rows, several_runs
+from cream.performance import multi_gpu, multi_gpu_training, random_models
 from cream.training import memory
 
 needs_deepspeed = pytest.mark.skipif(
@@ -31,22 +31,22 @@ def rows(**changes: object) -> pd.DataFrame:
 
 
 def test_rows_are_equal_but_for_rounding():
-    assert several_rows._same(rows(), rows()) == (True, 0.0, 0)
+    assert multi_gpu._same(rows(), rows()) == (True, 0.0, 0)
     one = ["2"] + ["1"] * 399
-    assert several_rows._same(rows(), rows(prediction=one)) == (False, 0.0, 1)
-    assert several_rows._same(rows(), rows(nll=20.1))[0] is False
-    assert several_rows._same(rows(), rows(nll=20.001))[0] is True
-    assert several_rows._same(rows(), rows(target="2"))[0] is False
+    assert multi_gpu._same(rows(), rows(prediction=one)) == (False, 0.0, 1)
+    assert multi_gpu._same(rows(), rows(nll=20.1))[0] is False
+    assert multi_gpu._same(rows(), rows(nll=20.001))[0] is True
+    assert multi_gpu._same(rows(), rows(target="2"))[0] is False
     with pytest.raises(SystemExit, match="400 and 399 rows"):
-        several_rows._same(rows(), rows().iloc[1:])
+        multi_gpu._same(rows(), rows().iloc[1:])
 
 
 def test_every_bit_of_a_weight_counts():
     model = torch.nn.Linear(3, 2).bfloat16()
-    before = several_runs._bits(model)
-    assert several_runs._bits(model) == before
+    before = multi_gpu_training._bits(model)
+    assert multi_gpu_training._bits(model) == before
     model.weight.data.view(torch.int16)[1, 1] += 1
-    assert several_runs._bits(model) != before
+    assert multi_gpu_training._bits(model) != before
 
 
 def measured(processes: int, zero: int, speed: float) -> dict:
@@ -85,12 +85,12 @@ def test_parts_that_fail_leave_the_others_and_are_named(monkeypatch, capsys):
 def test_a_row_holds_its_command_and_processes(tmp_path):
     file = tmp_path / "rows.jsonl"
     given = argparse.Namespace(rows=str(file), command="c", gpus=2, shape="tiny")
-    comparing.row(
+    multi_gpu_training.append(
         given, "speed_resume", "X", random_models.shape("tiny"), score=1.0, settings={"zero": 2}
     )
     (found,) = results.read(file).itertuples()
     assert json.loads(found.settings) == {"command": "c", "processes": 2, "zero": 2}
-    comparing.row(argparse.Namespace(rows=None), "x", "X", None)
+    multi_gpu_training.append(argparse.Namespace(rows=None), "x", "X", None)
 
 
 def test_an_evaluations_row_names_the_model_that_was_asked(tmp_path, monkeypatch):
@@ -98,7 +98,7 @@ def test_an_evaluations_row_names_the_model_that_was_asked(tmp_path, monkeypatch
     given = argparse.Namespace(rows=str(tmp_path / "rows.jsonl"), command="c", gpus=2,
                                shape="tiny")  # fmt: skip
     read, said = results.read, {"asked": 2.0, "card": "X", "wall": 3.0}
-    monkeypatch.setattr(several_rows, "child", lambda *_, **__: said)
+    monkeypatch.setattr(multi_gpu, "child", lambda *_, **__: said)
     made = rows(token_length=3994).rename_axis("key").reset_index()
     with monkeypatch.context() as patch:
         patch.setattr(results, "read", lambda _: made)
@@ -106,7 +106,7 @@ def test_an_evaluations_row_names_the_model_that_was_asked(tmp_path, monkeypatch
             ("03_longchat_lines", None),
             ("07_perplexity", random_models.shape("tiny")),
         ):
-            assert several_rows._asked(given, tmp_path, name, {}, shape)
+            assert multi_gpu._asked(given, tmp_path, name, {}, shape)
     lines, text = read(given.rows).to_dict("records")
     about = {name: lines[name] for name in ("preset", "base", "window", "token_length")}
     assert about == {"preset": "miniature", "base": "miniature", "window": 512,
@@ -121,10 +121,10 @@ def test_an_evaluations_row_names_the_model_that_was_asked(tmp_path, monkeypatch
 def test_bits_are_compared_by_kernels_in_a_fixed_order():
     """Where torch would only warn it takes attention's unordered backward on a card."""
     try:
-        several_runs._deterministic(exact=True)
+        multi_gpu_training._deterministic(exact=True)
         assert torch.are_deterministic_algorithms_enabled()
         assert not torch.is_deterministic_algorithms_warn_only_enabled()
-        several_runs._deterministic(exact=False)
+        multi_gpu_training._deterministic(exact=False)
         assert torch.is_deterministic_algorithms_warn_only_enabled()
     finally:
         torch.use_deterministic_algorithms(False)
@@ -147,12 +147,12 @@ def test_a_resumed_run_must_be_equal_to_the_last_bit(tmp_path, monkeypatch, off)
                 "ready": 1.0, "write": 1.0, "saved": 1.0, "zero": 3, "wall": 1.0,
                 "card": "X"}  # fmt: skip
 
-    monkeypatch.setattr(several_runs, "child", child)
+    monkeypatch.setattr(multi_gpu_training, "child", child)
     given = argparse.Namespace(
         rows=str(tmp_path / "rows.jsonl"), command="c", gpus=2, shape="tiny", resume_layers=2,
         zero="3", compile="none", folder=str(tmp_path),
     )  # fmt: skip
-    assert several_runs.resume(given) is (off == 0.0)
+    assert multi_gpu_training.resume(given) is (off == 0.0)
     assert asked == [("train", True), ("train", True), ("read", None)]
     how = json.loads(results.read(given.rows)["settings"][0])
     assert how["kernels"] == "deterministic" and how["equal"]["losses"] is (off == 0.0)

@@ -64,7 +64,7 @@ def test_groups_share_a_process_where_the_moments_are(monkeypatch):
         shape="llama2-7b", targets=[8192, 65536, 131072, 262144], micro_batch=2, offload="auto",
         compile="layers", depths=[2, 4], card_gib=139.8, limit=1, rows=None,
     )  # fmt: skip
-    monkeypatch.setattr(step_cost.random_models, "card", lambda: (10**9, "H200"))
+    monkeypatch.setattr(step_cost.harness, "card", lambda: (10**9, "H200"))
     monkeypatch.setattr(memory, "_check_ram", lambda needed: None)
     here, away, shallow = step_cost._jobs(given)
     assert (here["offload"], away["offload"], shallow["offload"]) == (False, True, False)

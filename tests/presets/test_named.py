@@ -52,6 +52,8 @@ LLAMA = {
     "zero": "auto",
     "zero_offload": "auto",
     "train_window": 0,
+    "float8": "none",
+    "float8_layers": "auto",
     "lora_rank": 0,
     "lora_alpha": 0,
     "lora_targets": "all-linear",
@@ -327,3 +329,11 @@ def test_llama_2s_shape_takes_a_step(monkeypatch, llama, tmp_path, name):
     assert len(moved) == 15 and all(moved)
     stock(torch.arange(3, 15)[None], position_ids=torch.arange(500, 512)[None])
     shutil.rmtree(made)
+
+
+def test_help_lists_a_runs_fields_by_group(capsys):
+    with pytest.raises(SystemExit):
+        named.main(["--help"])
+    said = capsys.readouterr().out
+    assert said.index("\nmodel: ") < said.index("\npositions: ") < said.index("\nmemory: ")
+    assert "  scale (8)                         s = L / N\n" in said

@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 
 from cream import statistics as st
+from cream.statistics import intervals
 
 REPEATS = 600
 
@@ -259,3 +260,19 @@ def test_holm_by_hand():
     assert st.holm([0.03, 0.01, 0.2, 0.02]) == pytest.approx([0.06, 0.04, 0.2, 0.06])
     assert st.holm([0.4, np.nan, 0.6]) == pytest.approx([1, 1, 1])
     assert len(st.holm([])) == 0
+
+
+def test_seeds_inside_given_bases_are_a_one_way_layout():
+    """As scipy's t over the pooled residuals of equal groups; NaN where no base has two seeds."""
+    rng = np.random.default_rng(0)
+    values = rng.normal([[1.0], [4.0], [9.0]], 0.5, (3, 5))
+    residuals = values - values.mean(1, keepdims=True)
+    error = np.sqrt((residuals**2).sum() / (15 - 3) / 15)
+    theirs = stats.t.interval(0.95, 15 - 3, loc=values.mean(), scale=error)
+    frame = pd.DataFrame(
+        {"base": np.repeat(range(3), 5), "seed": np.tile(range(5), 3), "x": values.ravel()}
+    )
+    found = st.two_level(frame, "x")
+    ours = intervals.inner_interval(found.value, found.sd_inner, [5, 5, 5])
+    assert ours == pytest.approx(theirs, abs=1e-12)
+    assert np.isnan(intervals.inner_interval(1.0, np.nan, [1, 1])).all()

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
 from cream import models
+from cream.positions import sampler
 from cream.study import fast_training
 
 
@@ -25,8 +26,9 @@ def lean_run(root, method: str, steps: int, seed: int, **options):
     """Train without a Trainer; return the model and its losses."""
     model = models.load(root / "base", scaling="yarn", scale=training_runs.SCALE)
     data = fast_training.material(
-        root / "corpus", method, training_runs.WINDOW, training_runs.SCALE, options, seed, steps, 4
-    )
+        root / "corpus", sampler(method, training_runs.WINDOW, training_runs.SCALE, **options),
+        seed, steps, 4,
+    )  # fmt: skip
     stepper = fast_training.Stepper(model, data.input_ids.shape[1:])
     return model, stepper.train(data, 1e-3), stepper, data
 
@@ -67,7 +69,7 @@ def test_the_attention_of_the_graph_is_that_of_training(root):
     And a token at the end depends on the first, over every seam.
     """
     model = models.load(root / "base", scaling="yarn", scale=training_runs.SCALE)
-    data = fast_training.material(root / "corpus", "cream", 64, 8, {}, 0, 1, 4)
+    data = fast_training.material(root / "corpus", sampler("cream", 64, 8), 0, 1, 4)
     inputs = {name: each[0].long() for name, each in zip(data._fields, data, strict=True)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with torch.inference_mode():
@@ -82,8 +84,8 @@ def test_the_attention_of_the_graph_is_that_of_training(root):
 
 def test_fewer_steps_begin_alike(root):
     """So that runs of several lengths share their examples."""
-    long = fast_training.material(root / "corpus", "pose", 64, 8, {}, 1, 5, 4)
-    short = fast_training.material(root / "corpus", "pose", 64, 8, {}, 1, 2, 4)
+    long = fast_training.material(root / "corpus", sampler("pose", 64, 8), 1, 5, 4)
+    short = fast_training.material(root / "corpus", sampler("pose", 64, 8), 1, 2, 4)
     assert all((a == b).all() for a, b in zip(long.first(2), short, strict=True))
 
 
@@ -106,7 +108,7 @@ OTHERS = [
 def lean_losses(model, base, root, method, scaling, seed, compiled=False):
     """Tune a model as a bench does, turned and filled in place; None: a fresh one. 8 losses."""
     scaled = models.load(base, scaling=scaling, scale=8, dtype=torch.float32)
-    data = fast_training.material(root / "corpus", method, 64, 8, {}, seed, 8, 4)
+    data = fast_training.material(root / "corpus", sampler(method, 64, 8), seed, 8, 4)
     if model is None:
         model = scaled
     else:
@@ -160,7 +162,7 @@ def test_without_mask_and_guard_the_tail_is_blind(root):
 def _effects(root, method, compiled, spoil=lambda stepper: None) -> list[float]:
     """How far a step's loss on the last label of each row moves when that row's token 0 changes."""
     model = models.load(root / "base", scaling="yarn", scale=8, dtype=torch.float32)
-    one = fast_training.material(root / "corpus", method, 64, 8, {}, 1, 1, 4)
+    one = fast_training.material(root / "corpus", sampler(method, 64, 8), 1, 1, 4)
     one.labels[..., :-1] = -100
     assert ((one.position_ids.diff() > 1).any(-1)).all(), "this draw skips nothing"
     five = fast_training.Material(*(each.repeat(5, 1, 1) for each in one))
@@ -179,7 +181,7 @@ def test_a_graph_trains_as_steps_do(root, compiled):
     found = []
     for graphs in (True, False):
         model = models.load(root / "base", scaling="yarn", scale=8, dtype=torch.float32)
-        data = fast_training.material(root / "corpus", "cream", 64, 8, {}, 0, 14, 4)
+        data = fast_training.material(root / "corpus", sampler("cream", 64, 8), 0, 14, 4)
         fresh = [each.detach().clone() for each in model.parameters()]
         shape = data.input_ids.shape[1:]
         stepper = fast_training.Stepper(model, shape, graphs=graphs, compiled=compiled and graphs)

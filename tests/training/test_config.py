@@ -12,10 +12,16 @@ import training_runs
 import transformers
 from transformers import PreTrainedModel
 
-from cream import models, presets
+from cream import models, positions, presets, rope
 from cream.data import corpus
 from cream.training import run as training_run
-from cream.training.config import TrainConfig, read_config
+from cream.training.config import (
+    GROUPS,
+    TrainConfig,
+    describe_fields,
+    grouped_fields,
+    read_config,
+)
 
 
 @pytest.fixture
@@ -196,7 +202,7 @@ def test_another_run_is_refused_by_its_fields(training_place, tmp_path, unloaded
     run = tmp_path / "run"
     training_runs.job(run, seed=1)
     before = {path.name: path.read_bytes() for path in run.iterdir()}
-    message = r"holds another run \(scale 8 -> 16; seed 1 -> 2\); choose another run directory"
+    message = r"holds another run \(seed 1 -> 2; scale 8 -> 16\); choose another run directory"
     with pytest.raises(ValueError, match=message):
         training_runs.train(training_place, run, seed=2, scale=16)
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
@@ -260,7 +266,7 @@ def test_one_process_takes_one_card(tmp_path, monkeypatch):
         TwoCards(str(tmp_path), per_device_train_batch_size=4, use_cpu=True).train_batch_size == 8
     )
     monkeypatch.setattr(training_run, "TrainingArguments", TwoCards)
-    assert training_run._arguments(training_runs.config(), tmp_path).train_batch_size == 4
+    assert training_run.trainer_arguments(training_runs.config(), tmp_path).train_batch_size == 4
 
 
 def test_graphs_do_not_accumulate(tmp_path, monkeypatch):
@@ -268,9 +274,50 @@ def test_graphs_do_not_accumulate(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     config = training_runs.config(compile="model", batch_size=8, micro_batch=4)
     with pytest.raises(ValueError, match="batch_size 8 takes 2 forward passes; choose 'layers'"):
-        training_run._arguments(config, tmp_path)
+        training_run.trainer_arguments(config, tmp_path)
 
 
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
         training_runs.config().steps = 5
+
+
+def test_every_field_has_a_group_a_meaning_and_a_line_of_help():
+    grouped, text = grouped_fields(), describe_fields()
+    assert list(grouped) == list(GROUPS) and all(grouped.values())
+    fields = [one for found in grouped.values() for one in found]
+    assert fields == list(dataclasses.fields(TrainConfig)), "declared in the order of the groups"
+    for one in fields:
+        assert one.metadata["meaning"] and f"\n  {one.name}" in text
+    assert max(map(len, text.splitlines())) <= 96
+
+
+def test_a_config_written_in_another_order_is_the_same_run():
+    """Such as one of before fields were grouped."""
+    config = training_runs.config(sampler_options={"sigma": 2}, adam_betas=(0.9, 0.95))
+    values = json.loads(config.to_json())
+    turned = json.dumps(dict(reversed(values.items())))
+    assert TrainConfig.from_json(turned) == config
+
+
+@pytest.mark.parametrize(("method", "length"), [("cream", 64), ("plain", 64), ("full", 512)])
+def test_a_run_gives_its_sampler_and_its_scaling(method, length):
+    config = training_runs.config(method=method, scaling="yarn")
+    assert config.sampler(64) == positions.sampler(method, 64, 8)
+    assert config.sampler(64).example_length == length
+    assert len(config.sampler(64).draw(3000, 0, 0, 0).positions) == length
+    assert config.rope == rope.scaling("yarn", 8)
+    with pytest.raises(ValueError, match="window is 1"):
+        config.sampler(1)
+
+
+def test_a_runs_sampler_and_scaling_have_its_options():
+    """Examples of `train_window` tokens reach s N all the same; CLEX's own are of `tokens`."""
+    short = training_runs.config(scaling="yarn", train_window=32)
+    assert short.sampler(64) == positions.sampler("cream", 32, 16)
+    assert short.sampler(64).example_length == 32
+    clex = training_runs.config(scaling="clex", method="clex", sampler_options={"tokens": 48},
+                                scaling_options={"act": "silu"})  # fmt: skip
+    assert clex.rope == rope.scaling("clex", 8, act="silu") != rope.scaling("clex", 8)
+    draw = clex.sampler(64)
+    assert len(draw.draw(3000, 0, 0, 0).positions) == draw.example_length == 48

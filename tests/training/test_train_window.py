@@ -15,7 +15,6 @@ from cream.export import checkpoint
 from cream.positions import METHODS, sampler
 from cream.training import memory
 from cream.training.callbacks import read_metrics
-from cream.training.config import sampler_of
 
 WINDOW, SCALE = training_runs.WINDOW, training_runs.SCALE
 SHORT = 32  # of 64
@@ -55,7 +54,7 @@ def test_tokens_are_counted_as_they_were_read(run):
 def test_positions_reach_the_same_target(method):
     """The sampler of `train_window` tokens for s N positions; plain ones stay in the example."""
     config = training_runs.config(method=method, train_window=SHORT)
-    draw = sampler_of(config, WINDOW)
+    draw = config.sampler(WINDOW)
     assert draw == sampler(method, SHORT, SCALE * WINDOW // SHORT)
     told = [draw.draw(300, 0, 0, k).positions for k in range(300)]
     assert {len(one) for one in told} == {SHORT}
@@ -66,14 +65,14 @@ def test_positions_reach_the_same_target(method):
 def test_without_it_nothing_changes():
     for method in METHODS:
         config = training_runs.config(method=method)
-        assert sampler_of(config, WINDOW) == sampler(method, WINDOW, SCALE)
+        assert config.sampler(WINDOW) == sampler(method, WINDOW, SCALE)
 
 
 def test_llama_3_1_at_8k_windows():
     """131,072 stretched by 2 from what it turns by, examples of 8,192, memory of 8,192."""
     about = next(one for one in families.FAMILIES if one.name == "Llama 3.1").make()
     config = training_runs.config(scale=2, train_window=8192, method="cream", scaling="yarn")
-    draw = sampler_of(config, models.describe(about)["window"])
+    draw = config.sampler(models.describe(about)["window"])
     assert (draw.window, draw.scale, draw.target_length) == (8192, 32, 262_144)
     told = draw.draw(20_000, 0, 0, 1).positions
     assert len(told) == 8192 and told[0] == 0 and 8192 < told[-1] < 262_144
@@ -86,7 +85,7 @@ def test_llama_3_1_at_8k_windows():
 def test_a_base_is_tuned_within_its_own_window():
     """Scale 1: positions reach N, from examples of a part of it, and RoPE is left alone."""
     config = training_runs.config(scale=1, scaling="none", train_window=SHORT)
-    assert sampler_of(config, WINDOW).target_length == WINDOW
+    assert config.sampler(WINDOW).target_length == WINDOW
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,12 @@ def test_what_cannot_be_checked_is_counted_with_its_reason(frame, tmp_path):
     assert sum(one.rows for one in found.unchecked) + len(found.rows) >= 9
 
 
+@pytest.mark.parametrize("task", verify_rows.BUILDERS)
+def test_every_task_with_a_builder_is_registered(task, tmp_path):
+    """With its corpus and float32 nothing hinders it; RULER's rows are of ruler-NAME."""
+    assert verify_rows._obstacle(task, {"dtype": "float32"}, tmp_path) is None
+
+
 def test_the_command_says_its_seed_and_fails_on_a_difference(frame, tmp_path, capsys):
     """Exit code 0 for rows as they are, 1 for changed ones, 1 where nothing could be checked."""
     pairs = frame[(frame["task"] == "kv_retrieval") & (frame["sample"] < 2)]

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from cream.statistics import intervals
 from cream.study.analysis.endpoints import PERPLEXITIES, units
@@ -180,7 +179,7 @@ def _contrast(runs: pd.DataFrame, claim: Claim, condition: str, scaling: str) ->
         return {**named, **empty, **counted, **levels, "bound": ""}
     found = intervals.two_level(pairs, "value")
     low, high = (found.low, found.high) if len(sizes) > 1 else (np.nan, np.nan)
-    near, far = _given_bases(found, sizes)
+    near, far = intervals.inner_interval(found.value, found.sd_inner, sizes)
     value, *levels = pairs.groupby("base")[["value", "a", "b"]].mean().mean()
     p = intervals.p_value(found) if len(sizes) > 1 else np.nan
     return {**named, "value": value, "low": low, "high": high, "seeds_low": near,
@@ -245,16 +244,6 @@ def _side(
         own = chosen[chosen["plan"] == "primary"]
     levels = ("log_ppl_near", "log_ppl_far") if claim.endpoint == "rise" else ()
     return own.reindex(columns=["base", "seed", claim.endpoint, *levels])
-
-
-def _given_bases(found: intervals.TwoLevel, sizes: pd.Series) -> tuple[float, float]:
-    """The 95 % interval over seeds with the bases as they are: narrower, and of these alone."""
-    freedom = int((sizes - 1).sum())
-    if not freedom:
-        return np.nan, np.nan
-    error = found.sd_inner * np.sqrt((1 / sizes).mean() / len(sizes))
-    half = stats.t.ppf(0.5 + intervals.CONFIDENCE / 2, freedom) * error
-    return found.value - half, found.value + half
 
 
 def verdict(

@@ -1,7 +1,7 @@
 """Trainings that must be the same by one process and by several, sharded, stopped or in RAM.
 
-What belongs here: the parts resume, small, offload and miniature of `multi_gpu`, and what their
-processes do.
+What belongs here: the parts resume, small, offload and miniature of `multi_gpu`, what their
+processes do, and what every part of it needs: a process (`child`) and a row (`append`).
 """
 
 from __future__ import annotations
@@ -20,21 +20,22 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, TrainerCallback
 
-from cream import notebook
+from cream import models, notebook
 from cream.data import corpus
 from cream.data.retrieval import documents
-from cream.evaluation import models
 from cream.inference.prompt_tokens import prompt_ids
-from cream.performance import random_models
-from cream.performance.comparing import checked, child, place, row
+from cream.performance import harness, random_models
+from cream.performance.harness import GIB, scratch
 from cream.training import memory
 from cream.training import run as training_run
 from cream.training.callbacks import read_metrics
 from cream.training.config import TrainConfig
+from cream.utils.provenance import hash_of
 
-__all__ = ["miniature", "offload", "read", "resume", "small", "train"]
+__all__ = [
+    "append", "checked", "child", "miniature", "offload", "read", "resume", "small", "train",
+]  # fmt: skip
 
-GIB = 2**30
 # What small models train at on one GPU, beside plain training: (stage, what lies in RAM).
 SMALL = ((1, "none"), (2, "none"), (3, "none"))
 OFFLOAD = ((2, "optimizer"), (3, "optimizer"), (3, "all"))
@@ -46,7 +47,7 @@ def resume(given: argparse.Namespace) -> bool:
     """Write a checkpoint and go on; end; go on from the checkpoint; read the saved model."""
     shape, stage = random_models.shape(given.shape, given.resume_layers), given.zero.split(",")[0]
     count = memory.parameters(shape)
-    with place(given) as root:
+    with scratch(given.folder) as root:
         random_models.lay_out(root, shape)
         fields = {"steps": 4, "save_steps": 2, "batch_size": 4 * given.gpus, "micro_batch": 1,
                   "zero": int(stage) if stage.isdigit() else stage, "recompute": "auto",
@@ -68,7 +69,7 @@ def resume(given: argparse.Namespace) -> bool:
           f"{read * whole / count:.0f} s; the model saved in {again['saved']:.1f} s")  # fmt: skip
     print(f"stock transformers, one GPU: {stock}", flush=True)
     close = max(abs(a - b) for a, b in zip(first["losses"], again["losses"], strict=True))
-    row(given, "speed_resume", first["card"], shape, score=1000 * first["write"],
+    append(given, "speed_resume", first["card"], shape, score=1000 * first["write"],
          token_length=shape.max_position_embeddings,
          settings={"shape": given.shape, "layers": given.resume_layers, "zero": first["zero"],
                    "kernels": "deterministic", "equal": same, "largest_difference": close,
@@ -152,7 +153,7 @@ def train(
               "warmup_steps": 1}  # fmt: skip
     load = None if own else random_models.random_weights
     config, folder = TrainConfig(**{**common, **fields}), Path(root) / run
-    found = {"start": time.perf_counter(), "card": models.card(random_models.place())}
+    found = {"start": time.perf_counter(), "card": harness.card_name()}
     with contextlib.suppress(_Watch.Reached):
         training_run.train(config, folder, root=root, progress=False, load=load,
                        callbacks=[_Watch(found, end)])  # fmt: skip
@@ -170,9 +171,7 @@ def train(
 def read(folder: str) -> dict:
     """Read a saved model by transformers alone, and compute a loss with it."""
     start = time.perf_counter()
-    model = (
-        AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(random_models.place()).eval()
-    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(harness.place()).eval()
     AutoTokenizer.from_pretrained(folder)
     loaded = time.perf_counter() - start
     window = model.config.cream["window"]
@@ -189,7 +188,7 @@ def read(folder: str) -> dict:
 def small(given: argparse.Namespace, settings: Sequence[tuple[int, str]] = SMALL) -> bool:
     """Train a small model on one GPU, plainly and sharded, all at once, and compare losses."""
     shape = random_models.shape(given.shape, given.small_layers)
-    with place(given) as root:
+    with scratch(given.folder) as root:
         random_models.lay_out(root, shape)
         fields = {"steps": 6, "batch_size": 4, "micro_batch": 1, "compile": given.compile}
         wanted = {(0, "none"): {"zero": 0}}
@@ -206,7 +205,7 @@ def small(given: argparse.Namespace, settings: Sequence[tuple[int, str]] = SMALL
 
 def _at_once(shape: LlamaConfig, most: int) -> int:
     """How many trainings of a small model one card holds: 18 bytes a parameter and 8 GiB each."""
-    card, _ = random_models.card()
+    card, _ = harness.card()
     each = 18 * memory.parameters(shape) + 8 * GIB
     return most if card is None else max(1, min(most, card // each))
 
@@ -223,7 +222,7 @@ def _compared(given: argparse.Namespace, shape: LlamaConfig, found: dict[tuple, 
         print(f"zero {stage}, offload {away}: losses within {off:.1e} of plain training's, peak "
               f"{one['peak']} GiB, {one['wall']:.0f} s", flush=True)  # fmt: skip
         good &= off < NOISE
-        row(given, "check_sharding", one["card"], shape, score=off,
+        append(given, "check_sharding", one["card"], shape, score=off,
              token_length=shape.max_position_embeddings,
              settings={"shape": given.shape, "layers": shape.num_hidden_layers, "zero": stage,
                        "zero_offload": away, "processes": 1, "losses": one["losses"],
@@ -241,7 +240,7 @@ def miniature(given: argparse.Namespace) -> bool:
     """Train the miniature by one process and by all, with the same examples a step."""
     base = notebook.find_root() / "data" / "miniature"
     tokenizer = AutoTokenizer.from_pretrained(base)
-    with place(given) as root:
+    with scratch(given.folder) as root:
         (root / "base").symlink_to(base)
         corpus.build(root / "corpus", _lines(tokenizer), tokenizer, 512, {"of": "several"},
                      progress=False)  # fmt: skip
@@ -257,7 +256,7 @@ def miniature(given: argparse.Namespace) -> bool:
     off = max(abs(a - b) for a, b in zip(one, several, strict=True))
     print(f"the miniature's losses by {given.gpus} processes: {several}, within {off:.1e} of one's",
           flush=True)  # fmt: skip
-    row(given, "check_processes", found[1]["card"], score=off, token_length=512,
+    append(given, "check_processes", found[1]["card"], score=off, token_length=512,
         settings={"base": "data/miniature", "losses": several, "one": one,
                   "score": "largest difference of a loss"})  # fmt: skip
     return off < FLOAT
@@ -269,3 +268,50 @@ def _lines(tokenizer: object) -> Iterator[dict[str, object]]:
         made = documents.training_document("lines", np.random.default_rng(number), 3000)
         yield {"split": "train", "source": "made", "name": str(number), "kind": "lines",
                "input_ids": prompt_ids(tokenizer, made.text)}  # fmt: skip
+
+
+# ------------------------------------------------------------------------ what every part needs
+
+
+def child(given: argparse.Namespace, what: str, count: int, **job: object) -> dict:
+    """Do `what` of `multi_gpu` with `job` in `count` processes of its own; what the first found."""
+    job = {"what": what, **job}
+    fixed = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"} if what == "train" else {}
+    return harness.in_child("cream.performance.multi_gpu", job, given.limit, count, **fixed)
+
+
+def checked(name: str, found: dict) -> dict:
+    """Print how long a process took and return what it found; SystemExit for one that failed."""
+    if "error" in found:
+        raise SystemExit(f"{name}: {found['error']}")
+    print(f"{name}: {found['wall']:.0f} s", flush=True)
+    return found
+
+
+def append(
+    given: argparse.Namespace,
+    task: str,
+    card: str,
+    shape: LlamaConfig | None = None,
+    **more: object,
+) -> None:
+    """Append a row of a comparison, with its command: of a shape with random weights.
+
+    Without one, of the shipped miniature.
+    """
+    if not given.rows:
+        return
+    about = {"command": given.command, "processes": given.gpus}
+    if shape is None:
+        place = notebook.find_root() / "data" / "miniature"
+        window = models.describe(models.load_config(place))["window"]
+        header = {"run": "several GPUs, miniature", "preset": "miniature", "base": "miniature",
+                  "window": window, "model_hash": models.weights_hash(place), "card": card,
+                  "seed": 0, "settings": about}  # fmt: skip
+    else:
+        run = f"several GPUs, {given.shape}"
+        header = harness.shape_header(given.shape, shape, run, card, about)
+    settings = {**about, **more.pop("settings")}
+    harness.append(given.rows, header, {
+        "task": task, "prompt_hash": hash_of("random"), "settings": settings, **more
+    })  # fmt: skip
