@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerBase
 from cream.data.overlap import shared_grams
 from cream.data.tokenization import adds_bos, encoded, pieces
 from cream.data.tokenizer import train_tokenizer
-from cream.data.writer import FORMAT, SHORT, Shelf, beside, token_type
+from cream.data.writer import FORMAT, SHORT, CorpusWriter, atomic_directory, token_type
 from cream.models.embeddings import never_in_text
 from cream.utils.provenance import commit, hash_of, versions
 from cream.utils.text_files import printable, read_text
@@ -258,14 +258,14 @@ def build(
         return open_corpus(out)
     prefix, quiet = [tokenizer.bos_token_id] if bos else [], not progress
     stream = pieces(encoded(documents, tokenizer, bos), piece_tokens, prefix)
-    with beside(out) as folder:
-        shelf = Shelf(folder, len(tokenizer), window)
+    with atomic_directory(out) as folder:
+        corpus_writer = CorpusWriter(folder, len(tokenizer), window)
         try:
             for document in tqdm(stream, "tokenised", unit=" doc", mininterval=1, disable=quiet):
-                shelf.add(document)
-            counted = shelf.close()
+                corpus_writer.add(document)
+            counted = corpus_writer.close()
         finally:
-            shelf.abandon()
+            corpus_writer.abandon()
         manifest = {
             "format": FORMAT, "recipe_hash": identity, "recipe": dict(recipe), **settings,
             "bos_policy": _bos_policy(tokenizer, bos), "tokenizer": _named(tokenizer),

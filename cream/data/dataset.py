@@ -58,7 +58,7 @@ class ExampleDataset(Dataset):
 
     @property
     def uneven(self) -> bool:
-        """Whether examples differ in how many of their tokens are learnt."""
+        """Whether examples differ in how many of their tokens are in the loss."""
         return any(len(self.documents.answers(int(document))) for document in self.usable)
 
     def __len__(self) -> int:
@@ -83,7 +83,7 @@ class ExampleDataset(Dataset):
             example["clex_t"] = self.draw.factor(indices.positions)
         if len(answers := self.documents.answers(document)):
             begun, ended = (np.searchsorted(ends, indices.tokens, "right") for ends in answers.T)
-            example["learnt"] = begun > ended  # spans stand in order
+            example["loss_mask"] = begun > ended  # spans stand in order
         return example
 
     def _indices(self, num_tokens: int, epoch: int, document: int, item: int) -> Indices:
@@ -104,9 +104,9 @@ class ExampleDataset(Dataset):
     def _rows(self, asked: dict[str, list[int]]) -> dict[str, list[np.ndarray]]:
         """Columns of examples, as datasets has them: one key lacks in none or in all."""
         rows = [self[int(item)] for item in asked["item"]]
-        if any("learnt" in row for row in rows):
+        if any("loss_mask" in row for row in rows):
             for row in rows:
-                row.setdefault("learnt", np.ones(len(row["input_ids"]), dtype=bool))
+                row.setdefault("loss_mask", np.ones(len(row["input_ids"]), dtype=bool))
         return {name: [row[name] for row in rows] for name in rows[0]}
 
 
@@ -124,8 +124,8 @@ def collate(examples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor | t
     labels = tokens.clone()
     labels[:, 0] = -100
     for row, example in enumerate(examples):
-        if "learnt" in example:
-            labels[row, ~torch.from_numpy(example["learnt"])] = -100
+        if "loss_mask" in example:
+            labels[row, ~torch.from_numpy(example["loss_mask"])] = -100
     places = torch.from_numpy(np.stack([e["position_ids"] for e in examples]))
     batch = {
         "input_ids": tokens,

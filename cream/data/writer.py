@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from cream.utils.disk import no_room
 
-__all__ = ["FORMAT", "SPLITS", "Shelf", "beside", "token_type"]
+__all__ = ["FORMAT", "SPLITS", "CorpusWriter", "atomic_directory", "token_type"]
 
 FORMAT = 2
 SPLITS = ("train", "validation", "test")
@@ -114,7 +114,7 @@ class _Split:
         }
 
 
-class Shelf:
+class CorpusWriter:
     """Takes documents one by one, drops and counts short ones, writes the splits.
 
     Args:
@@ -199,7 +199,7 @@ class Shelf:
 
 
 @contextlib.contextmanager
-def beside(out: Path) -> Iterator[Path]:
+def atomic_directory(out: Path) -> Iterator[Path]:
     """Give a folder next to ``out`` that becomes ``out`` on success and vanishes on failure.
 
     Folders of processes that are no more are swept away. A full disk, quota or file size limit is

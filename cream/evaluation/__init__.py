@@ -5,12 +5,19 @@ lm-evaluation-harness. Does not: prompts and scores (`tasks`). Read first: `mode
 `python -m cream.evaluation NOTEBOOK` runs a notebook's evaluation without the notebook.
 """
 
-from cream.evaluation.models import Subject, ask, base_of, find, prompt_lengths, token_lengths
+from cream.evaluation.models import (
+    ModelSpec,
+    base_of,
+    evaluate_models,
+    find,
+    prompt_lengths,
+    token_lengths,
+)
 
 __all__ = [
-    "Subject",
-    "ask",
+    "ModelSpec",
     "base_of",
+    "evaluate_models",
     "find",
     "prompt_lengths",
     "token_lengths",

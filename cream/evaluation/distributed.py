@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 from cream.results import Rows
-from cream.utils.launcher import NAMES, said_when_waiting, whole
+from cream.utils.launcher import NAMES, reports_waiting, whole
 
 __all__ = ["Processes", "current", "leave", "shared_rows"]
 
@@ -70,7 +70,7 @@ def _met() -> Processes:
     if dist.is_initialized():
         group = dist.new_group(backend="gloo", timeout=_PATIENCE)
     else:
-        with said_when_waiting():
+        with reports_waiting():
             dist.init_process_group("gloo", timeout=_PATIENCE)
         group = None
     return Processes(dist.get_rank(), dist.get_world_size(), group)

@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from cream.data.chat import UserTurn
 from cream.data.corpus import tokenizer_hash
 from cream.evaluation import harness_ruler
-from cream.evaluation.models import Loaded, Served, Subject
+from cream.evaluation.models import Loaded, ModelSpec, ServedModel
 from cream.inference.prompt_tokens import appended
 from cream.models import load_tokenizer
 from cream.results import Rows, variant
@@ -42,8 +42,8 @@ from cream.utils.provenance import hash_of
 __all__ = [
     "SHOTS",
     "Policy",
-    "ask",
     "differences",
+    "evaluate_models",
     "installed",
     "main_metric",
     "table",
@@ -102,8 +102,8 @@ def _harness(module: str = "lm_eval") -> ModuleType:
     return found
 
 
-def ask(
-    subjects: Sequence[Subject | Served],
+def evaluate_models(
+    specs: Sequence[ModelSpec | ServedModel],
     names: Sequence[str],
     rows: str | Path,
     policy: Policy | None = None,
@@ -121,16 +121,16 @@ def ask(
     policy = policy or Policy()
     if whole("WORLD_SIZE", 1) > 1:
         raise ValueError("the harness is run in one process: start 08_benchmarks without torchrun")
-    if served := [one.name for one in subjects if not isinstance(one, Subject)]:
+    if served := [one.name for one in specs if not isinstance(one, ModelSpec)]:
         raise ValueError(
             f"{', '.join(served)} is behind a server, and these tasks need log-likelihoods of "
             "given answers: name a checkpoint"
         )
-    for subject in subjects:
-        _check_ending(subject, policy)
-    tasks, frames = _tasks(subjects, names, lengths), []
-    for subject in subjects:
-        loaded = subject.load()
+    for spec in specs:
+        _check_ending(spec, policy)
+    tasks, frames = _tasks(specs, names, lengths), []
+    for spec in specs:
+        loaded = spec.load()
         model = _wrapped(loaded, policy, batch_size)
         with Rows(rows, loaded.header) as file:
             keys = [key for task in tasks for key in _answer(model, task, loaded, file, policy)]
@@ -141,13 +141,13 @@ def ask(
 
 
 def _tasks(
-    subjects: Sequence[Subject], names: Sequence[str], lengths: Sequence[int] | None
+    specs: Sequence[ModelSpec], names: Sequence[str], lengths: Sequence[int] | None
 ) -> list[Any]:
     """All tasks, those of RULER once for each length; refused before anything is loaded."""
-    place = subjects[0].path if subjects else ""
+    place = specs[0].path if specs else ""
     harness_ruler.check(names, lengths, place)
     long = [name for name in names if harness_ruler.is_ruler(name)]
-    hashes = {tokenizer_hash(load_tokenizer(one.path)): one.name for one in subjects if long}
+    hashes = {tokenizer_hash(load_tokenizer(one.path)): one.name for one in specs if long}
     if len(hashes) > 1:
         raise ValueError(f"{', '.join(hashes.values())} have different tokenizers: ask RULER's "
                          "tasks of each on its own")  # fmt: skip
@@ -157,12 +157,12 @@ def _tasks(
                     for name in long for length in lengths or ()]  # fmt: skip
 
 
-def _check_ending(subject: Subject, policy: Policy) -> None:
+def _check_ending(spec: ModelSpec, policy: Policy) -> None:
     """Refuse to ask with BOS by a tokenizer that also ends each prompt: the harness keeps both."""
-    tokenizer = load_tokenizer(subject.path)
+    tokenizer = load_tokenizer(spec.path)
     if policy.bos and (ending := tokenizer.convert_ids_to_tokens(appended(tokenizer))):
         raise ValueError(
-            f"bos is true and the tokenizer of {subject.name} also appends {' '.join(ending)} to "
+            f"bos is true and the tokenizer of {spec.name} also appends {' '.join(ending)} to "
             "every text, so that answers would be scored behind an end token: set bos to false, "
             "or remove the ending from its post-processor (add_eos_token)"
         )

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Base",
     "Loaded",
-    "Served",
-    "Subject",
-    "ask",
+    "ModelSpec",
+    "ServedModel",
     "base_of",
-    "card",
+    "device_name",
+    "evaluate_models",
     "find",
     "prompt_lengths",
     "token_lengths",
@@ -53,7 +53,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Subject:
+class ModelSpec:
     """A model to be evaluated, not yet loaded: its place, its scaling, what is known of it."""
 
     name: str
@@ -80,7 +80,7 @@ class Subject:
         header = {
             **self.header(model.config),
             "model_hash": distributed.current().from_first(lambda: self._hash(model)),
-            "card": card(model.device),
+            "card": device_name(model.device),
             "settings": {"dtype": str(model.dtype).removeprefix("torch.")},
         }
         return Loaded(model, tokenizer, header, header["scaling"] == "none")
@@ -122,7 +122,7 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Served:
+class ServedModel:
     """A model behind a server: its address, and the checkpoint that it is said to be.
 
     Rows of a named checkpoint are those of that checkpoint (run, method, hash of its weights, taken
@@ -134,7 +134,7 @@ class Served:
     name: str
     address: Address
     base: str
-    checkpoint: Subject | None = None
+    checkpoint: ModelSpec | None = None
     preset: str | None = None
 
     def check(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
@@ -205,9 +205,7 @@ def token_lengths(multiples: str | Sequence[float], window: int) -> list[int]:
     return lengths
 
 
-def prompt_lengths(
-    multiples: str | Sequence[float], base: Base, preset: "Preset"
-) -> list[int]:
+def prompt_lengths(multiples: str | Sequence[float], base: Base, preset: "Preset") -> list[int]:
     """Turn lengths of prompts in windows into tokens; answers have room within the target length.
 
     The target length is that of the preset, whatever models are asked, so that all are asked alike.
@@ -216,14 +214,14 @@ def prompt_lengths(
     return spared(lengths, base.window * preset.train.scale)
 
 
-def card(device: torch.device) -> str:
+def device_name(device: torch.device) -> str:
     """Name the processor that a model is on."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def find(
     names: str, base: str | Path, root: str | Path = ".", preset: str | None = None
-) -> list[Subject | Served]:
+) -> list[ModelSpec | ServedModel]:
     """Resolve a comma-separated list of names; relative folders start at `root`.
 
     `preset` says what `scaled` alone means. Raises ValueError for an empty list, a model given
@@ -235,16 +233,18 @@ def find(
         raise ValueError("models names no model: use for example 'original,scaled:yarn:8,runs/x'")
     if twice := {name for name in listed if listed.count(name) > 1}:
         raise ValueError(f"models names {', '.join(sorted(twice))} twice: name each model once")
-    found = [_subject(name, base, Path(root), preset) for name in listed]
+    found = [_parse_spec(name, base, Path(root), preset) for name in listed]
     for (name, one), (other, two) in combinations(zip(listed, found, strict=True), 2):
         _refuse_same(name, one, other, two)
     return _named_apart(found)
 
 
-def _refuse_same(name: str, one: Subject | Served, other: str, two: Subject | Served) -> None:
+def _refuse_same(
+    name: str, one: ModelSpec | ServedModel, other: str, two: ModelSpec | ServedModel
+) -> None:
     """Refuse (ValueError) two names of one model: its answers would count as those of two."""
     ours, theirs = _weights_of(one), _weights_of(two)
-    if _run(one) == _run(two) and (isinstance(one, Served) or isinstance(two, Served)):
+    if _run(one) == _run(two) and (isinstance(one, ServedModel) or isinstance(two, ServedModel)):
         raise ValueError(
             f"models names {_run(one)} twice, by itself and behind a server: evaluate it once into "
             "one file of rows and once into another to compare them"
@@ -268,29 +268,29 @@ def _refuse_same(name: str, one: Subject | Served, other: str, two: Subject | Se
         )
 
 
-def _weights_of(one: Subject | Served) -> Subject | None:
+def _weights_of(one: ModelSpec | ServedModel) -> ModelSpec | None:
     """The checkpoint that answers, as far as it is known."""
-    return one if isinstance(one, Subject) else one.checkpoint
+    return one if isinstance(one, ModelSpec) else one.checkpoint
 
 
-def _run(one: Subject | Served) -> str:
+def _run(one: ModelSpec | ServedModel) -> str:
     known = _weights_of(one)
     return known.name if known else one.address.model
 
 
-def _named_apart(found: list[Subject | Served]) -> list[Subject | Served]:
+def _named_apart(found: list[ModelSpec | ServedModel]) -> list[ModelSpec | ServedModel]:
     """Call two folders of one last name (a/model, b/model) by their paths, not pooled as one."""
-    methods = [one.method for one in found if isinstance(one, Subject)]
+    methods = [one.method for one in found if isinstance(one, ModelSpec)]
     return [
         dataclasses.replace(one, method=one.name)
-        if isinstance(one, Subject) and one.foreign and methods.count(one.method) > 1
+        if isinstance(one, ModelSpec) and one.foreign and methods.count(one.method) > 1
         else one
         for one in found
     ]
 
 
-def ask(
-    subjects: Iterable[Subject | Served],
+def evaluate_models(
+    specs: Iterable[ModelSpec | ServedModel],
     task: ModuleType,
     examples: Sequence[Example],
     rows: str | Path,
@@ -305,21 +305,21 @@ def ask(
     is loaded, for samples beyond a model's target length. `servers.Failed`, once every model was
     asked, for requests that have no answer.
     """
-    subjects, frames, failures, first = list(subjects), [], [], None
-    _check(subjects, examples)
+    specs, frames, failures, first = list(specs), [], [], None
+    _check(specs, examples)
     hashes: dict[str, str] = {}
-    for subject in subjects:
-        loaded = subject.load()
-        if (same := hashes.setdefault(_whose(loaded), subject.name)) != subject.name:
+    for spec in specs:
+        loaded = spec.load()
+        if (same := hashes.setdefault(_whose(loaded), spec.name)) != spec.name:
             raise ValueError(
-                f"{same} and {subject.name} have equal weights and RoPE: one model would be "
+                f"{same} and {spec.name} have equal weights and RoPE: one model would be "
                 "counted twice, so leave one of them out"
             )
         mine = tokenizer_hash(loaded.tokenizer)
         first = first or mine
         if mine != first:
-            raise ValueError(f"{subject.name} has another tokenizer: evaluate it on its own")
-        frame, failed = _asked(loaded, task, examples, rows, batch_size, progress)
+            raise ValueError(f"{spec.name} has another tokenizer: evaluate it on its own")
+        frame, failed = _answer_share(loaded, task, examples, rows, batch_size, progress)
         frames.append(frame)
         failures += failed
         del loaded
@@ -333,14 +333,14 @@ def _whose(loaded: Loaded) -> str:
     return f"{loaded.header['model_hash']} {loaded.settings.get('engine', '')}"
 
 
-def _check(subjects: Sequence[Subject | Served], examples: Sequence[Example]) -> None:
+def _check(specs: Sequence[ModelSpec | ServedModel], examples: Sequence[Example]) -> None:
     """Refuse what can be seen to fail before the first model is loaded."""
-    for subject in subjects:
-        place = subject.path if isinstance(subject, Subject) else subject.base
-        subject.check(examples, models.load_tokenizer(place))
+    for spec in specs:
+        place = spec.path if isinstance(spec, ModelSpec) else spec.base
+        spec.check(examples, models.load_tokenizer(place))
 
 
-def _asked(
+def _answer_share(
     loaded: Loaded,
     task: ModuleType,
     examples: Sequence[Example],
@@ -373,19 +373,21 @@ def _asked(
     return frame, [one for one in here.gather(failed) if one]
 
 
-def _subject(name: str, base: str | Path, root: Path, preset: str | None) -> Subject | Served:
+def _parse_spec(
+    name: str, base: str | Path, root: Path, preset: str | None
+) -> ModelSpec | ServedModel:
     named = {"name": name, "base": Path(base).name, "preset": preset}
     path = _place(base, root)
     if address := parse(name):
         own = address.checkpoint
-        checkpoint = _subject(own, base, root, preset) if own else None
-        return Served(name, address, path, checkpoint, preset)
+        checkpoint = _parse_spec(own, base, root, preset) if own else None
+        return ServedModel(name, address, path, checkpoint, preset)
     if name == "original":
-        return Subject(path=path, method="original", **named)
+        return ModelSpec(path=path, method="original", **named)
     if name == "scaled" or name.startswith("scaled:"):
         scaling, scale = _as_trained(preset) if name == "scaled" else _scaled(name)
         named["name"] = f"scaled:{scaling}:{scale}"
-        return Subject(path=path, method="scaled", scaling=scaling, scale=scale, **named)
+        return ModelSpec(path=path, method="scaled", scaling=scaling, scale=scale, **named)
     named["name"] = folder_name(os.path.expanduser(name), root)
     folder = root / named["name"]
     if not folder.is_dir():
@@ -438,13 +440,13 @@ def _as_trained(preset: str | None) -> tuple[str, int]:
     return train.scaling, train.scale
 
 
-def _trained(folder: Path, named: dict[str, str | None]) -> Subject:
+def _trained(folder: Path, named: dict[str, str | None]) -> ModelSpec:
     """A run directory of ours, or a folder that holds a checkpoint itself."""
     config = json.loads((folder / "config.json").read_text()) if _has_config(folder) else {}
     if "model_type" in config:
         if folder.name == "model" and _is_run(folder.parent):
             return _trained(folder.parent, {**named, "name": str(Path(named["name"]).parent)})
-        return Subject(path=str(folder), method=folder.name, foreign=True, **named)
+        return ModelSpec(path=str(folder), method=folder.name, foreign=True, **named)
     if not (folder / "model").is_dir():
         raise FileNotFoundError(
             f"{folder} has no finished model: run 02_train with this run directory again, it goes "
@@ -458,7 +460,7 @@ def _trained(folder: Path, named: dict[str, str | None]) -> Subject:
     steps, batch = config.get("steps"), config.get("batch_size")
     trained = steps * batch * tokens if steps and batch and tokens else None
     known = {**named, "base": Path(config["base"]).name} if "base" in config else named
-    return Subject(
+    return ModelSpec(
         path=str(folder / "model"),
         method=config.get("method", folder.name),
         seed=config.get("seed"),

@@ -74,7 +74,7 @@ def evaluate(
         else:
             answers = _answered(model, tokenizer, task, missing, batch_size, allow_beyond)
         for example, how, found in answers:
-            rows.append({**_asked(example), "settings": how, **found})
+            rows.append({**_question_columns(example), "settings": how, **found})
             bar.update()
     frame = rows.frame()
     return frame[frame["key"].isin(list(wanted))].reset_index(drop=True)
@@ -168,7 +168,7 @@ def _answered(
             yield _scored(task, group[completion.index], completion)
 
 
-def _asked(example: Example) -> dict[str, object]:
+def _question_columns(example: Example) -> dict[str, object]:
     names = ("task", "sample", "target", "token_length", "gold_index", "depth_percent",
              "num_keys", "document", "prompt_hash")  # fmt: skip
     return {name: getattr(example, name) for name in names}

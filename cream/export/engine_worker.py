@@ -27,7 +27,7 @@ import numpy as np
 __all__ = ["ENGINES", "main"]
 
 
-def ask_transformers(job: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
+def run_transformers(job: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Answer by one forward pass a sequence of the stock model, in float32 on the CPU."""
     import torch
     import transformers
@@ -44,7 +44,7 @@ def ask_transformers(job: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, A
     return logits, {"version": f"transformers {transformers.__version__}", "texts": tokens}
 
 
-def ask_llama_cpp(job: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
+def run_llama_cpp(job: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Answer token by token, as llama.cpp decodes, with a float32 cache and no flash attention."""
     import llama_cpp
 
@@ -94,9 +94,9 @@ def ask_llama_server(job: dict[str, Any]) -> tuple[list[np.ndarray], dict[str, A
     greedy = []
     for each in job["sequences"]:
         prompt, wanted = each["tokens"][: each["first"]], len(each["tokens"]) - each["first"]
-        told = {"prompt": prompt, "n_predict": wanted, "temperature": 0, "ignore_eos": True,
+        named = {"prompt": prompt, "n_predict": wanted, "temperature": 0, "ignore_eos": True,
                 "return_tokens": True, "cache_prompt": False}  # fmt: skip
-        found = _post(server.listening_address, "/completion", told)
+        found = _post(server.listening_address, "/completion", named)
         if found["tokens_evaluated"] != len(prompt):
             raise RuntimeError(f"read {found['tokens_evaluated']} of {len(prompt)} prompt tokens")
         greedy.append(found["tokens"])
@@ -129,7 +129,7 @@ def convert(job: dict[str, Any]) -> None:
     plain = job["file"] + ".plain"
     converter = runpy.run_path(str(tree / "convert_hf_to_gguf.py"), run_name="converter")
     if job["pre"]:
-        _tell_pre_tokenizer(converter, job["pre"])
+        _set_pre_tokenizer(converter, job["pre"])
     sys.argv = ["convert_hf_to_gguf.py", job["model"], "--outfile", plain,
                 "--outtype", job["outtype"]]  # fmt: skip
     converter["main"]()
@@ -140,7 +140,7 @@ def convert(job: dict[str, Any]) -> None:
         Path(plain).rename(job["file"])
 
 
-def _tell_pre_tokenizer(converter: dict[str, Any], name: str) -> None:
+def _set_pre_tokenizer(converter: dict[str, Any], name: str) -> None:
     """Answer with `name` where the converter's class would end with "not recognized"."""
     modules = [module for key, module in sys.modules.items() if key.startswith("conversion")]
     spaces = [converter, *(vars(module) for module in modules)]
@@ -149,14 +149,14 @@ def _tell_pre_tokenizer(converter: dict[str, Any], name: str) -> None:
         if known is None:
             continue
 
-        def told(self: Any, tokenizer: Any, known: Any = known) -> str:
+        def named(self: Any, tokenizer: Any, known: Any = known) -> str:
             try:
                 return known(self, tokenizer)
             except NotImplementedError:
                 print(f"pre-tokenizer not recognized: written down as {name}, as asked for")
                 return name
 
-        kind.get_vocab_base_pre = told
+        kind.get_vocab_base_pre = named
 
 
 def complete(plain: str, whole: str, longrope: dict[str, Any]) -> None:
@@ -186,8 +186,8 @@ def complete(plain: str, whole: str, longrope: dict[str, Any]) -> None:
 
 
 ENGINES = {
-    "transformers": ask_transformers,
-    "llama.cpp": ask_llama_cpp,
+    "transformers": run_transformers,
+    "llama.cpp": run_llama_cpp,
     "llama-server": ask_llama_server,
 }
 

@@ -113,7 +113,7 @@ def check(
     asked = questions(model, tokenizer, lengths or _lengths(facts))
     job = {"engine": engine, "model": str(Path(gguf or out).resolve()), "sequences": asked,
            "texts": list(TEXTS)}  # fmt: skip
-    theirs, about = _ask(job, python)
+    theirs, about = _answers(job, python)
     if "greedy" in about:
         found = [_same_tokens(*pair) for pair in zip(asked, about["greedy"], strict=True)]
     else:
@@ -168,7 +168,7 @@ def _lengths(facts: dict[str, Any]) -> list[int]:
     return sorted({window // 2, window + 1, 2 * window - NEW_TOKENS, length - NEW_TOKENS})
 
 
-def _ask(job: dict[str, Any], python: str | Path | None) -> tuple[list[np.ndarray], dict]:
+def _answers(job: dict[str, Any], python: str | Path | None) -> tuple[list[np.ndarray], dict]:
     with tempfile.TemporaryDirectory() as folder:
         _run(job, python, Path(folder))
         with np.load(Path(folder) / "answers.npz") as answers:

@@ -156,7 +156,7 @@ def _programs() -> dict[str, Callable[[list[str]], object]]:
     }
 
 
-def _said(command: str) -> str:
+def _printed_by(command: str) -> str:
     """Run a command and return what it said; RuntimeError where it failed."""
     words = shlex.split(command)
     if words[0] == "papermill":
@@ -190,7 +190,7 @@ def _section(family: Family, place: str, llama_cpp: tuple[str, str] | None) -> s
     _stand_in(family, place)
     ran = []
     for command in on_stand_in(family, place):
-        ran += _shown(command, _said(command))
+        ran += _shown(command, _printed_by(command))
         if "cream.training" in command:
             ran += _trained(Path(place, family.slug))
     ran += _llama_cpp(family, place, llama_cpp)
@@ -231,7 +231,7 @@ def _llama_cpp(family: Family, place: str, where: tuple[str, str] | None) -> lis
     for command in _in_gguf(family, place, *where):
         shown = command.replace(where[0], "LLAMA_CPP").replace(where[1], "PYTHON")
         try:
-            found += _shown(shown, _said(command))
+            found += _shown(shown, _printed_by(command))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1]
             return [*found, f"$ {shown}", reason.replace(f"{command}: ", "")]

@@ -40,7 +40,7 @@ class _Layer(DynamicLayer):
         """Write new keys and values (rows, heads, tokens, size); return all of their rows."""
         if not self.is_initialized:
             self.dtype, self.device = key_states.dtype, key_states.device
-            self.all_keys, self.all_values = map(self._taken, (key_states, value_states))
+            self.all_keys, self.all_values = map(self._empty, (key_states, value_states))
             self.is_initialized = True
             self.go_to(self.first)
         rows = slice(self.first, self.first + len(key_states))
@@ -51,7 +51,7 @@ class _Layer(DynamicLayer):
         self.keys, self.values = self.all_keys[rows, :, :end], self.all_values[rows, :, :end]
         return self.keys, self.values
 
-    def _taken(self, states: torch.Tensor) -> torch.Tensor:
+    def _empty(self, states: torch.Tensor) -> torch.Tensor:
         _, heads, _, size = states.shape
         return states.new_empty((self.rows, heads, self.room, size))
 

@@ -252,7 +252,7 @@ def _counted(asked: _Asked) -> _Shape:
         clex.registered(),
     ):
         twin = MODEL_FOR_CAUSAL_LM_MAPPING[asked.kind](config).to(torch.bfloat16).eval()
-        _settle(twin)
+        _fix_rotary(twin)
         cache = DynamicCache(config=config)
         one = torch.zeros((1, 1), dtype=torch.long)
         backbone(twin)(input_ids=one, past_key_values=cache, use_cache=True)
@@ -276,7 +276,7 @@ def _cached(cache: object) -> tuple[_Layer, ...]:
     return tuple(layers)
 
 
-def _settle(twin: PreTrainedModel) -> None:
+def _fix_rotary(twin: PreTrainedModel) -> None:
     """Keep rotary modules from looking at positions, which an empty twin has none of."""
     for module in twin.modules():
         if isinstance(kind := getattr(module, "rope_type", None), dict):

@@ -93,7 +93,7 @@ def _option(name: str, key: str, value: str) -> float:
     return number
 
 
-class _Form(NamedTuple):
+class _RequestFormat(NamedTuple):
     """How a server wants its questions."""
 
     ids: bool  # prompts as token ids, else as text
@@ -112,15 +112,15 @@ class Server:
         self.address, self.tokenizer = address, tokenizer
         self._endpoint = Endpoint(address.url, address.timeout)
         self.served, self.context = self._listed()
-        self._form = self._tried()
+        self._format = self._tried()
 
     @property
     def settings(self) -> dict[str, object]:
         """How questions reach the model, and what only the server knows; part of a row's key."""
         return {
             "engine": "openai-completions",
-            "prompts": "token ids" if self._form.ids else "text",
-            "min_tokens": "sent" if self._form.extras else "checked",
+            "prompts": "token ids" if self._format.ids else "text",
+            "min_tokens": "sent" if self._format.extras else "checked",
             "context": self.context or "the server's",
             "dtype": "the server's",
             "batching": "the server's",
@@ -192,16 +192,16 @@ class Server:
         length = lengths[0] if lengths and isinstance(lengths[0], int) else None
         return [str(one.get("id")) for one in listed], length
 
-    def _tried(self) -> _Form:
+    def _tried(self) -> _RequestFormat:
         """Ask a short question in each form until one is taken as it is meant."""
         refused = []
         for form in (
-            _Form(True, True),
-            _Form(True, False),
-            _Form(False, True),
-            _Form(False, False),
+            _RequestFormat(True, True),
+            _RequestFormat(True, False),
+            _RequestFormat(False, True),
+            _RequestFormat(False, False),
         ):
-            self._form = form
+            self._format = form
             try:
                 self._answer(Request(_TRIAL, 4, min_new_tokens=4 if form.extras else 0))
                 return form
@@ -231,12 +231,12 @@ class Server:
         ids = tokenize(self.tokenizer, request.prompt)
         body = {
             "model": self.address.model,
-            "prompt": ids if self._form.ids else request.prompt,
+            "prompt": ids if self._format.ids else request.prompt,
             "max_tokens": request.max_new_tokens,
             "temperature": 0,
             "seed": 0,
         }
-        if self._form.extras:
+        if self._format.extras:
             body |= {"min_tokens": request.min_new_tokens, "repetition_penalty": 1.0}
         text, end, read, new = _completion(self._endpoint.post("completions", body))
         if read != len(ids):
@@ -244,7 +244,7 @@ class Server:
         if new > request.max_new_tokens:
             raise RequestFailed("too long", f"{new} tokens, at most {request.max_new_tokens} asked")
         # A server that ends by itself counts its end token, or does not.
-        least = request.min_new_tokens + (not self._form.extras and end != "length")
+        least = request.min_new_tokens + (not self._format.extras and end != "length")
         if request.min_new_tokens and new < least:
             raise RequestFailed("too short", f"{new} tokens, {request.min_new_tokens} asked")
         return cut(text, request.stop)

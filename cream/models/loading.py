@@ -43,7 +43,7 @@ from cream.models.checkpoints import (
 )
 from cream.models.embeddings import check_embedded
 from cream.rope import clex
-from cream.rope.config import check_rotation, describe, extend, rotary_dim, settle_rotation
+from cream.rope.config import check_rotation, describe, extend, fix_longrope, rotary_dim
 from cream.rope.length import start_afresh
 from cream.utils.launcher import whole
 
@@ -223,7 +223,7 @@ def load(
         _with_clex(model, path, revision, new=kind is not None)
     elif getattr(config, "cream", None):
         check_rotation(model)
-        settle_rotation(model)
+        fix_longrope(model)
     if not is_deepspeed_zero3_enabled() and bits == 16:
         model = model.to(place)
     return _ready(model, place)

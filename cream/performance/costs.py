@@ -61,7 +61,9 @@ def command(row: dict) -> str:
         where = f"--shape {shape}{layers} --lengths {row['token_length']}"
         return " ".join(["python -m cream.performance long", where, *parts])
     if row["task"] == "speed_generation":
-        return f"python -m cream.performance generation {_asked(how, f'{shape}{layers}')}"
+        return (
+            f"python -m cream.performance generation {_question_options(how, f'{shape}{layers}')}"
+        )
     if "trainer" not in how:
         corpus = how.get("corpus", "random")
         return f"python -m cream.performance small-training {shape} --corpus {corpus}"
@@ -76,7 +78,7 @@ def command(row: dict) -> str:
     return said + eight
 
 
-def _asked(how: dict, shape: str) -> str:
+def _question_options(how: dict, shape: str) -> str:
     """The arguments that ask the questions of a generation row, and no other's."""
     samples, repeats = how["samples"], f"--repeats {how['repeats']}"
     if "of" not in how:

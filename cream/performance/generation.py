@@ -74,13 +74,13 @@ def main(given: argparse.Namespace) -> None:
         long_context.measure_answers(given)
         return
     name = "original" if given.scaling == "none" else f"scaled:{given.scaling}:{given.scale}"
-    (subject,) = evaluation_models.find(name, given.base)
+    (spec,) = evaluation_models.find(name, given.base)
     lengths = evaluation_models.token_lengths(
         given.lengths, evaluation_models.base_of(given.base).window
     )
     before = harness.machine_state()
     table, header, parted = generation(
-        subject, lengths, given.samples, given.questions, given.batch_size,
+        spec, lengths, given.samples, given.questions, given.batch_size,
         DTYPES[given.dtype], given.repeats, given.seed,
     )  # fmt: skip
     header["settings"] |= before
@@ -133,7 +133,7 @@ def _write(path: str, table: pd.DataFrame, header: dict[str, object]) -> None:
 
 
 def generation(
-    subject: evaluation_models.Subject,
+    spec: evaluation_models.ModelSpec,
     lengths: Sequence[int],
     samples: int,
     questions: int = 5,
@@ -151,10 +151,10 @@ def generation(
     """
     if min(repeats, 1 if batch_size == "auto" else batch_size) < 1:
         raise ValueError(f"repeats is {repeats}, batch_size {batch_size}; both must be at least 1")
-    place = models.load_tokenizer(subject.path)
+    place = models.load_tokenizer(spec.path)
     examples = longchat_lines.examples(place, lengths, samples, seed, questions=questions)
-    subject.check(examples, place)
-    loaded = subject.load(dtype)
+    spec.check(examples, place)
+    loaded = spec.load(dtype)
     model, tokenizer = loaded.model, loaded.tokenizer
     ways = {"one by one": one_by_one, "batches": _in_batches(batch_size, loaded.allow_beyond)}
     lines, parted = [], []

@@ -248,7 +248,7 @@ def card() -> tuple[int | None, str]:
 
 def card_name() -> str:
     """Return the name of the processor that this process measures on, as rows have it."""
-    return models.card(place())
+    return models.device_name(place())
 
 
 def timed(function: Callable[[], T]) -> tuple[float, T]:

@@ -36,7 +36,7 @@ from cream.inference.tiling import Tiling
 from cream.models.hardware import forward_flops, utilisation
 from cream.performance import harness, random_models
 from cream.performance.harness import GIB
-from cream.rope.config import settle_rotation
+from cream.rope.config import fix_longrope
 from cream.tasks import kv_retrieval, longchat_lines
 from cream.tasks.base import Example
 from cream.utils.provenance import hash_of
@@ -70,7 +70,7 @@ def random_model(config: LlamaConfig, tokens: int) -> PreTrainedModel:
         model = AutoModelForCausalLM.from_config(config, dtype=_dtype())
     if scale > 1:
         models.check_rotation(model)
-        settle_rotation(model)
+        fix_longrope(model)
     return models.guard_positions(model.eval())
 
 
@@ -202,7 +202,7 @@ def answers(
     position is asked. First a line with what one prompt and what a batch need by `memory`.
     """
     words = models.load_tokenizer(tokenizer)
-    asked = _asked(task, words, size, samples)
+    asked = _questions(task, words, size, samples)
     longest = max(len(generation.tokenize(words, one.prompt)) for one in asked)
     new = asked[0].max_new_tokens
     config = random_models.shape(shape, layers)
@@ -222,7 +222,7 @@ def answers(
         yield one | _as_predicted(room, one, longest)
 
 
-def _asked(task: str, words: PreTrainedTokenizerBase, size: int, samples: int) -> list[Example]:
+def _questions(task: str, words: PreTrainedTokenizerBase, size: int, samples: int) -> list[Example]:
     if task == "longchat_lines":
         return longchat_lines.examples(words, [size], samples, style="official")
     positions = len(kv_retrieval.gold_indices(size))
@@ -424,9 +424,7 @@ def _append(
     shape = random_models.shape(given.shape, given.layers)
     about = {"shape": given.shape, "layers": shape.num_hidden_layers, **how}
     about["measured"] = harness.now()
-    header = harness.shape_header(
-        given.shape, shape, f"speed of {given.shape}", row["card"], about
-    )
+    header = harness.shape_header(given.shape, shape, f"speed of {given.shape}", row["card"], about)
     named = ("num_tokens", "score", "tokens_per_second", "peak_gib")
     harness.append(given.rows, header, {
         "task": task, "prompt_hash": hash_of(task, row["tokens"]), "token_length": row["tokens"],

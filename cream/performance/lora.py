@@ -103,7 +103,7 @@ def _inside(job: dict) -> dict[str, object]:
     try:
         name = f"a card of {job['gib']:g} GB"
         window = about.max_position_embeddings
-        settled, needed = memory.settle(config, about, window, room, name)
+        settled, needed = memory.plan_memory(config, about, window, room, name)
         held = _hold(room)
         training.steps_of(settled, run, root, job["steps"])
     except (MemoryError, torch.OutOfMemoryError) as error:
@@ -184,8 +184,14 @@ def _write(given: argparse.Namespace, config: TrainConfig, found: dict, command:
         scaling=config.scaling, scale=config.scale, seed=config.seed,
     )  # fmt: skip
     names = ("held_gib", "context_gib", "reserved_gib", "estimated_gib", "refused", "trained")
-    how |= {**found["settings"], **{name: found[name] for name in names}, "gib": given.gib,
-            "steps": given.steps, "score": "whether the steps fitted", "measured": harness.now()}
+    how |= {
+        **found["settings"],
+        **{name: found[name] for name in names},
+        "gib": given.gib,
+        "steps": given.steps,
+        "score": "whether the steps fitted",
+        "measured": harness.now(),
+    }
     harness.append(given.rows, header, {
         "task": "check_lora_memory", "prompt_hash": hash_of("random"),
         "token_length": found["window"], "num_tokens": config.batch_size * found["window"],

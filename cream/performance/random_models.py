@@ -28,7 +28,7 @@ from cream.data import corpus
 from cream.models.attention import check_kernel
 from cream.performance import harness
 from cream.rope import clex
-from cream.rope.config import settle_rotation
+from cream.rope.config import fix_longrope
 
 __all__ = ["SHAPES", "lay_out", "random_weights", "shape"]
 
@@ -87,11 +87,11 @@ def random_weights(
     chosen = None if attention == "auto" else attention
     check_kernel(chosen)
     torch.manual_seed(0)
-    with torch.device(device or harness.place()), clex.registered():
+    with torch.device(device or harness.compute_device()), clex.registered():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=chosen)
     if clex.is_clex(config):
         clex.attach(model)
     else:
         models.check_rotation(model)
-        settle_rotation(model)
+        fix_longrope(model)
     return models.guard_positions(model.eval())

@@ -85,8 +85,8 @@ def _compare(given: argparse.Namespace, root: Path, command: str) -> None:
         first = both.submit(_child, given, root, "stopped", stopped)
         found = {"straight": straight.result(), "stopped": first.result()}
     for name, one in found.items():
-        _said(name, one)
-    found["resumed"] = _said("resumed", _child(given, root, "stopped", stopped))
+        _checked_output(name, one)
+    found["resumed"] = _checked_output("resumed", _child(given, root, "stopped", stopped))
     verdict = _verdict(given, found, count)
     _write(given, shape, verdict, command)
     if not (verdict["losses_equal"] and verdict["weights_equal"]):
@@ -170,7 +170,7 @@ def _hash(model: Path) -> str:
 # --------------------------------------------------------------------------------- what is said
 
 
-def _said(name: str, one: dict) -> dict:
+def _checked_output(name: str, one: dict) -> dict:
     """Print what a process found and return it; SystemExit for one that failed."""
     if "error" in one:
         raise SystemExit(f"{name}: {one['error']}")

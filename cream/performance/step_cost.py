@@ -86,7 +86,7 @@ def _jobs(given: argparse.Namespace) -> list[dict]:
     for method, target, micro, tokens in asked:
         config = TrainConfig(**base, micro_batch=micro)
         one = {"method": method, "target": target, "micro_batch": micro, "tokens": tokens}
-        settled, why = _settled(config, shape, tokens, given.card_gib)
+        settled, why = _memory_plan(config, shape, tokens, given.card_gib)
         if settled is None:
             groups["shallow"].append({**one, "why": why, "depths": given.depths})
             continue
@@ -100,14 +100,14 @@ def _jobs(given: argparse.Namespace) -> list[dict]:
     ]  # fmt: skip
 
 
-def _settled(
+def _memory_plan(
     config: TrainConfig, shape: object, tokens: int, gib: float | None
 ) -> tuple[TrainConfig | None, str]:
     """What memory decides for a pass of so many tokens, or None and the arithmetic."""
     card, name = harness.card()
     card = int(gib * GIB) if gib else card
     try:
-        settled, needed = memory.settle(config, shape, tokens, card, name)
+        settled, needed = memory.plan_memory(config, shape, tokens, card, name)
     except MemoryError as error:
         return None, str(error)
     return settled, str(needed)
@@ -249,8 +249,8 @@ def _written(job: dict, model: PreTrainedModel) -> Iterator:
              "resident_gib": resident, "card_gib": size and size / GIB,
              "command": job["command"]}  # fmt: skip
     header = harness.shape_header(
-        job["shape"], shape, f"efficiency of {job['shape']}", models.card(model.device), about,
-        scaling="linear",
+        job["shape"], shape, f"efficiency of {job['shape']}", models.device_name(model.device),
+        about, scaling="linear",
     )  # fmt: skip
 
     def write(

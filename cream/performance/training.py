@@ -227,7 +227,7 @@ def _inside(job: dict) -> dict:
     rows = [row for row in read_metrics(run / "metrics.jsonl") if "tokens_per_second" in row]
     rows = rows[: job["steps"]]  # one more was slowed by its profile
     warm = rows[1:]
-    settled, _ = _as_settled(config, root)
+    settled, _ = _with_memory_plan(config, root)
     return {
         "speed": statistics.median(row["tokens_per_second"] for row in warm),
         **{name: warm[-1].get(name) for name in ("mfu", "peak_gib", "reserved_gib")},
@@ -238,7 +238,7 @@ def _inside(job: dict) -> dict:
     }
 
 
-def _as_settled(config: TrainConfig, root: Path) -> tuple[TrainConfig, str]:
+def _with_memory_plan(config: TrainConfig, root: Path) -> tuple[TrainConfig, str]:
     """Return the configuration as this machine settles it, and the arithmetic behind it."""
     about = AutoConfig.from_pretrained(root / "base")
     window, machine = about.max_position_embeddings, parallel.Machine.here()
@@ -253,7 +253,7 @@ def _checked(root: Path, jobs: list[dict]) -> str:
     said = [f"{name}: " + (f"{card / harness.GIB:.1f} GiB" if card else "nothing to check")]
     for job in jobs:
         try:
-            said.append(_as_settled(TrainConfig(**job["config"]), root)[1])
+            said.append(_with_memory_plan(TrainConfig(**job["config"]), root)[1])
         except (MemoryError, ModuleNotFoundError) as error:
             said.append(f"refused: {error}")
     return "\n".join(said)

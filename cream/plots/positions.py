@@ -27,9 +27,9 @@ def indices_picture(
     seed: int = 0,
     window: int | None = None,
 ) -> Figure:
-    """Draw the positions that some examples of each method are told, a line an example.
+    """Draw the positions that some examples of each method are assigned, a line an example.
 
-    Everything is drawn over [0, L) of a document of `num_tokens` tokens. What is coloured is told,
+    Everything is drawn over [0, L) of a document of `num_tokens` tokens. Coloured: assigned,
     paler where only some of the positions are. Positions are counted in windows N of the base,
     `window` tokens, by default as many as an example has.
     """
@@ -43,7 +43,7 @@ def indices_picture(
         panel.hlines(lines, 0, length, color="#EAEAEA", linewidth=0.6, zorder=1)
         for index, y in enumerate(lines):
             told = samplers[method].draw(num_tokens, seed, 0, index).positions
-            _told(panel, told, length, (y - 0.36 * pitch, y + 0.36 * pitch), style(method).color)
+            _strip(panel, told, length, (y - 0.36 * pitch, y + 0.36 * pitch), style(method).color)
     panel.set_yticks(range(len(methods)), [style(m).label for m in reversed(methods)])
     panel.set_ylim(-0.5, len(methods) - 0.5)
     panel.set_xlim(-0.004 * length, 1.004 * length)
@@ -55,10 +55,10 @@ def indices_picture(
     return figure
 
 
-def _told(
+def _strip(
     panel: Axes, positions: np.ndarray, length: int, y: tuple[float, float], color: str
 ) -> None:
-    """One example as a strip, paler where only some of the positions are told."""
+    """One example as a strip, paler where only some of the positions are assigned."""
     places = (positions * STRIP // length).astype(int)  # of CLEX beyond N tokens no whole numbers
     share = np.bincount(places, minlength=STRIP) / (length / STRIP)
     strip = np.zeros((1, STRIP, 4))
@@ -102,7 +102,7 @@ def distance_coverage(
     methods, edges = in_order(samplers), np.arange(bins)
     for place, method in enumerate(methods):
         look, draw = style(method), samplers[method]
-        shares, mass = _seen_and_told(draw, num_tokens, examples, bins)
+        shares, mass = _coverage_and_mass(draw, num_tokens, examples, bins)
         left.plot(np.arange(1, examples + 1), 100 * shares, color=look.color, linestyle=look.line,
                   marker=look.marker, markevery=_decades(examples), label=look.label)  # fmt: skip
         mass[mass == 0] = np.nan  # no place on a log scale
@@ -123,7 +123,7 @@ def distance_coverage(
     return figure
 
 
-def _seen_and_told(
+def _coverage_and_mass(
     draw: Sampler, num_tokens: int, examples: int, bins: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """`cumulative_coverage` and `pair_mass` of the same draws, made once."""
@@ -131,7 +131,7 @@ def _seen_and_told(
     last, counts = None, total
     for index in range(examples):
         positions = draw.draw(num_tokens, 0, 0, index).positions
-        if not np.array_equal(positions, last):  # plain and full tell the same each time
+        if not np.array_equal(positions, last):  # plain and full assign the same each time
             last, counts = positions, distance_counts(positions, draw.target_length)
         total += counts
         shares.append((total[1:] > 0).mean())

@@ -94,7 +94,7 @@ def longchat_lines(folder: str | Path, rows: pd.DataFrame | None = None) -> Figu
         levels = of_answers(rows)
         empty = [scaling for _, scaling in floored(levels)]
         found = [each for each in found if each[0] not in empty]
-        said += [_grid_said(levels, empty)]
+        said += [_caption_of_ours(levels, empty)]
     width = 4.3 + 3.2 * len(found) if len(found) < 2 else 8.6
     figure, axes = sheet(width, 4.0, 1, 1 + len(found), sharey=True)
     _figure_1(axes[0][0], published)
@@ -128,7 +128,7 @@ def _our_levels(
         level_curve(panel, method, beside(part["x"], number - (len(methods) - 1) / 2), part)
 
 
-def _grid_said(levels: pd.DataFrame, empty: Sequence[str]) -> str:
+def _caption_of_ours(levels: pd.DataFrame, empty: Sequence[str]) -> str:
     tuned = levels[(levels["condition"] != "none") & ~levels["scaling"].isin(empty)]
     if tuned.empty:
         return "Ours: every tuned model is at 0."
@@ -189,7 +189,7 @@ def lost_in_the_middle(folder: str | Path, rows: pd.DataFrame | None = None) -> 
         rows = rows[rows["token_length"] > 1.8 * rows["window"]]  # as in the claims
         rows = rows.assign(x=100 * rows["gold_index"].astype(float) / (rows["num_keys"] - 1))
         levels = of_answers(rows.assign(x=rows["x"].astype(float).round(0)))
-        said = f"{said} {_grid_said(levels, [scaling for _, scaling in floored(levels)])}"
+        said = f"{said} {_caption_of_ours(levels, [scaling for _, scaling in floored(levels)])}"
     ours = [] if rows is None else sorted(rows["num_keys"].unique())
     theirs, scalings = sorted(published["num_keys"].unique()), ("linear", "ntk", "yarn")
     lines = len(theirs) + len(ours)

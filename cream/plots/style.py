@@ -172,7 +172,7 @@ def curve(axes: Axes, method: str, x: pd.Series, table: pd.DataFrame, factor: fl
 def level_curve(
     axes: Axes, method: str, x: Iterable[float], table: pd.DataFrame, ends: tuple = (0.0, 100.0)
 ) -> None:
-    """Draw `table` of `level_table` over `x`: its two intervals as bars, cut at `ends`.
+    """Draw `table` of `group_means` over `x`: its two intervals as bars, cut at `ends`.
 
     Thin: over bases (low, high). Thick: over seeds with these bases given (seeds_low, seeds_high).
     """

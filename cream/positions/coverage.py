@@ -29,10 +29,10 @@ def distance_counts(positions: np.ndarray, target_length: int) -> np.ndarray:
 
     The autocorrelation of the assigned positions. Counts are rounded to whole numbers and so exact.
     """
-    told = np.zeros(target_length)
-    told[positions] = 1
+    assigned = np.zeros(target_length)
+    assigned[positions] = 1
     size = fft.next_fast_len(2 * target_length, real=True)
-    spectrum = fft.rfft(told, size)
+    spectrum = fft.rfft(assigned, size)
     counts = fft.irfft(spectrum.real**2 + spectrum.imag**2, size)[:target_length]
     return np.rint(counts).astype(np.int64)
 

@@ -331,7 +331,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         claim(config, given.run_dir)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
-    print(_said(given.preset, config, given.run_dir, given.root, given.processes))
+    print(_describe(given.preset, config, given.run_dir, given.root, given.processes))
 
 
 def _fields(given: Sequence[str]) -> dict[str, object]:
@@ -377,7 +377,7 @@ def _check(config: TrainConfig, root: Path, processes: int) -> None:
         )
 
 
-def _said(name: str, config: TrainConfig, run_dir: Path, root: Path, processes: int) -> str:
+def _describe(name: str, config: TrainConfig, run_dir: Path, root: Path, processes: int) -> str:
     """What the run will do, what it still lacks, and how it is started."""
     run = shlex.quote(str(run_dir))
     at = "" if root == Path(".") else f" --root {shlex.quote(str(root))}"

@@ -27,7 +27,7 @@ from cream.results import drawn_from, variant
 from cream.results.published import read_published
 from cream.study import training_data
 from cream.study.analysis import contrasts, distances
-from cream.study.figures import curves, overview, told_distances
+from cream.study.figures import curves, exposure, overview
 from cream.study.figures import forest as figures_forest
 from cream.tasks import ruler_scores
 from cream.tasks.registry import reported
@@ -37,8 +37,8 @@ __all__ = [
     "GRID",
     "draw",
     "find_metrics",
+    "from_counts",
     "from_grid",
-    "from_layout",
     "from_paper",
     "from_speed",
     "grid_source",
@@ -290,14 +290,14 @@ def _makers(
     }
 
 
-def from_layout(*sources: Path) -> dict[str, Figure]:
+def from_counts(*sources: Path) -> dict[str, Figure]:
     """Return the figure of answerable queries, where a folder of `sources` has their counts."""
     for source in sources:
         path = (source if source.is_dir() else source.parent) / training_data.NAME
         if path.is_file():
             counts = training_data.read(path)
             drawn = {"rows": file_hash(path), "commit": counts.get("commit", "unknown")}
-            return {"query_distances": _mark(told_distances.told_queries(counts), **drawn)}
+            return {"query_distances": _mark(exposure.query_distances(counts), **drawn)}
     return {}
 
 
@@ -325,7 +325,7 @@ def _prediction(frame: pd.DataFrame) -> Figure:
     accuracy = distances.by_distance(rows) if len(rows) else rows
     if accuracy.empty:
         raise figures_forest.NotRun("no answers by distance: run the plan primary")
-    histogram = distances.told(distances.samplers_of(rows))
+    histogram = distances.assigned(distances.samplers_of(rows))
     drawn = accuracy[accuracy["variant"].isin(METHODS)]  # of variants there are too many
     return distances.picture(drawn, histogram, int(rows["scale"].max()))
 

@@ -44,7 +44,7 @@ from cream.reproduction.verdicts import (
 from cream.study import conditions, training_data
 from cream.study.analysis import contrasts, endpoints
 from cream.study.analysis.tables import UNLIKE
-from cream.study.figures import told_distances
+from cream.study.figures import exposure
 
 __all__ = ["GROUPS", "comparisons", "leakage", "markdown", "measured", "queries", "releases",
            "second_look", "sensitivity", "slips", "verdicts"]  # fmt: skip
@@ -305,7 +305,7 @@ def queries(counts: Mapping) -> pd.DataFrame:
     """Return what a window of each variant can answer where there is something, as texts."""
     if not counts:
         return pd.DataFrame()
-    seen = told_distances.queries(counts).reset_index()
+    seen = exposure.queries(counts).reset_index()
     seen = seen[seen["condition"] == "mixed"].drop(columns="condition")
     parts = seen["variant"].str.partition(", ")
     return seen.assign(

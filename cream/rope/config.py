@@ -23,9 +23,9 @@ __all__ = [
     "check_rotation",
     "describe",
     "extend",
+    "fix_longrope",
     "recorded_base",
     "rotary_dim",
-    "settle_rotation",
 ]
 
 logger = logging.getLogger(__name__)
@@ -198,7 +198,7 @@ def _turned(module: torch.nn.Module) -> tuple[np.ndarray, float] | None:
     return None
 
 
-def settle_rotation(model: PreTrainedModel) -> None:
+def fix_longrope(model: PreTrainedModel) -> None:
     """Stop longrope from choosing between its short and long factors where the two are equal.
 
     The choice, made anew in every forward pass, waits for the device and breaks compiled graphs.

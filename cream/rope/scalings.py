@@ -33,9 +33,9 @@ __all__ = [
     "RopeScaling",
     "Yarn",
     "YarnOriginal",
-    "longrope_parameters",
     "described",
     "longrope",
+    "longrope_parameters",
     "scaling",
 ]
 
@@ -88,7 +88,7 @@ def _ramp(theta: Theta, dim: int, window: int) -> tuple[int, int]:
     return max(math.floor(pair(BETA_FAST)), 0), min(math.ceil(pair(BETA_SLOW)), dim - 1)
 
 
-def _kept(theta: Theta, dim: int, window: int) -> np.ndarray:
+def _ramp_share(theta: Theta, dim: int, window: int) -> np.ndarray:
     """Return gamma, the share of each pair's frequency YaRN leaves as it is; shape (dim/2,)."""
     low, high = _ramp(theta, dim, window)
     width = high - low or 0.001
@@ -224,7 +224,7 @@ class YarnOriginal(RopeScaling):
 
     def inv_freq(self, theta: Theta, dim: int, window: int) -> np.ndarray:
         """Return gamma * w + (1 - gamma) * w / scale, float64 of shape (dim/2,)."""
-        kept = _kept(theta, dim, window)
+        kept = _ramp_share(theta, dim, window)
         return _base_frequencies(theta, dim) * (kept + (1 - kept) / self.scale)
 
     def attention_factor(self, window: int) -> float:
@@ -249,7 +249,7 @@ class Yarn(RopeScaling):
 
     def stretch(self, theta: Theta, dim: int, window: int) -> np.ndarray:
         """Return (1 - gamma) * scale + gamma, how much longer each wavelength is; (dim/2,)."""
-        kept = _kept(theta, dim, window)
+        kept = _ramp_share(theta, dim, window)
         return (1 - kept) * self.scale + kept
 
     def inv_freq(self, theta: Theta, dim: int, window: int) -> np.ndarray:

@@ -13,14 +13,14 @@ import pandas as pd
 
 from cream.statistics import intervals
 
-__all__ = ["differences", "floored", "level_table", "of_answers", "perplexities"]
+__all__ = ["differences", "floored", "group_means", "of_answers", "perplexities"]
 
 RUN = ["condition", "scaling", "variant"]
 UNTUNED = ("original", "scaled")
 FLOOR = 1.0  # points: where every tuned model stays below, nothing is compared
 
 
-def level_table(runs: pd.DataFrame, by: Sequence[str], endpoint: str = "lines") -> pd.DataFrame:
+def group_means(runs: pd.DataFrame, by: Sequence[str], endpoint: str = "lines") -> pd.DataFrame:
     """Return the mean of an endpoint over bases and seeds: a row a group of `by`.
 
     Columns: those of `by`, value, low, high (in the endpoint's unit; 95 % over bases where there
@@ -56,7 +56,7 @@ def of_answers(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows.assign(percent=100 * rows["score"].astype(float))
     keys = [*RUN, "x"]
     runs = rows.groupby([*keys, "base", "seed"])["percent"].mean().reset_index()
-    return level_table(runs, keys, "percent")
+    return group_means(runs, keys, "percent")
 
 
 def perplexities(rows: pd.DataFrame) -> pd.DataFrame:
@@ -64,7 +64,7 @@ def perplexities(rows: pd.DataFrame) -> pd.DataFrame:
     keys = [*RUN, "x"]
     sums = rows.groupby([*keys, "base", "seed"])[["nll", "scored_tokens"]].sum().astype(float)
     runs = (sums["nll"] / sums["scored_tokens"]).rename("log").reset_index()
-    found = level_table(runs, keys, "log")
+    found = group_means(runs, keys, "log")
     numbers = ["value", "low", "high", "seeds_low", "seeds_high"]
     return found.assign(**np.exp(found[numbers]))
 
@@ -72,7 +72,7 @@ def perplexities(rows: pd.DataFrame) -> pd.DataFrame:
 def differences(runs: pd.DataFrame, a: str, b: str, endpoint: str) -> pd.DataFrame:
     """Return the level of `a` less `b` in the same base and seed, by condition and scaling.
 
-    Columns: as of `level_table`, with level_a and level_b, the means of both sides.
+    Columns: as of `group_means`, with level_a and level_b, the means of both sides.
     """
     keys = ["condition", "scaling"]
     sides = [
@@ -81,7 +81,7 @@ def differences(runs: pd.DataFrame, a: str, b: str, endpoint: str) -> pd.DataFra
     pairs = sides[0].merge(sides[1], on=[*keys, "base", "seed"], suffixes=("_a", "_b"))
     pairs["value"] = pairs[f"{endpoint}_a"] - pairs[f"{endpoint}_b"]
     pairs = pairs.dropna(subset="value")
-    found = level_table(pairs, keys, "value").set_index(keys)
+    found = group_means(pairs, keys, "value").set_index(keys)
     means = pairs.groupby([*keys, "base"])[[f"{endpoint}_a", f"{endpoint}_b"]].mean()
     means = means.groupby(level=keys).mean().set_axis(["level_a", "level_b"], axis=1)
     return found.join(means).reset_index()

@@ -111,7 +111,7 @@ class Job:
         about = {"method": self.method, "scaling": scaling, "scale": self.scale, "seed": self.seed}
         return {**about, **({"scaling_options": dict.fromkeys(flags, True)} if flags else {})}
 
-    def subject(self, out: str) -> str:
+    def evaluation_name(self, out: str) -> str:
         """Name the model as evaluations name it."""
         if self.trained:
             return f"{out}/{self.name}"
@@ -295,7 +295,7 @@ class Campaign:
                 break
             try:
                 self._train(job)
-                if self._ask(job):
+                if self._evaluate_job(job):
                     (locks / f"{job.name}.done").touch()
             except Exception:
                 failed.append(job.name)
@@ -318,11 +318,11 @@ class Campaign:
         gc.collect()
         torch.cuda.empty_cache()
 
-    def _ask(self, job: Job) -> bool:
+    def _evaluate_job(self, job: Job) -> bool:
         """Ask one model everything; False if the time is over before that."""
         preset = presets.get(self.questions.preset)
         found = evaluation_models.find(
-            job.subject(self.out), preset.train.base, self.root, preset.name
+            job.evaluation_name(self.out), preset.train.base, self.root, preset.name
         )
         loaded = found[0].load(getattr(torch, self.dtype))
         path = self.root / self.out / "rows" / f"{job.name}.jsonl"

@@ -31,7 +31,7 @@ from cream.data.retrieval import vocabulary
 from cream.data.retrieval.documents import Document
 from cream.positions import coverage, sampler
 from cream.study.conditions import CONDITIONS, DENSE
-from cream.study.design import ABLATIONS, AT_64, FAR, SCALE, TUNED
+from cream.study.design import ABLATIONS, AT_64, LONG_SCALE, SCALE, TUNED
 from cream.study.scoring import SETS, Questions, build
 from cream.utils.files import atomic_write
 from cream.utils.provenance import commit
@@ -51,7 +51,10 @@ GRAM = 13
 BINS = 64
 WINDOWS = 1_500  # that are drawn for each variant
 DRAWS = 600  # for a histogram of assigned distances between tokens
-READ = {SCALE: 9_600, FAR: 32_000}  # windows of a run by YaRN: 300 steps of 32, at scale 64 1,000
+READ = {
+    SCALE: 9_600,
+    LONG_SCALE: 32_000,
+}  # windows of a run by YaRN: 300 steps of 32, at scale 64 1,000
 TOLERANCE = 0.2
 
 
@@ -217,7 +220,9 @@ def _variants(condition: str) -> dict[str, tuple[str, int, dict]]:
     if condition in DENSE:
         return found
     found |= {name: (made[0], SCALE, made[1]) for name, made in ABLATIONS.items()}
-    return found | {f"{name}, scale 64": (made[0], FAR, made[1]) for name, made in AT_64.items()}
+    return found | {
+        f"{name}, scale 64": (made[0], LONG_SCALE, made[1]) for name, made in AT_64.items()
+    }
 
 
 def describe(folder: Path, base: str, cache: str) -> dict[str, object]:

@@ -24,19 +24,19 @@ from cream.utils.provenance import hash_of
 __all__ = ["BATCH", "PLANS", "RATES", "Recipe", "Run", "choose", "groups", "plan"]
 
 BATCH = 32  # windows of N tokens a step, as in the paper; an example of L = sN counts for s
-SCALE, FAR = 8, 64
+SCALE, LONG_SCALE = 8, 64
 RATES = (1e-4, 3e-4, 1e-3)
 STEPS = {"linear": (300, 1000), "ntk": (100, 300), "yarn": (100, 300)}
 # Steps and rates that were added when all of these left linear at 0 (PREREGISTRATION, changes).
 LONGER = {"linear": ((3000, 1e-3), (3000, 3e-3), (1000, 3e-3)), "ntk": (), "yarn": ()}
 # By linear no recipe answers anything: from the third seed on its runs come last.
-EARLY, LIVELY, LATE = 2, ("ntk", "yarn"), ("linear",)
+FIRST_SEEDS, RUN_FIRST, RUN_LAST = 2, ("ntk", "yarn"), ("linear",)
 # Linear on more retrieval, longer: what was tried to bring it back (PREREGISTRATION, changes).
 DENSE_STEPS, DENSE_RATES = (3000, 1500), (3e-4, 1e-3)
-LEARNT = ("dense-same",)  # where that did it
+DENSE_CONDITIONS = ("dense-same",)  # where that did it
 VALIDATION_SEEDS = (100, 101)
-TIE = 1.0  # points: a recipe must be better by more to cost more
-TOGETHER = {"recipe": 3, "primary": 9, "sensitivity": 3, "ablations": 6, "scale64": 3,
+RECIPE_MARGIN = 1.0  # points: a recipe must be better by more to cost more
+RUNS_PER_GROUP = {"recipe": 3, "primary": 9, "sensitivity": 3, "ablations": 6, "scale64": 3,
             "tenth": 3, "dense-recipe": 1, "dense": 3, "tiny": 2}  # fmt: skip
 TUNED = ("plain", "randpos", "pose", "cream", "full")
 SETTINGS = 1  # raised when what a run does changes, so that old rows are not taken for new ones
@@ -168,7 +168,9 @@ def _primary(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> It
     for base in bases:
         yield from _untuned("primary", base, SCALE, "main")
     for scalings, part in (
-        (SCALINGS, seeds[:EARLY]), (LIVELY, seeds[EARLY:]), (LATE, seeds[EARLY:])
+        (SCALINGS, seeds[:FIRST_SEEDS]),
+        (RUN_FIRST, seeds[FIRST_SEEDS:]),
+        (RUN_LAST, seeds[FIRST_SEEDS:]),
     ):  # fmt: skip
         for seed, method, condition, base in itertools.product(part, TUNED, CONDITIONS, bases):
             yield from _tuned("primary", condition, (method, method, {}), scalings, SCALE,
@@ -187,7 +189,7 @@ def _sensitivity(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -
 def _ablations(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
     """Four seeds of every base, YaRN and linear; what the primary grid has is not run again."""
     new = {name: made for name, made in ABLATIONS.items() if name not in TUNED}
-    every = itertools.product(("yarn", *LATE), seeds[:4], new.items(), CONDITIONS, bases)
+    every = itertools.product(("yarn", *RUN_LAST), seeds[:4], new.items(), CONDITIONS, bases)
     for scaling, seed, (name, made), condition, base in every:
         yield from _tuned("ablations", condition, (name, *made), (scaling,), SCALE,
                           (base, seed), recipes, "main")  # fmt: skip
@@ -196,12 +198,12 @@ def _ablations(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> 
 def _scale64(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
     """512 to 32,768 tokens: YaRN, 1,000 steps, both conditions, four seeds of every base."""
     for base in bases:
-        yield from _untuned("scale64", base, FAR, "far")
+        yield from _untuned("scale64", base, LONG_SCALE, "far")
     for seed, (name, made), condition, base in itertools.product(
         seeds[:4], AT_64.items(), CONDITIONS, bases
     ):
         long = {(condition, "yarn"): Recipe(1000, recipes[condition, "yarn"].learning_rate)}
-        yield from _tuned("scale64", condition, (name, *made), ("yarn",), FAR,
+        yield from _tuned("scale64", condition, (name, *made), ("yarn",), LONG_SCALE,
                           (base, seed), long, "far")  # fmt: skip
 
 
@@ -227,7 +229,9 @@ def _dense(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iter
     """Every method by linear on dense retrieval that it can learn: four seeds of every base."""
     for base in bases:
         yield from (r for r in _untuned("dense", base, SCALE, "main") if r.scaling == "linear")
-    for seed, method, condition, base in itertools.product(seeds[:4], TUNED, LEARNT, bases):
+    for seed, method, condition, base in itertools.product(
+        seeds[:4], TUNED, DENSE_CONDITIONS, bases
+    ):
         yield from _tuned("dense", condition, (method, method, {}), ("linear",), SCALE,
                           (base, seed), recipes, "main")  # fmt: skip
 
@@ -277,7 +281,7 @@ def groups(runs: Sequence[Run], shard: tuple[int, int] = (0, 1)) -> list[list[Ru
         runs, lambda r: (r.condition, r.method, r.options, r.scale, r.seed, r.plan)
     )
     number, of = shard
-    most = TOGETHER[runs[0].plan] if runs else 1
+    most = RUNS_PER_GROUP[runs[0].plan] if runs else 1
     found = [list(each) for _, each in apart]
     parts = [each[k : k + most] for each in found for k in range(0, len(each), most)]
     return parts[number::of]
@@ -308,7 +312,7 @@ def choose(
                 f"{int(tried['runs'].sum())} of {len(recipes) * len(VALIDATION_SEEDS)} runs: "
                 f"finish the plan {name!r} before one is chosen"
             )
-        good = tried[tried["score"] >= tried["score"].max() - TIE]
+        good = tried[tried["score"] >= tried["score"].max() - RECIPE_MARGIN]
         best = good.sort_values(["steps", "learning_rate"]).iloc[0]
         table.loc[best.name, "chosen"] = True
         found[key] = Recipe(int(best["steps"]), float(best["learning_rate"]))

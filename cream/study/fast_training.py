@@ -25,7 +25,7 @@ from cream.positions import Sampler
 from cream.training.loss import mean_loss
 from cream.training.trainer import decoder_layers, learning_rate_factor
 
-__all__ = ["Material", "Stepper", "material", "turn_like"]
+__all__ = ["Batches", "CapturedStep", "copy_rope", "load_batches"]
 
 log = logging.getLogger(__name__)
 
@@ -36,40 +36,41 @@ CAUSAL = "causal_sdpa"
 AttentionInterface.register(CAUSAL, sdpa_attention_forward)
 
 
-class Material(NamedTuple):
+class Batches(NamedTuple):
     """The batches of a whole run, int32 (steps, batch, window) each."""
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
     labels: torch.Tensor
 
-    def first(self, steps: int) -> Material:
+    def first(self, steps: int) -> Batches:
         """The first steps: item k of a run does not depend on how many follow."""
-        return Material(*(each[:steps] for each in self))
+        return Batches(*(each[:steps] for each in self))
 
 
-def material(
+def load_batches(
     corpus: str | Path,
     draw: Sampler,
     seed: int,
     steps: int,
     batch: int,
-) -> Material:
+) -> Batches:
     """Draw every example of a run as `training.train` draws them."""
     dataset = ExampleDataset(corpus, draw, seed, steps * batch)
-    parts: dict[str, list[torch.Tensor]] = {name: [] for name in Material._fields}
+    parts: dict[str, list[torch.Tensor]] = {name: [] for name in Batches._fields}
     for step in range(steps):
         made = collate([dataset[k] for k in range(step * batch, (step + 1) * batch)])
         for name, listed in parts.items():
             listed.append(made[name].to(torch.int32))
-    return Material(*(torch.stack(parts[name]) for name in Material._fields))
+    return Batches(*(torch.stack(parts[name]) for name in Batches._fields))
 
 
 @torch.no_grad()
-def turn_like(model: PreTrainedModel, other: PreTrainedModel) -> None:
+def copy_rope(model: PreTrainedModel, other: PreTrainedModel) -> None:
     """Give a model the rotation of another, written where graphs and compiled code read it.
 
-    Call it once before a `Stepper` is made: a factor that is a number would be a constant to it.
+    Call it once before a `CapturedStep` is made: a factor that is a number would be a constant
+    to it.
     """
     found = [
         [each for each in one.modules() if hasattr(each, "inv_freq")] for one in (model, other)
@@ -94,7 +95,7 @@ def _compile(model: PreTrainedModel) -> None:
         model.loss_function = torch.compile(model.loss_function, dynamic=False)
 
 
-class Stepper:
+class CapturedStep:
     """One optimizer step on one model and one shape; on CUDA a graph, unless `graphs` is False.
 
     The model's weights are trained in place: copy a base's into it before each run. A model that
@@ -171,18 +172,18 @@ class Stepper:
             for held in state.values():
                 held.zero_()
 
-    def train(self, data: Material, learning_rate: float) -> np.ndarray:
+    def train(self, data: Batches, learning_rate: float) -> np.ndarray:
         """Train for all steps of `data`; return their losses, float32 (steps,).
 
         Warm-up of 10 steps and linear decay, as `learning_rate_factor` says.
         """
         self._reset()
         steps = len(data.input_ids)
-        data = Material(*(each.to(self.device, non_blocking=True) for each in data))
+        data = Batches(*(each.to(self.device, non_blocking=True) for each in data))
         losses = torch.zeros(steps, device=self.device)
         self.model.train()
         for step in range(steps):
-            for name in Material._fields:
+            for name in Batches._fields:
                 self.inputs[name].copy_(getattr(data, name)[step])
             self.rate.fill_(learning_rate * learning_rate_factor(step, steps, WARMUP))
             if self.graph is None:

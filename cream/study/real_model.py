@@ -34,7 +34,7 @@ from cream import models, plots, presets, results, statistics
 from cream.data import long_documents
 from cream.data.chat import UserTurn
 from cream.evaluation import models as evaluation_models
-from cream.evaluation.models import Loaded, Subject
+from cream.evaluation.models import Loaded, ModelSpec
 from cream.evaluation.runner import evaluate, keyed
 from cream.models import bases
 from cream.plots.hidden_sentences import found_sentences
@@ -77,7 +77,7 @@ TRAINING = "training.json"  # of a packed adapter: its run's numbers
 
 
 @dataclass(frozen=True)
-class Adapter(Subject):
+class Adapter(ModelSpec):
     """A base with a LoRA adapter merged into it as it is loaded."""
 
     adapter: str = ""
@@ -89,7 +89,7 @@ class Adapter(Subject):
         header = {
             **self.header(model.config),
             "model_hash": models.weights_hash(model),
-            "card": evaluation_models.card(model.device),
+            "card": evaluation_models.device_name(model.device),
             "settings": {"dtype": str(model.dtype).removeprefix("torch.")},
         }
         return Loaded(model, tokenizer, header, allow_beyond=False)
@@ -168,7 +168,7 @@ def _sentences(place: int) -> list[Sentence]:
 
 def subjects(
     base: str, root: Path, adapter: Path | None, scaling: str, scale: int
-) -> list[Subject]:
+) -> list[ModelSpec]:
     """Return original, scaled and, where there is one, the adapter's model, not yet loaded."""
     names = f"original,scaled:{scaling}:{scale}"
     found = list(evaluation_models.find(names, base, root, PRESET))
@@ -197,7 +197,7 @@ def _trained(adapter: Path) -> dict[str, object]:
 
 
 def show(
-    wanted: Sequence[Subject],
+    wanted: Sequence[ModelSpec],
     examples: Sequence[Example],
     out: Path,
     progress: bool = True,

@@ -19,7 +19,7 @@ from cream.results.store import LineFile, stored_schema, write_parquet
 from cream.study.scoring import Questions
 from cream.utils.jsonl import objects_of, whole_lines
 
-__all__ = ["Ledger", "SCHEMA", "find_grid", "read", "records", "unfold", "write"]
+__all__ = ["SCHEMA", "RunLog", "find_grid", "read", "records", "unfold", "write"]
 
 SCHEMA = "cream-grid-1"
 RUN = ["plan", "condition", "variant", "method", "scaling", "scale", "options", "base", "seed",
@@ -36,7 +36,7 @@ NUMBERS = {"gold_index": "Int32", "depth_percent": "float32", "num_keys": "Int32
 CLOSING = 2  # tokens of the empty line behind a pair's value: without them it is only contained
 
 
-class Ledger:
+class RunLog:
     """A file of records, opened for more; a context manager.
 
     ValueError for a foreign file, BlockingIOError while another process writes it.
@@ -60,7 +60,7 @@ class Ledger:
         self._file.write(line.encode(), len(self.keys), "run")
         self.keys.add(record["key"])
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -51,9 +51,9 @@ from cream.study.design import (
     groups,
     plan,
 )
-from cream.study.records import Ledger, read, records
+from cream.study.records import RunLog, read, records
 from cream.study.scoring import SETS, Questions, build, store, stored
-from cream.study.worker import Bench, Setting
+from cream.study.worker import Setting, Worker
 from cream.utils.files import atomic_write
 from cream.utils.provenance import commit, hash_of, versions
 
@@ -152,13 +152,13 @@ def _work(settings: object, device: str, tasks: object, results: object, deadlin
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     if setting.device != "cpu":
         torch.cuda.set_device(setting.device)
-    bench, failed = Bench(setting), 0
+    measuring, failed = Worker(setting), 0
     results.put(("ready", setting.device, None))
     for each in (one for group in iter(tasks.get, None) for one in group):
         if time.time() > deadline or failed >= FAILURES or not _parent_lives():
             break
         try:
-            results.put(("done", each, bench.measure(each)))
+            results.put(("done", each, measuring.measure(each)))
             failed = 0
         except Exception:
             failed += 1
@@ -176,7 +176,7 @@ def _parent_lives() -> bool:
 def run(
     todo: Sequence[Sequence[Run]],
     setting: Setting,
-    rows: Ledger,
+    rows: RunLog,
     processes: int = 1,
     minutes: float = 8.0,
 ) -> Counter:
@@ -217,7 +217,7 @@ def run(
             counted[kind] += 1
             if kind == "done":
                 rows.append(found)
-            _tell(kind, what, found, counted, sum(map(len, todo)))
+            _print_progress(kind, what, found, counted, sum(map(len, todo)))
     finally:
         for worker in workers:
             worker.terminate()
@@ -239,7 +239,7 @@ def _messages(results: object, workers: Sequence, until: float) -> Iterator[tupl
         yield message
 
 
-def _tell(kind: str, what: object, found: object, counted: Counter, total: int) -> None:
+def _print_progress(kind: str, what: object, found: object, counted: Counter, total: int) -> None:
     now = datetime.now(UTC).strftime("%H:%M:%S")
     if kind == "failed":
         print(f"{now} FAILED {what}\n{found}", flush=True)
@@ -368,10 +368,10 @@ def _plan(given: argparse.Namespace, bases: Sequence[str], began: float) -> None
     conditions = [c for c in dict.fromkeys(r.condition for r in listed) if c != "none"]
     known = setting(given.out, bases, sorted({r.asked for r in listed}), given.cache,
                     not given.eager, False if given.no_compile else None, conditions)  # fmt: skip
-    card = evaluation_models.card(torch.device(_devices()[0]))
+    card = evaluation_models.device_name(torch.device(_devices()[0]))
     header = {"card": card, "versions": versions(), "commit": commit(),
               "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}  # fmt: skip
-    with Ledger(given.rows, header) as rows:
+    with RunLog(given.rows, header) as rows:
         done = rows.keys | {each["key"] for each in records(*given.done)}
         todo = [
             [r for r in group if known.key(r) not in done] for group in groups(listed, given.shard)

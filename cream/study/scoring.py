@@ -34,10 +34,10 @@ from cream.utils.provenance import hash_of
 __all__ = [
     "SETS",
     "Answers",
-    "Asked",
+    "QuestionSpec",
     "Questions",
     "answer",
-    "as_item",
+    "as_question",
     "build",
     "right_tokens",
     "store",
@@ -51,7 +51,7 @@ MOST_TOKENS = 400_000  # of keys and values held together
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuestionSpec:
     """A set of questions; lengths are multiples of N, the numbers records, objects or samples."""
 
     lines: tuple[tuple[float, int], ...]
@@ -63,20 +63,22 @@ class Asked:
 
 
 SETS = {
-    "tiny": Asked(((0.6, 1), (2, 1)), ((1, 1), (2.4, 1)), ((2, 1),), (1, 2), 1),
-    "validation": Asked(((1, 10), (4, 20), (6, 20), (7.8, 20)), ((1, 10), (2.4, 30)), seed=7),
-    "main": Asked(
+    "tiny": QuestionSpec(((0.6, 1), (2, 1)), ((1, 1), (2.4, 1)), ((2, 1),), (1, 2), 1),
+    "validation": QuestionSpec(
+        ((1, 10), (4, 20), (6, 20), (7.8, 20)), ((1, 10), (2.4, 30)), seed=7
+    ),
+    "main": QuestionSpec(
         ((0.6, 10), (1, 10), (2, 10), (4, 20), (6, 20), (7.8, 20)),
         ((1, 10), (2.4, 50)),
         ((4, 5),),
         (1, 2, 4, 8),
         10,
     ),
-    "far": Asked(((1, 10), (8, 10), (32, 8), (64, 8)), ((1, 10),), (), (1, 8, 64), 6),
+    "far": QuestionSpec(((1, 10), (8, 10), (32, 8), (64, 8)), ((1, 10),), (), (1, 8, 64), 6),
 }  # fmt: skip
 
 
-class Item(NamedTuple):
+class Question(NamedTuple):
     """A question as tokens: the prompt, and the answer with the token that closes it."""
 
     example: Example
@@ -101,7 +103,7 @@ class Questions:
 
     name: str
     window: int
-    items: tuple[Item, ...]
+    items: tuple[Question, ...]
     documents: tuple[tuple[str, np.ndarray], ...]
     lengths: tuple[int, ...]
 
@@ -154,7 +156,7 @@ def build(
         examples += sorted(found, key=lambda one: (str(one.document), one.depth_percent))
     lengths = tuple(round(multiple * window) for multiple in asked.perplexity)
     texts = _texts(opened, tokenizer, max(lengths), asked.documents) if lengths else ()
-    items = tuple(as_item(tokenizer, one) for one in examples)
+    items = tuple(as_question(tokenizer, one) for one in examples)
     return Questions(name, window, items, tuple(texts), lengths)
 
 
@@ -177,7 +179,7 @@ def _texts(
         yield name, np.concatenate([bos, ids[:own]]).astype(np.int64)
 
 
-def as_item(tokenizer: PreTrainedTokenizerBase, example: Example) -> Item:
+def as_question(tokenizer: PreTrainedTokenizerBase, example: Example) -> Question:
     """Cut prompt and answer; pairs are closed by the empty line that ends them in `score`.
 
     What a model has read goes on behind that line, and how its tokens are cut depends on it.
@@ -195,7 +197,7 @@ def as_item(tokenizer: PreTrainedTokenizerBase, example: Example) -> Item:
             f"the tokens of {example.task} {example.sample}'s prompt change with the answer "
             f"{example.target!r} behind it: this tokenizer cannot be asked without generating"
         )
-    return Item(example, np.array(prompt), np.array(whole[len(prompt) :]))
+    return Question(example, np.array(prompt), np.array(whole[len(prompt) :]))
 
 
 # ------------------------------------------------------------------------------- files
@@ -225,7 +227,7 @@ def stored(path: str | Path) -> Questions:
     if not whole:
         raise ValueError(f"{path} does not hold the questions that were built: delete it")
     items = tuple(
-        Item(Example(**each["example"]), np.array(each["prompt"]), np.array(each["target"]))
+        Question(Example(**each["example"]), np.array(each["prompt"]), np.array(each["target"]))
         for each in content["items"]
     )
     documents = tuple((name, np.array(ids)) for name, ids in content["documents"])
@@ -245,11 +247,11 @@ def answer(model: PreTrainedModel, questions: Questions) -> Answers:
 
 
 @torch.inference_mode()
-def right_tokens(model: PreTrainedModel, items: Sequence[Item]) -> tuple[list[int], list[int]]:
+def right_tokens(model: PreTrainedModel, items: Sequence[Question]) -> tuple[list[int], list[int]]:
     """Return for each item its right tokens before the first error, and the wrong one (or -1)."""
     right, wrong = [], []
     for batch in _batches(items):
-        said = _said(model, batch)
+        said = _predicted_tokens(model, batch)
         for item, tokens in zip(batch, said, strict=True):
             same = tokens == item.target
             first = len(same) if same.all() else int(np.argmin(same))
@@ -258,7 +260,7 @@ def right_tokens(model: PreTrainedModel, items: Sequence[Item]) -> tuple[list[in
     return right, wrong
 
 
-def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+def _batches(items: Sequence[Question]) -> Iterator[Sequence[Question]]:
     """Runs of items of one task and length, in order, as many as are held together."""
     start = 0
     while start < len(items):
@@ -274,7 +276,7 @@ def _batches(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
         start = end
 
 
-def _said(model: PreTrainedModel, batch: Sequence[Item]) -> list[np.ndarray]:
+def _predicted_tokens(model: PreTrainedModel, batch: Sequence[Question]) -> list[np.ndarray]:
     """The most likely tokens at the places of the answers; common beginnings are read once."""
     rows = [np.concatenate([item.prompt, item.target]) for item in batch]
     shared = min(len(item.prompt) for item in batch) - 1

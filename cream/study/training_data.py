@@ -23,6 +23,10 @@ def read(grid: str | Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def flagged(layout: Mapping) -> dict[str, list[str]]:
+def flagged(query_counts: Mapping) -> dict[str, list[str]]:
     """Return the flagged variants of each condition, as `contrasts` takes them."""
-    return {name: layout[name]["flagged"] for name in (*CONDITIONS, *DENSE) if name in layout}
+    return {
+        name: query_counts[name]["flagged"]
+        for name in (*CONDITIONS, *DENSE)
+        if name in query_counts
+    }

@@ -22,7 +22,7 @@ from cream.study import fast_training
 from cream.study.design import Run
 from cream.study.scoring import Questions, answer
 
-__all__ = ["Bench", "Setting"]
+__all__ = ["Setting", "Worker"]
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Setting:
         return run.key(self.base_hashes[run.base], corpus, self.question_hashes[run.asked])
 
 
-class Bench:
+class Worker:
     """Measures runs one after another; see `Setting` for what it is given."""
 
     def __init__(self, setting: Setting):
@@ -57,12 +57,12 @@ class Bench:
         self._models: dict[tuple[str, int], PreTrainedModel] = {}
         self._weights: dict[str, list[torch.Tensor]] = {}
         self._trainee: PreTrainedModel | None = None
-        self._steppers: dict[tuple[int, int], fast_training.Stepper] = {}
+        self._captured_steps: dict[tuple[int, int], fast_training.CapturedStep] = {}
         graphs = setting.graphs and setting.device != "cpu"
         compiled = graphs if setting.compiled is None else setting.compiled
         # Ways of computing a step, (compiled, graph): the first that works is kept.
         self._ways = list(dict.fromkeys([(compiled, graphs), (False, graphs), (False, False)]))
-        self._material: tuple[tuple, fast_training.Material] | None = None
+        self._batches: tuple[tuple, fast_training.Batches] | None = None
         self._pool = None
         self.step = "eager"
 
@@ -116,19 +116,21 @@ class Bench:
         window = self.setting.questions[run.asked].window
         shape = (run.batch, run.sampler(window).example_length)
         data = self._data(run, window)
-        stepper = self._stepper(shape, model)
-        self.step = stepper.kind
-        fast_training.turn_like(stepper.model, model)
-        self._restore(run, stepper.model)
-        losses = stepper.train(data, run.learning_rate)
-        _copy(stepper.model.parameters(), model)
+        captured = self._captured_step(shape, model)
+        self.step = captured.kind
+        fast_training.copy_rope(captured.model, model)
+        self._restore(run, captured.model)
+        losses = captured.train(data, run.learning_rate)
+        _copy(captured.model.parameters(), model)
         return losses
 
-    def _stepper(self, shape: tuple[int, int], like: PreTrainedModel) -> fast_training.Stepper:
+    def _captured_step(
+        self, shape: tuple[int, int], like: PreTrainedModel
+    ) -> fast_training.CapturedStep:
         """The step of a shape, in the best of the ways that works."""
-        while shape not in self._steppers:
+        while shape not in self._captured_steps:
             try:
-                self._steppers[shape] = self._new_stepper(shape, like)
+                self._captured_steps[shape] = self._new_captured_step(shape, like)
             except Exception as error:
                 if len(self._ways) == 1 or isinstance(error, torch.cuda.OutOfMemoryError):
                     raise
@@ -136,31 +138,33 @@ class Bench:
                 # The same numbers, later; the records say which it was ("step").
                 missing = "compiled code" if compiled else "CUDA graph"
                 log.warning("no %s, steps will take longer: %r", missing, error)
-                self._trainee, self._steppers = None, {}
-        return self._steppers[shape]
+                self._trainee, self._captured_steps = None, {}
+        return self._captured_steps[shape]
 
-    def _new_stepper(self, shape: tuple[int, int], like: PreTrainedModel) -> fast_training.Stepper:
+    def _new_captured_step(
+        self, shape: tuple[int, int], like: PreTrainedModel
+    ) -> fast_training.CapturedStep:
         compiled, graphs = self._ways[0]
         if graphs and self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         if self._trainee is None:
             base = next(iter(self.setting.bases.values()))
             self._trainee = models.load(base, dtype=torch.float32, device=self.setting.device)
-        fast_training.turn_like(self._trainee, like)
-        return fast_training.Stepper(self._trainee, shape, graphs, self._pool, compiled)
+        fast_training.copy_rope(self._trainee, like)
+        return fast_training.CapturedStep(self._trainee, shape, graphs, self._pool, compiled)
 
-    def _data(self, run: Run, window: int) -> fast_training.Material:
+    def _data(self, run: Run, window: int) -> fast_training.Batches:
         """The run's examples, those of the last run where they are the same."""
         corpus = Path(self.setting.corpora[run.condition])
         name = (str(corpus), run.method, run.options, run.scale, run.seed, run.batch)
-        if self._material is None or self._material[0] != name:
-            self._material = None
-        if self._material is None or len(self._material[1].input_ids) < run.steps:
-            drawn = fast_training.material(
+        if self._batches is None or self._batches[0] != name:
+            self._batches = None
+        if self._batches is None or len(self._batches[1].input_ids) < run.steps:
+            drawn = fast_training.load_batches(
                 corpus, run.sampler(window), run.seed, run.steps, run.batch
             )
-            self._material = (name, drawn)
-        return self._material[1].first(run.steps)
+            self._batches = (name, drawn)
+        return self._batches[1].first(run.steps)
 
 
 @torch.no_grad()

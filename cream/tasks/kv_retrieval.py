@@ -168,7 +168,7 @@ def load_official(
     `token_length` is the prompt's number of tokens, or of characters without a tokenizer. The whole
     file is checked: ValueError with the line for what is damaged or of another kind.
     """
-    form, found, name = _Form(style, tokenizer), [], Path(path).name
+    form, found, name = _PromptStyle(style, tokenizer), [], Path(path).name
     fields = ("ordered_kv_records", "key", "value")
     for sample, (place, row) in enumerate(json_lines(path, fields)):
         records = _checked(place, row)
@@ -193,7 +193,7 @@ def generate(
     `digits`. The key asked for is random, its record moved to every gold position. Deterministic in
     (seed, number of keys, sample). Several sizes are a sequence, or text as in "75,140".
     """
-    form, found = _Form(style, tokenizer), []
+    form, found = _PromptStyle(style, tokenizer), []
     for size in checked_lengths(_sizes(num_keys), samples):
         for sample in range(samples):
             rng = sample_rng(f"{TASK} official", seed, size, sample)
@@ -215,7 +215,7 @@ def _sizes(num_keys: int | str | Sequence[int]) -> Sequence[int]:
         ) from None
 
 
-class _Form:
+class _PromptStyle:
     """How examples of official records are written: the style's wrapper, settings and tokens."""
 
     def __init__(self, style: str, tokenizer: PreTrainedTokenizerBase | None) -> None:

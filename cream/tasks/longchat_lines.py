@@ -75,7 +75,7 @@ def _task_prompt(records: Sequence[tuple[str, str]], gold_index: int) -> Prompt:
     return Prompt(HEADER + body + QUESTION.format(key=key), value)
 
 
-class _Form(NamedTuple):
+class _PromptStyle(NamedTuple):
     """A style: how a prompt is written over records, and what a row's settings say of it."""
 
     write: Callable[[Sequence[tuple[str, str]], int], Prompt]
@@ -92,7 +92,7 @@ class _Form(NamedTuple):
         return f"{TASK} {'miniature' if self.miniature else 'official'}"
 
 
-def _form(style: str, rule: str, tokenizer: PreTrainedTokenizerBase | None) -> _Form:
+def _prompt_style(style: str, rule: str, tokenizer: PreTrainedTokenizerBase | None) -> _PromptStyle:
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}: use one of {', '.join(STYLES)}")
     _check_rule(rule)
@@ -100,9 +100,9 @@ def _form(style: str, rule: str, tokenizer: PreTrainedTokenizerBase | None) -> _
     if rule == "last":
         how["mode"] = "last number"
     if style == "miniature":
-        return _Form(line_prompt, str, how)
+        return _PromptStyle(line_prompt, str, how)
     if style == "official":
-        return _Form(official_prompt, lambda prompt: VICUNA.format(prompt=prompt), how)
+        return _PromptStyle(official_prompt, lambda prompt: VICUNA.format(prompt=prompt), how)
     if tokenizer is None:
         raise ValueError("style 'chat' needs the tokenizer, whose chat template it uses")
     turn = UserTurn(tokenizer)
@@ -111,7 +111,7 @@ def _form(style: str, rule: str, tokenizer: PreTrainedTokenizerBase | None) -> _
         prompt, value = _task_prompt(records, gold_index)
         return Prompt(turn(prompt), value)
 
-    return _Form(write, turn, {**how, **turn.settings})
+    return _PromptStyle(write, turn, {**how, **turn.settings})
 
 
 def examples(
@@ -129,7 +129,7 @@ def examples(
     whose common beginning `inference` reads once; `document` names the record, the unit of an
     interval. Deterministic in (seed, length, sample, questions). `rule` is that of `score`.
     """
-    form = _form(style, rule, tokenizer)
+    form = _prompt_style(style, rule, tokenizer)
     if questions < 1:
         raise ValueError(f"questions {questions} must be at least 1 a record")
     count = counter(tokenizer)
@@ -142,7 +142,7 @@ def examples(
 
 
 def _record(
-    count: Callable[[str], int], length: int, samples: range, seed: int, form: _Form
+    count: Callable[[str], int], length: int, samples: range, seed: int, form: _PromptStyle
 ) -> list[Example]:
     """The examples of one record: the most lines with which every question fits."""
     most = length // 6 + 1
@@ -165,7 +165,7 @@ def _record(
 
 
 def _example(
-    form: _Form,
+    form: _PromptStyle,
     lines: Sequence[tuple[str, str]],
     gold: int,
     length: int,
@@ -210,7 +210,7 @@ def load_official(
     """
     if style == "miniature":
         raise ValueError("published data have their own words: use style 'official' or 'chat'")
-    form, found, seen = _form(style, rule, tokenizer), [], {}
+    form, found, seen = _prompt_style(style, rule, tokenizer), [], {}
     fields = ("expected_number", "num_lines", "token_size", "prompt")
     for number, (place, row) in enumerate(json_lines(path, fields)):
         num_lines, length, gold = _checked(place, row)

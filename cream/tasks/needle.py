@@ -91,7 +91,7 @@ def grid(
     Deterministic in (seed, length, depths that share a stretch, sample).
     """
     _check(depths, style, hidden, placement)
-    form, count = _form(style, _mode(hidden, placement), tokenizer), counter(tokenizer)
+    form, count = _prompt_style(style, _mode(hidden, placement), tokenizer), counter(tokenizer)
     if kind is not None:
         form.how["haystack"] = kind
     pages = -(-len(depths) // hidden)
@@ -131,7 +131,7 @@ def _mode(hidden: int, placement: str) -> str:
     return mode if placement == "exact" else f"{mode}, placed as in the release"
 
 
-class _Form(NamedTuple):
+class _PromptStyle(NamedTuple):
     """A style: what stands before the text and around the whole, its settings, answers' limits."""
 
     before: str
@@ -140,17 +140,17 @@ class _Form(NamedTuple):
     limits: dict[str, object]
 
 
-def _form(style: str, mode: str, tokenizer: PreTrainedTokenizerBase) -> _Form:
+def _prompt_style(style: str, mode: str, tokenizer: PreTrainedTokenizerBase) -> _PromptStyle:
     how = {"style": style, "mode": mode}
     if style == "miniature":
-        return _Form("", str, how, {"max_new_tokens": 16, "stop": "."})
+        return _PromptStyle("", str, how, {"max_new_tokens": 16, "stop": "."})
     limits = {"max_new_tokens": 50, "stop": "\n"}
     if style == "sentences":
         limits = {"max_new_tokens": 24, "stop": "."}
     if style in ("chat", "sentences"):
         turn = UserTurn(tokenizer)
-        return _Form(DESCRIPTION, turn, {**how, **turn.settings}, limits)
-    return _Form(DESCRIPTION, lambda prompt: VICUNA.replace("{prompt}", prompt), how, limits)
+        return _PromptStyle(DESCRIPTION, turn, {**how, **turn.settings}, limits)
+    return _PromptStyle(DESCRIPTION, lambda prompt: VICUNA.replace("{prompt}", prompt), how, limits)
 
 
 def _sentences(style: str, records: Sequence[tuple[str, str]]) -> list[Sentence]:
@@ -176,7 +176,13 @@ def _in_chat(key: str, value: str) -> Sentence:
 
 
 def _example(
-    form: _Form, length: int, sample: int, page: int, percent: float, prompt: str, answer: str
+    form: _PromptStyle,
+    length: int,
+    sample: int,
+    page: int,
+    percent: float,
+    prompt: str,
+    answer: str,
 ) -> Example:
     return Example(
         TASK,

@@ -87,7 +87,7 @@ def examples(
     """
     if blocks not in BLOCKS:
         raise ValueError(f"unknown blocks {blocks!r}: use one of {', '.join(BLOCKS)}")
-    form, count = _form(style, tokenizer), counter(tokenizer)
+    form, count = _prompt_style(style, tokenizer), counter(tokenizer)
     return [
         _trial(count, length, sample, seed, form, blocks)
         for length in checked_lengths(lengths, samples)
@@ -95,7 +95,7 @@ def examples(
     ]
 
 
-class _Form(NamedTuple):
+class _PromptStyle(NamedTuple):
     """A style: what is put around a prompt, and what a row's settings say of it."""
 
     wrap: Callable[[str], str]
@@ -106,17 +106,22 @@ class _Form(NamedTuple):
         return self.how["style"] == "miniature"
 
 
-def _form(style: str, tokenizer: PreTrainedTokenizerBase) -> _Form:
+def _prompt_style(style: str, tokenizer: PreTrainedTokenizerBase) -> _PromptStyle:
     if style not in STYLES:
         raise ValueError(f"unknown style {style!r}: use one of {', '.join(STYLES)}")
     if style != "chat":
-        return _Form(str, {"style": style})
+        return _PromptStyle(str, {"style": style})
     turn = UserTurn(tokenizer)
-    return _Form(turn, {"style": style, **turn.settings})
+    return _PromptStyle(turn, {"style": style, **turn.settings})
 
 
 def _trial(
-    count: Callable[[str], int], length: int, sample: int, seed: int, form: _Form, blocks: str
+    count: Callable[[str], int],
+    length: int,
+    sample: int,
+    seed: int,
+    form: _PromptStyle,
+    blocks: str,
 ) -> Example:
     rng = sample_rng(TASK, seed, length, sample)
     key, share = int(rng.integers(1, 50001)), float(rng.random())

@@ -90,7 +90,7 @@ def examples(
     _check(style, tasks)
     turn = UserTurn(tokenizer) if style == "chat" else None
     how = {"style": style, **(turn.settings if turn else {})}
-    form, known = _Form(turn or str, _counts(tokenizer), how), tokenizer_hash(tokenizer)
+    form, known = _PromptStyle(turn or str, _counts(tokenizer), how), tokenizer_hash(tokenizer)
     found = []
     for length in checked_lengths(lengths, samples):
         budget = Budget(length, _shot_lines(form.counts, length) if "vt" in tasks else 0)
@@ -146,7 +146,7 @@ def _counts(tokenizer: PreTrainedTokenizerBase) -> _Counts:
     return lambda texts: list(map(len, tokenizer.backend_tokenizer.encode_batch_fast(list(texts))))
 
 
-class _Form(NamedTuple):
+class _PromptStyle(NamedTuple):
     """What is put around a question, how tokens are counted, and what a row says of it."""
 
     wrap: Callable[[str], str]
@@ -196,7 +196,7 @@ class _Builder(NamedTuple):
     name: str
     budget: Budget
     seed: int
-    form: _Form
+    form: _PromptStyle
     sizes: _Sizes
 
     @property

@@ -106,12 +106,12 @@ def _loss_and_gradient(
     logits: torch.Tensor, labels: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the summed loss of some rows, computed in float32, and its gradient by the logits."""
-    precise, learnt = logits.float(), (labels != -100).float()
+    precise, in_loss = logits.float(), (labels != -100).float()
     target = labels.clamp(min=0).unsqueeze(-1)
     normaliser = precise.logsumexp(-1, keepdim=True)
-    loss = ((normaliser - precise.gather(-1, target)).squeeze(-1) * learnt).sum()
+    loss = ((normaliser - precise.gather(-1, target)).squeeze(-1) * in_loss).sum()
     hit = torch.arange(logits.shape[-1], device=logits.device) == target
-    gradient = ((precise - normaliser).exp() - hit.float()) * learnt.unsqueeze(-1)
+    gradient = ((precise - normaliser).exp() - hit.float()) * in_loss.unsqueeze(-1)
     return loss, gradient.to(logits.dtype)
 
 

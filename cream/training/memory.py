@@ -1,8 +1,8 @@
 """What training holds of a card's memory, computed before anything is loaded, and what to change.
 
 What belongs here: the arithmetic of weights, optimizer and activations (`needs`), and the choice of
-what is recomputed or kept in RAM where a configuration says "auto" (`settle`). An estimate: kernels
-and the allocator are counted as `SPARE`. What generating takes is in `memory`.
+what is recomputed or kept in RAM where a configuration says "auto" (`plan_memory`). An estimate:
+kernels and the allocator are counted as `SPARE`. What generating takes is in `memory`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = [
     "left",
     "needs",
     "parameters",
+    "plan_memory",
     "recomputed_layers",
-    "settle",
 ]
 
 GIB = 2**30
@@ -216,7 +216,7 @@ def _how(config: TrainConfig) -> str:
     return f"precision '{config.precision}', {again} recomputed{where}"
 
 
-def settle(
+def plan_memory(
     config: TrainConfig, model: PreTrainedConfig, window: int, card: int | None, name: str = "card"
 ) -> tuple[TrainConfig, Needs]:
     """Return the configuration with every "auto" of memory decided for a card of `card` bytes.

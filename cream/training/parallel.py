@@ -114,7 +114,7 @@ def choose(
     if alone and config.zero_offload in ("auto", "none"):
         try:
             plain = dataclasses.replace(config, zero=0, zero_offload="none")
-            settled, needed = memory.settle(plain, model, window, machine.card, machine.name)
+            settled, needed = memory.plan_memory(plain, model, window, machine.card, machine.name)
             return settled, str(needed)
         except MemoryError as error:
             # What was asked for by number is told how it would fit; "auto" may go on to DeepSpeed.
@@ -138,7 +138,7 @@ def _with_lora(
             "processes train; choose precision 'bfloat16' for several"
         )
     plain = dataclasses.replace(config, zero=0, zero_offload="none")
-    settled, needed = memory.settle(plain, model, window, machine.card, machine.name)
+    settled, needed = memory.plan_memory(plain, model, window, machine.card, machine.name)
     return settled, str(needed)
 
 

@@ -59,7 +59,7 @@ from cream.training.trainer import (
     recomputing_cheaply,
 )
 from cream.utils.files import atomic_write
-from cream.utils.launcher import NAMES, check_complete, said_when_waiting, whole
+from cream.utils.launcher import NAMES, check_complete, reports_waiting, whole
 from cream.utils.run_lock import run_lock
 
 __all__ = [
@@ -130,7 +130,7 @@ def _train(
     probe = probe or _named_probe(config.probe)
     lora.check_bits(config.base_bits)
     extended, tokenizer, dataset = load_inputs(config, root)
-    config = _settled(config, extended, dataset.draw.example_length, machine)
+    config = _with_memory_plan(config, extended, dataset.draw.example_length, machine)
     count = memory.parameters(extended)
     trained = lora.frozen_and_trained(extended, config)[2] if config.lora_rank else count
     room = checkpoint_room.check_disk(config, count, run_dir, trained)
@@ -139,7 +139,7 @@ def _train(
     model = _loaded(config, root, tokenizer, load, place)
     if config.lora_rank:
         lora.add(model, config)
-    with said_when_waiting():
+    with reports_waiting():
         arguments = trainer_arguments(config, run_dir, room)
     if arguments.world_size != machine.processes:
         raise ValueError(
@@ -305,7 +305,7 @@ def _loaded(
     return model
 
 
-def _settled(
+def _with_memory_plan(
     config: TrainConfig, about: PreTrainedConfig, window: int, machine: parallel.Machine
 ) -> TrainConfig:
     """Decide what memory decides, or say before anything is loaded that it does not fit."""

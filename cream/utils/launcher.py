@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 
-__all__ = ["NAMES", "check_complete", "said_when_waiting", "whole"]
+__all__ = ["NAMES", "check_complete", "reports_waiting", "whole"]
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def check_complete() -> None:
 
 
 @contextlib.contextmanager
-def said_when_waiting() -> Iterator[None]:
+def reports_waiting() -> Iterator[None]:
     """Say for whom this process waits, where the others do not come within `AFTER` seconds."""
     count = whole("WORLD_SIZE", 1)
     place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"

@@ -45,7 +45,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
     fresh = [each for each in (run_dir, *run_dir.parents) if not each.exists()]
     run_dir.mkdir(parents=True, exist_ok=True)
     path = run_dir.resolve() / LOCK
-    descriptor = _taken(path, run_dir)
+    descriptor = _acquire(path, run_dir)
     _HELD.add(path)
     try:
         yield
@@ -58,7 +58,7 @@ def run_lock(run_dir: Path) -> Iterator[None]:
                 each.rmdir()
 
 
-def _taken(path: Path, run_dir: Path) -> int:
+def _acquire(path: Path, run_dir: Path) -> int:
     """Take the lock and return its descriptor, of the file that is there once it is taken."""
     if path in _HELD:
         raise _busy(run_dir, _holder(path))
@@ -66,7 +66,7 @@ def _taken(path: Path, run_dir: Path) -> int:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _locked(descriptor):
-                raise _busy(run_dir, _told(path))
+                raise _busy(run_dir, _read_holder(path))
             with contextlib.suppress(FileNotFoundError):
                 if os.fstat(descriptor).st_ino == path.stat().st_ino:
                     _sign(descriptor, path)
@@ -116,7 +116,7 @@ def _sign(descriptor: int, path: Path) -> None:
     os.fsync(descriptor)
 
 
-def _told(path: Path) -> dict:
+def _read_holder(path: Path) -> dict:
     """Who holds a lock, which a process that has only just taken it may not have written yet."""
     end = time.monotonic() + _UNSAID
     while not (found := _holder(path)) and time.monotonic() < end:

@@ -31,7 +31,7 @@ from cream.verify.rows import CORPUS, Checked
 __all__ = ["main"]
 
 
-def _said(checked: Checked, total: int, what: str) -> str:
+def _report(checked: Checked, total: int, what: str) -> str:
     rows, lines = checked.rows, []
     for (run, task), part in rows.groupby(["run", "task"], sort=False):
         lines.append(f"  computed again: {run}, {task}: {len(part)}")
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.disable_progress_bar()
     seed = secrets.randbelow(10_000) if given.seed is None else given.seed
     try:
-        done = (_trained if given.train else _asked)(given, root, seed)
+        done = (_trained if given.train else _recompute)(given, root, seed)
     except (OSError, ValueError) as error:
         print(f"cream.verify: {error}", file=sys.stderr)
         return 1
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if same and any(len(one.rows) for one in done) else 1
 
 
-def _asked(given: argparse.Namespace, root: Path, seed: int) -> list[Checked]:
+def _recompute(given: argparse.Namespace, root: Path, seed: int) -> list[Checked]:
     """Ask a sample of the rows again, of evaluations and of a grid."""
     paths, bar = [root / path for path in given.paths], sys.stderr.isatty()
     found, done = results.read(*[path for path in paths if not _is_grid(path)]), []
@@ -80,13 +80,13 @@ def _asked(given: argparse.Namespace, root: Path, seed: int) -> list[Checked]:
     if len(found):
         print(f"{given.rows} of {len(found):,} rows, chosen by --seed {seed}", flush=True)
         checked = verify_rows.verify(found, root, given.rows, seed, given.corpus, bar)
-        print(_said(checked, len(found), "key, prompt, prediction and scores"), flush=True)
+        print(_report(checked, len(found), "key, prompt, prediction and scores"), flush=True)
         done.append(checked)
     if place := records.find_grid(*paths):
         answers = runner.read(place)
         print(f"{given.rows} of {len(answers):,} answers of the grid, by --seed {seed}", flush=True)
         checked = study.verify_grid(answers, root, given.rows, seed, bar)
-        print(_said(checked, len(answers), "targets, scores and texts"), flush=True)
+        print(_report(checked, len(answers), "targets, scores and texts"), flush=True)
         done.append(checked)
     return done
 
@@ -107,7 +107,7 @@ def _trained(given: argparse.Namespace, root: Path, seed: int) -> list[Checked]:
     print(f"{given.train} of {runs:,} tuned runs, by --seed {seed}", flush=True)
     checked = study.train_again(answers, root, given.train, seed)
     limits = ", ".join(f"{name} {most}" for name, most in study.LIMITS.items())
-    print(_said(checked, runs, f"within {limits}"), flush=True)
+    print(_report(checked, runs, f"within {limits}"), flush=True)
     return [checked]
 
 

@@ -52,7 +52,7 @@ class Checked(NamedTuple):
 class _Model(NamedTuple):
     """A model whose rows can be checked, and all of them."""
 
-    subject: models.Subject
+    spec: models.ModelSpec
     rows: pd.DataFrame
 
 
@@ -97,14 +97,14 @@ def _models(frame: pd.DataFrame, root: Path) -> tuple[list[_Model], list[Uncheck
     found, unchecked = [], []
     for (run, base, hashed), rows in frame.groupby(["run", "base", "model_hash"], dropna=False):
         try:
-            (subject,) = models.find(run, f"data/{base}", root, rows["preset"].iloc[0])
-            here = subject.weights_hash()
+            (spec,) = models.find(run, f"data/{base}", root, rows["preset"].iloc[0])
+            here = spec.weights_hash()
         except (OSError, ValueError) as error:
             unchecked.append(Unchecked(run, len(rows), f"not here ({_short(error)})"))
             continue
         # A base is shipped: if it is another than the rows', that is what has to be said.
-        if here == hashed or Path(subject.path).is_relative_to(root / "data"):
-            found.append(_Model(subject, rows))
+        if here == hashed or Path(spec.path).is_relative_to(root / "data"):
+            found.append(_Model(spec, rows))
         else:
             why = f"the folder holds other weights ({here}; the rows are of {hashed})"
             unchecked.append(Unchecked(run, len(rows), why))
@@ -138,19 +138,19 @@ def _obstacle(task: str, settings: Mapping[str, object], corpus: Path) -> str | 
 
 def _again(model: _Model, wanted: pd.DataFrame, corpus: Path, progress: bool) -> pd.DataFrame:
     """Ask one model the questions of the wanted rows again; what differs, a row a value."""
-    base = models.base_of(model.subject.path)
+    base = models.base_of(model.spec.path)
     texts = Texts(base.tokenizer, int(model.rows["window"].iloc[0]), corpus)
-    loaded = model.subject.load(getattr(torch, json.loads(wanted["settings"].iloc[0])["dtype"]))
+    loaded = model.spec.load(getattr(torch, json.loads(wanted["settings"].iloc[0])["dtype"]))
     differing = []
     for task, part in wanted.groupby("task"):
         built = rebuild(model.rows[model.rows["task"] == task], texts)
         asked = {identity(row) for _, row in part.iterrows()} & set(built)
-        computed = ask(loaded, task, [built[one] for one in asked], progress)
+        computed = recompute(loaded, task, [built[one] for one in asked], progress)
         differing += [_differences(row, computed.get(identity(row))) for _, row in part.iterrows()]
     return pd.concat(differing, ignore_index=True)
 
 
-def ask(
+def recompute(
     loaded: models.Loaded,
     task: str,
     examples: Sequence[Example],

@@ -25,11 +25,11 @@ from cream.study import records as study_records
 from cream.study import runner
 from cream.study.analysis.endpoints import ENDPOINTS, units
 from cream.study.design import Run
-from cream.study.scoring import SETS, as_item, right_tokens
-from cream.study.worker import Bench
+from cream.study.scoring import SETS, as_question, right_tokens
+from cream.study.worker import Worker
 from cream.tasks.base import Example
 from cream.verify.examples import Texts, rebuild
-from cream.verify.rows import Checked, Unchecked, ask, table
+from cream.verify.rows import Checked, Unchecked, recompute, table
 
 __all__ = ["LIMITS", "NEAR_TIE", "train_again", "verify_grid"]
 
@@ -101,7 +101,7 @@ def _with_base(frame: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, list[Unch
     for (base, hashed), part in frame.groupby(["base", "base_hash"]):
         places = [root / "data" / base, root / "runs" / "bases" / base]
         there = [place for place in places if (place / "config.json").is_file()]
-        same = [p for p in there if models.Subject("", str(p), "").weights_hash() == hashed]
+        same = [p for p in there if models.ModelSpec("", str(p), "").weights_hash() == hashed]
         if same:
             keep.append(part.assign(place=str(same[0])))
         else:
@@ -121,10 +121,10 @@ def _short(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Unchecked]]:
     return frame[~long], [Unchecked(what, int(long.sum()), why)]
 
 
-def _subject(row: pd.Series) -> models.Subject:
+def _model_spec(row: pd.Series) -> models.ModelSpec:
     scaled = row["variant"] == "scaled"
     how = {"scaling": row["scaling"], "scale": int(row["scale"])} if scaled else {}
-    return models.Subject(str(row["variant"]), str(row["place"]), str(row["variant"]), **how)
+    return models.ModelSpec(str(row["variant"]), str(row["place"]), str(row["variant"]), **how)
 
 
 def _pick(frame: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
@@ -149,14 +149,14 @@ def _again(
 ) -> pd.DataFrame:
     """Ask one untuned model its wanted questions again; what differs, a row a value."""
     first = mine.iloc[0]
-    loaded = dataclasses.replace(_subject(first).load(torch.float32), allow_beyond=True)
+    loaded = dataclasses.replace(_model_spec(first).load(torch.float32), allow_beyond=True)
     model = _Model(loaded, models.base_of(first["place"]), built)
     found = []
     for (task, length), part in mine.groupby(["task", "token_length"]):
         like = _alike(frame, first, task, length)
         examples = _built(model, first["asked"], like, _alike(wanted, first, task, length))
         asked = {_identity(row): examples.get(_identity(row)) for row in part.itertuples()}
-        again = ask(loaded, task, [one for one in asked.values() if one], progress, _identity)
+        again = recompute(loaded, task, [one for one in asked.values() if one], progress, _identity)
         for row in part.itertuples():
             example = asked[_identity(row)]
             where = (f"{row.base}, {row.variant} {row.scaling}, {task}, {length} tokens, sample "
@@ -208,7 +208,7 @@ def _by_tokens(
     model: _Model, row: object, example: Example, score: float
 ) -> Iterator[tuple[str, object, object]]:
     """The same of a wrong answer's text, which ends with its first wrong token."""
-    item, decode = as_item(model.loaded.tokenizer, example), model.loaded.tokenizer.decode
+    item, decode = as_question(model.loaded.tokenizer, example), model.loaded.tokenizer.decode
     right, wrong = (each[0] for each in right_tokens(model.loaded.model, [item]))
     said = example.target if wrong < 0 else decode([*item.target[:right], wrong])
     if said == row.prediction and score == float(row.score):
@@ -279,7 +279,7 @@ def _trained(
     device = "cuda:0" if torch.cuda.is_available() else "cpu"
     print(f"training again: {where}: {run.steps} steps of {run.batch} windows", flush=True)
     start = time.perf_counter()
-    record = Bench(dataclasses.replace(known, device=device)).measure(run)
+    record = Worker(dataclasses.replace(known, device=device)).measure(run)
     tokenizer = models.base_of(row["place"]).tokenizer
     again = units(study_records.unfold([record], known.questions, tokenizer)).iloc[0]
     was = units(committed).iloc[0]

@@ -8,7 +8,7 @@ import torch
 from cream import models, results
 from cream.evaluation import harness
 from cream.evaluation import models as evaluation_models
-from cream.evaluation.harness import Policy, ask, differences, table
+from cream.evaluation.harness import Policy, differences, evaluate_models, table
 from cream.evaluation.harness_task import make_task
 
 needs_harness = pytest.mark.skipif(
@@ -41,7 +41,9 @@ def find(place, names="original"):
 @pytest.fixture(scope="module")
 def whole(place, task):
     """Rows of an evaluation that nothing interrupted, the base beside itself scaled."""
-    return ask(find(place, "original,scaled:yarn:4"), [str(task)], place / "whole.jsonl")
+    return evaluate_models(
+        find(place, "original,scaled:yarn:4"), [str(task)], place / "whole.jsonl"
+    )
 
 
 @needs_harness
@@ -105,11 +107,11 @@ def test_an_interrupted_evaluation_goes_on(place, task, whole, tmp_path, monkeyp
     monkeypatch.setattr(torch.nn.Embedding, "forward", counted)
     rows = tmp_path / "rows.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        ask(find(place), [str(task)], rows, batch_size=4)
+        evaluate_models(find(place), [str(task)], rows, batch_size=4)
     assert len(results.read(rows)) == 0 and len(list(tmp_path.iterdir())) > 1
     last, before = 100, sum(calls[:2])
     calls.clear()
-    again = ask(find(place), [str(task)], rows, batch_size=4)
+    again = evaluate_models(find(place), [str(task)], rows, batch_size=4)
     assert sum(calls) == 6 * 4 - before == 16
     wanted = whole[whole["method"] == "original"]
     for name in ("key", "score", "prompt_hash"):
@@ -117,13 +119,13 @@ def test_an_interrupted_evaluation_goes_on(place, task, whole, tmp_path, monkeyp
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
     calls.clear()
     content = rows.read_bytes()
-    assert ask(find(place), [str(task)], rows).equals(again)
+    assert evaluate_models(find(place), [str(task)], rows).equals(again)
     assert not calls and rows.read_bytes() == content
 
 
 @needs_harness
 def test_the_first_documents_are_asked_alike_whatever_the_limit(place, task, whole, tmp_path):
-    few = ask(find(place), [str(task)], tmp_path / "rows.jsonl", Policy(limit=2))
+    few = evaluate_models(find(place), [str(task)], tmp_path / "rows.jsonl", Policy(limit=2))
     assert len(few) == 4 and set(few["key"]) <= set(whole["key"])
 
 
@@ -135,7 +137,9 @@ def test_a_bos_stands_where_it_is_asked_for(policy, many, place, task, tmp_path,
     monkeypatch.setattr(
         torch.nn.Embedding, "forward", lambda s, ids: seen.append(ids) or forward(s, ids)
     )
-    frame = ask(find(place), [str(task)], tmp_path / "rows.jsonl", Policy(policy.bos, limit=2), 1)
+    frame = evaluate_models(
+        find(place), [str(task)], tmp_path / "rows.jsonl", Policy(policy.bos, limit=2), 1
+    )
     assert seen and all((ids == 0).sum() == many for ids in seen)
     assert all((ids[:, 0] == 0).all() == bool(many) for ids in seen)
     assert json.loads(frame["settings"][0])["bos"] == ("add_special_tokens" if many else "none")
@@ -157,7 +161,9 @@ def test_a_chat_model_is_asked_in_its_own_template(bos, place, task, tmp_path, m
         torch.nn.Embedding, "forward", lambda s, ids: seen.append(ids) or forward(s, ids)
     )
     subject = evaluation_models.find("original", "chat", tmp_path)
-    frame = ask(subject, [str(task)], tmp_path / "rows.jsonl", Policy(bos, True, limit=1), 1)
+    frame = evaluate_models(
+        subject, [str(task)], tmp_path / "rows.jsonl", Policy(bos, True, limit=1), 1
+    )
     assert seen and all((ids == 0).sum() == 1 and ids[0, 0] == 0 for ids in seen)
     text = tokenizer.decode(seen[0][0])
     assert text.count("<|user|>") == 2 and text.count("<|assistant|>") == 2
@@ -168,7 +174,7 @@ def test_a_chat_model_is_asked_in_its_own_template(bos, place, task, tmp_path, m
 @needs_harness
 def test_a_base_without_a_template_is_not_asked_as_a_chat_model(place, task, tmp_path):
     with pytest.raises(ValueError, match="base has no chat template"):
-        ask(find(place), [str(task)], tmp_path / "rows.jsonl", Policy(chat=True))
+        evaluate_models(find(place), [str(task)], tmp_path / "rows.jsonl", Policy(chat=True))
 
 
 @needs_harness
@@ -177,7 +183,7 @@ def test_a_prompt_beyond_the_window_is_refused_not_cut(place, texts, tmp_path):
     with pytest.raises(
         ValueError, match=r"next_passage has \d{4} tokens, more than the model's win"
     ):
-        ask(find(place), [str(task)], tmp_path / "rows.jsonl")
+        evaluate_models(find(place), [str(task)], tmp_path / "rows.jsonl")
 
 
 @needs_harness
@@ -188,23 +194,23 @@ def test_the_papers_tasks_are_those_of_the_harness(monkeypatch):
     assert sum(harness.SHOTS.values()) == 35
     monkeypatch.setattr(harness, "_manager", lambda folders: paper)
     with pytest.raises(ValueError, match="no task 'bolq'; did you mean 'boolq'"):
-        ask([], ["bolq"], "rows.jsonl")
+        evaluate_models([], ["bolq"], "rows.jsonl")
     with pytest.raises(ConnectionError, match="the data of piqa did not come .* Hugging Face Hub"):
-        ask([], ["piqa"], "rows.jsonl")
+        evaluate_models([], ["piqa"], "rows.jsonl")
 
 
 def test_what_cannot_be_asked_is_refused_by_name(place, tmp_path, monkeypatch):
     rows = tmp_path / "rows.jsonl"
     with pytest.raises(ValueError, match="tasks names no task"):
-        ask([], harness.task_names(" , "), rows)
+        evaluate_models([], harness.task_names(" , "), rows)
     with pytest.raises(FileNotFoundError, match="no task file .*none.yaml"):
-        ask([], harness.task_names("boolq, none.yaml", tmp_path), rows)
+        evaluate_models([], harness.task_names("boolq, none.yaml", tmp_path), rows)
     served = evaluation_models.find("http://localhost:1/v1#model", "base", place)
     with pytest.raises(ValueError, match="is behind a server"):
-        ask(served, ["boolq"], rows)
+        evaluate_models(served, ["boolq"], rows)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="in one process"):
-        ask([], ["boolq"], rows)
+        evaluate_models([], ["boolq"], rows)
     assert not rows.exists()
 
 
@@ -212,7 +218,7 @@ def test_without_the_harness_its_installation_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "lm_eval.tasks", None)
     harness._manager.cache_clear()
     with pytest.raises(ImportError, match=r'pip install -e "\.\[evaluation\]" -c constraints'):
-        ask([], ["boolq"], tmp_path / "rows.jsonl")
+        evaluate_models([], ["boolq"], tmp_path / "rows.jsonl")
 
 
 @pytest.mark.parametrize(("name", "metric"), [("boolq", "acc"), ("arc_challenge", "acc_norm")])

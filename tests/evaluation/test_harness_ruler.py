@@ -13,7 +13,7 @@ import pytest
 from cream import models, results
 from cream.evaluation import harness, harness_ruler
 from cream.evaluation import models as evaluation_models
-from cream.evaluation.harness import Policy, ask, table
+from cream.evaluation.harness import Policy, evaluate_models, table
 from cream.evaluation.harness_ruler import build, check, score
 
 needs_harness = pytest.mark.skipif(
@@ -80,14 +80,14 @@ def test_answers_are_rows_with_nvidias_score(made, place):
     """A row a document and length; the tiny model names nothing. Again, nothing is asked."""
     subjects = evaluation_models.find("original", "base", place)
     names, rows = ["niah_single_2", "ruler_qa_squad"], place / "rows.jsonl"
-    frame = ask(subjects, names, rows, Policy(limit=2), lengths=[4096])
+    frame = evaluate_models(subjects, names, rows, Policy(limit=2), lengths=[4096])
     assert frame.groupby("task").size().to_dict() == dict.fromkeys(names, 2)
     assert set(frame["token_length"]) == {4096} and frame["score"].between(0, 1).all()
     assert set(results.variant(frame)) == {"4096"} and table(frame)["main"].all()
     said = {row.task: json.loads(row.prediction) for row in frame.itertuples()}
     assert all(isinstance(one[0], str) for one in said.values())
     before = rows.read_bytes()
-    assert len(ask(subjects, names, rows, Policy(limit=2), lengths=[4096])) == 4
+    assert len(evaluate_models(subjects, names, rows, Policy(limit=2), lengths=[4096])) == 4
     assert rows.read_bytes() == before
 
 
@@ -95,7 +95,7 @@ def test_answers_are_rows_with_nvidias_score(made, place):
 def test_what_is_longer_than_the_window_with_its_answer_is_refused(made, place, tmp_path):
     subjects = evaluation_models.find("original", "base", place)
     with pytest.raises(ValueError, match=r"niah_single_2 has \d+ tokens and 128 to answer, more"):
-        ask(subjects, ["niah_single_2"], tmp_path / "rows", lengths=[16384])
+        evaluate_models(subjects, ["niah_single_2"], tmp_path / "rows", lengths=[16384])
     assert not (tmp_path / "rows").exists() or not (tmp_path / "rows").read_text()
 
 

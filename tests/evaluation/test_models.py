@@ -8,7 +8,7 @@ import pytest
 
 from cream import models
 from cream.evaluation import models as evaluation_models
-from cream.evaluation.models import ask, find
+from cream.evaluation.models import evaluate_models, find
 from cream.tasks import longchat_lines
 
 
@@ -50,11 +50,11 @@ def test_all_models_are_asked_the_same(place, tmp_path, tiny_tokenizer):
     examples = longchat_lines.examples(tiny_tokenizer, [200, 400], 2)
     listed = find("original,runs/done", "base", place)
     rows = tmp_path / "rows.jsonl"
-    frame = ask(listed, longchat_lines, examples, rows, progress=False)
+    frame = evaluate_models(listed, longchat_lines, examples, rows, progress=False)
     assert frame.groupby("method")["prompt_hash"].apply(frozenset).nunique() == 1
     assert frame.groupby("run").size().to_dict() == {"original": 4, "runs/done": 4}
     before = rows.read_bytes()
-    assert ask(listed, longchat_lines, examples, rows, progress=False).equals(frame)
+    assert evaluate_models(listed, longchat_lines, examples, rows, progress=False).equals(frame)
     assert rows.read_bytes() == before
 
 
@@ -67,7 +67,7 @@ def test_another_tokenizer_is_refused(place, tmp_path, tiny_tokenizer, tiny_mode
     examples = longchat_lines.examples(tiny_tokenizer, [200], 1)
     with pytest.raises(ValueError, match="other has another tokenizer"):
         listed = find("original,other", "base", place)
-        ask(listed, longchat_lines, examples, tmp_path / "rows.jsonl", progress=False)
+        evaluate_models(listed, longchat_lines, examples, tmp_path / "rows.jsonl", progress=False)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_no_length_of_a_preset_exceeds_the_length_it_trains_for(name):
 def test_cards_have_names():
     import torch
 
-    assert evaluation_models.card(torch.device("cpu")) == "cpu"
+    assert evaluation_models.device_name(torch.device("cpu")) == "cpu"
 
 
 def retrained(root, tokenizer, **change):
@@ -162,7 +162,7 @@ def test_no_changed_thing_reuses_an_old_row(place, tmp_path, tiny_tokenizer, mon
 
     def run(asked):
         subject, rows = find("runs/changing", "base", place), tmp_path / "rows.jsonl"
-        return ask(subject, longchat_lines, asked, rows, progress=False)
+        return evaluate_models(subject, longchat_lines, asked, rows, progress=False)
 
     first = run(asked)
     if change in ("weights", "scaling", "scale"):
@@ -193,7 +193,9 @@ def test_samples_beyond_a_target_length_are_refused_before_any_model_is_loaded(
     monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("loaded"))
     for name in ("scaled:linear:4", "runs/done"):
         with pytest.raises(ValueError, match=f"2 of 4 samples.* 1024 .*of {name}.: 2 of 1100"):
-            ask(find(f"original,{name}", "base", place), longchat_lines, asked, tmp_path / "rows")
+            evaluate_models(
+                find(f"original,{name}", "base", place), longchat_lines, asked, tmp_path / "rows"
+            )
     assert not (tmp_path / "rows").exists()
 
 
@@ -273,7 +275,7 @@ def test_equal_weights_are_noticed_when_loaded_where_files_do_not_show_them(
     monkeypatch.setattr(evaluation_models, "equal_weights", lambda *_: False)
     asked, listed = longchat_lines.examples(tiny_tokenizer, [100], 2), find("base,copy", "a", names)
     with pytest.raises(ValueError, match="base and copy have equal weights and RoPE"):
-        ask(listed, longchat_lines, asked, tmp_path / "rows", progress=False)
+        evaluate_models(listed, longchat_lines, asked, tmp_path / "rows", progress=False)
 
 
 def test_scaled_alone_is_as_the_preset_trains_it(place):

@@ -207,7 +207,7 @@ def test_another_rope_is_not_believed(exports, tmp_path):
             config[key] = {k: v for k, v in {**config[key], **change}.items() if v is not None}
         (out / "config.json").write_text(json.dumps(config))
         job = {"model": str(out), "sequences": asked, "texts": []}
-        (theirs,), _ = engine_worker.ask_transformers(job)
+        (theirs,), _ = engine_worker.run_transformers(job)
         one = engines.compare(ours, theirs)
         assert (one["difference"] <= engines.TOLERANCE * one["spread"]) == (name == "right"), name
 

@@ -85,6 +85,6 @@ def test_one_family_run_gives_the_committed_section(tmp_path, monkeypatch):
 def test_a_command_that_fails_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     with pytest.raises(RuntimeError, match="(?s)cream.training .*nowhere: .*config.json"):
-        transcript._said(f"python -m cream.training {tmp_path / 'nowhere'}")
+        transcript._printed_by(f"python -m cream.training {tmp_path / 'nowhere'}")
     with pytest.raises(SystemExit):
         transcript.main(["x.md", "--llama-cpp", "tree", "--unknown"])

@@ -85,7 +85,7 @@ def test_the_miniature_answers_the_same_with_such_a_tokenizer(tmp_path, usual):
 def test_answers_that_are_scored_without_generating_have_no_ending_either(tmp_path, usual):
     odd = ending(tmp_path / "t")
     for example in longchat_lines.examples(usual, [256], 2, seed=0):
-        one, other = scoring.as_item(usual, example), scoring.as_item(odd, example)
+        one, other = scoring.as_question(usual, example), scoring.as_question(odd, example)
         assert one.prompt.tolist() == other.prompt.tolist()
         assert one.target.tolist() == other.target.tolist()
 
@@ -102,7 +102,7 @@ def test_the_harness_is_not_given_such_a_tokenizer_with_bos(tmp_path):
     models.save(model, ending(tmp_path / "t"), tmp_path / "m")
     asked = evaluation_models.find("m", BASE, tmp_path)
     with pytest.raises(ValueError, match="bos is true and the tokenizer of m also appends </s>"):
-        harness.ask(asked, ["piqa"], tmp_path / "rows.jsonl", harness.Policy(bos=True))
+        harness.evaluate_models(asked, ["piqa"], tmp_path / "rows.jsonl", harness.Policy(bos=True))
     assert not (tmp_path / "rows.jsonl").exists()
 
 

@@ -42,7 +42,7 @@ def examples(tiny_tokenizer, samples: int = 4):
 
 
 def ask(names: str, place, examples, rows, task=longchat_lines):
-    return evaluation_models.ask(
+    return evaluation_models.evaluate_models(
         evaluation_models.find(names, "base", place), task, examples, rows, progress=False
     )
 

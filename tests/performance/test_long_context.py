@@ -116,7 +116,7 @@ def answers(words: str, **changes) -> list[dict]:
 def test_what_fits_is_said_before_it_is_decoded(task, size, new, words, tiny_tokenizer):
     """Official prompts, as many new tokens as the release allows, the prediction beside."""
     needs, line = answers(words, task=task, size=size)
-    asked = long_context._asked(task, tiny_tokenizer, size, 3)
+    asked = long_context._questions(task, tiny_tokenizer, size, 3)
     lengths = [len(tiny_tokenizer(one.prompt)["input_ids"]) for one in asked]
     model = long_context.random_model(random_models.shape("tiny"), max(lengths) + new)
     assert needs["needs"].startswith(f"3 prompts at once of {max(lengths) + new:,} tokens")

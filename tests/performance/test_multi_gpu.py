@@ -106,7 +106,7 @@ def test_an_evaluations_row_names_the_model_that_was_asked(tmp_path, monkeypatch
             ("03_longchat_lines", None),
             ("07_perplexity", random_models.shape("tiny")),
         ):
-            assert multi_gpu._asked(given, tmp_path, name, {}, shape)
+            assert multi_gpu._compare_evaluation(given, tmp_path, name, {}, shape)
     lines, text = read(given.rows).to_dict("records")
     about = {name: lines[name] for name in ("preset", "base", "window", "token_length")}
     assert about == {"preset": "miniature", "base": "miniature", "window": 512,

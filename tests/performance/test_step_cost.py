@@ -40,14 +40,14 @@ def test_both_methods_at_every_target(tmp_path, capfd):
 def test_what_does_not_fit_is_said_and_measured_at_two_depths(tmp_path, monkeypatch):
     """The arithmetic stands in the row; every layer is recomputed; no optimizer step at a depth."""
     file = tmp_path / "rows.jsonl"
-    settle = memory.settle
+    plan_memory = memory.plan_memory
 
     def small(config, model, window, card, name):
         if window > 128:
             raise MemoryError("512 tokens are too many")
-        return settle(config, model, window, card, name)
+        return plan_memory(config, model, window, card, name)
 
-    monkeypatch.setattr(step_cost.memory, "settle", small)
+    monkeypatch.setattr(step_cost.memory, "plan_memory", small)
     step_cost.main([*TINY, "--targets", "512", "--depths", "1,2", "--rows", str(file)])
     full = [row for row in _rows(file) if row["method"] == "full"]
     assert [row.get("layers") for row in full] == [None, 1, 2]

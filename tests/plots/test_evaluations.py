@@ -191,10 +191,10 @@ def test_the_middle_lands_where_the_releases_put_it(scale, mean, mode, centre):
 
 def test_distance_counts_are_counted():
     """Against every pair, one by one."""
-    told = np.array([0, 1, 2, 9, 14, 15])
-    pairs = np.abs(told[:, None] - told[None, :])[np.triu_indices(6)]
+    assigned = np.array([0, 1, 2, 9, 14, 15])
+    pairs = np.abs(assigned[:, None] - assigned[None, :])[np.triu_indices(6)]
     expected = np.bincount(pairs, minlength=16)
-    assert coverage.distance_counts(told, 16).tolist() == expected.tolist()
+    assert coverage.distance_counts(assigned, 16).tolist() == expected.tolist()
 
 
 def pictures() -> dict:

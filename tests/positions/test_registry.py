@@ -31,12 +31,12 @@ def reference_cream(window, scale, mode, ends, num_tokens, alpha_index, end):
     """One draw written from protocols 1.1 with lists, the repeated-tail accident mended."""
     h = window // 3 if mode == "relativity" else ends
     c = window - 2 * h
-    told = list(range(h)) + list(range(end - c + 1, end + 1))
-    told += list(range(scale * window - h, scale * window))
+    assigned = list(range(h)) + list(range(end - c + 1, end + 1))
+    assigned += list(range(scale * window - h, scale * window))
     last = end if end < num_tokens - h else num_tokens - h - 1
     read = list(range(h)) + list(range(last - c + 1, last + 1))
     read += list(range(num_tokens - h, num_tokens))
-    return read, told
+    return read, assigned
 
 
 @pytest.mark.parametrize("mode", ["relativity", "continuity"])
@@ -50,9 +50,9 @@ def test_cream_equals_a_reference_written_from_the_protocol(window, scale, mode)
         end = rng.randint(*end_bounds(window, scale, length, alpha_index))
         n = rng.choice([window, window + 1, 2 * window, scale * window, 2 * scale * window])
         got = cream_indices(window, scale, n, mode, alpha_index, end)
-        read, told = reference_cream(window, scale, mode, ends, n, alpha_index, end)
+        read, assigned = reference_cream(window, scale, mode, ends, n, alpha_index, end)
         assert got.tokens.tolist() == read
-        assert got.positions.tolist() == told
+        assert got.positions.tolist() == assigned
 
 
 @pytest.mark.parametrize(
@@ -95,11 +95,11 @@ def test_drawn_alphas_follow_their_probabilities(middle):
 @pytest.mark.parametrize("num_tokens", [4096, 5000, 40_000])
 def test_every_draw_is_valid(name, num_tokens):
     draw = sampler(name, 512, 8)
-    for tokens, told in draws(draw, num_tokens):
+    for tokens, assigned in draws(draw, num_tokens):
         size = 4096 if name == "full" else 512
-        assert tokens.dtype == told.dtype == np.int64
-        assert tokens.shape == told.shape == (size,)
-        assert (np.diff(told) > 0).all() and told[0] >= 0 and told[-1] < 4096
+        assert tokens.dtype == assigned.dtype == np.int64
+        assert tokens.shape == assigned.shape == (size,)
+        assert (np.diff(assigned) > 0).all() and assigned[0] >= 0 and assigned[-1] < 4096
         assert (np.diff(tokens) > 0).all() and tokens[0] == 0 and tokens[-1] < num_tokens
 
 
@@ -110,8 +110,8 @@ def test_a_document_of_one_window_is_read_whole(name):
 
 
 def test_cream_always_tells_the_longest_distance():
-    for _, told in draws(sampler("cream", 512, 8), num_tokens=4096):
-        assert told[-1] - told[0] == 4095
+    for _, assigned in draws(sampler("cream", 512, 8), num_tokens=4096):
+        assert assigned[-1] - assigned[0] == 4095
 
 
 def test_pose_equals_a_reference_written_from_the_protocol():
@@ -125,17 +125,17 @@ def test_pose_equals_a_reference_written_from_the_protocol():
 def test_pose_ranges_are_those_of_protocols_2_1():
     window, scale = 64, 8
     firsts, shifts, first_shifts = set(), set(), set()
-    for tokens, told in draws(sampler("pose", window, scale), 10_000, count=4000):
-        assert told[0] == 0
-        seam = np.flatnonzero(np.diff(told) > 1)
-        shifts.add(int(told[-1]) - (window - 1))
+    for tokens, assigned in draws(sampler("pose", window, scale), 10_000, count=4000):
+        assert assigned[0] == 0
+        seam = np.flatnonzero(np.diff(assigned) > 1)
+        shifts.add(int(assigned[-1]) - (window - 1))
         if len(seam):
             firsts.add(int(seam[0]) + 1)
         assert tokens.max() < window * scale, "content comes from the first s x N tokens"
     assert min(firsts) == 1 and max(firsts) == 32
     assert min(shifts) == 0 and max(shifts) == window * (scale - 1)
-    for _, told in draws(sampler("pose-v1", window, scale), 10_000, count=500):
-        first_shifts.add(int(told[0]))
+    for _, assigned in draws(sampler("pose-v1", window, scale), 10_000, count=500):
+        first_shifts.add(int(assigned[0]))
     assert max(first_shifts) > window
 
 
@@ -178,10 +178,10 @@ def test_streams_of_one_example_differ():
 # The accidents of the official releases (protocols 1.4), each with the test that finds it again.
 
 
-def is_relativity(told, window):
-    return told[window // 3 - 1] == window // 3 - 1 and told[-(window // 3)] == told[-1] - (
-        window // 3 - 1
-    )
+def is_relativity(assigned, window):
+    return assigned[window // 3 - 1] == window // 3 - 1 and assigned[-(window // 3)] == assigned[
+        -1
+    ] - (window // 3 - 1)
 
 
 def modes_of(draw, count, start=0):
@@ -200,12 +200,12 @@ def test_q1_the_mode_is_drawn_for_each_example_and_not_for_each_batch():
 
 def test_q2_another_seed_or_epoch_gives_other_positions():
     draw = sampler("cream", 512, 8)
-    told = {
+    assigned = {
         draw.draw(4096, seed, epoch, 5).positions.tobytes()
         for seed in range(3)
         for epoch in range(3)
     }
-    assert len(told) >= 8
+    assert len(assigned) >= 8
 
 
 def test_q3_middle_tokens_never_repeat_tail_tokens():
@@ -223,10 +223,10 @@ def test_free_content_moves_no_position(mode, ends):
     """The same positions as tied; the middle begins anywhere between head and tail."""
     tied, free = (sampler("cream", 64, 16, mode=mode, content=each) for each in ("tied", "free"))
     begun = set()
-    for (_, old), (tokens, told) in zip(
+    for (_, old), (tokens, assigned) in zip(
         draws(tied, 100, 1500), draws(free, 100, 1500), strict=True
     ):
-        assert told.tolist() == old.tolist()
+        assert assigned.tolist() == old.tolist()
         assert tokens[:ends].tolist() == list(range(ends))
         assert tokens[-ends:].tolist() == list(range(100 - ends, 100))
         assert (np.diff(tokens[ends:-ends]) == 1).all()
@@ -249,10 +249,12 @@ def test_q4_a_document_shorter_than_the_window_is_refused():
 
 
 def test_q6_the_mean_grows_with_the_scale():
-    centres = [told[256] for _, told in draws(sampler("cream", 512, 64, mode="continuity"), 32768)]
+    centres = [
+        assigned[256] for _, assigned in draws(sampler("cream", 512, 64, mode="continuity"), 32768)
+    ]
     assert 0.40 < np.mean(centres) / 32768 < 0.53
     released = sampler("cream", 512, 64, mode="continuity", mean=9)
-    centres = [told[256] for _, told in draws(released, 32768)]
+    centres = [assigned[256] for _, assigned in draws(released, 32768)]
     assert np.mean(centres) / 32768 < 0.1, "mean=9 at scale 64 never leaves the first tenth"
 
 
@@ -263,8 +265,8 @@ def test_q9_a_scale_that_is_not_whole_is_refused():
 
 
 def test_q10_odd_windows_work():
-    for tokens, told in draws(sampler("cream", 127, 3), 500):
-        assert len(tokens) == 127 and (np.diff(told) > 0).all()
+    for tokens, assigned in draws(sampler("cream", 127, 3), 500):
+        assert len(tokens) == 127 and (np.diff(assigned) > 0).all()
 
 
 def test_q12_ends_that_leave_no_middle_are_refused():
@@ -282,8 +284,12 @@ def test_q14_method_names_are_exact():
 
 
 def test_q16_the_middle_takes_the_remainder():
-    told = cream_indices(4096, 8, 4096, "relativity", 9, 10_000).positions
-    assert told[1364] == 1364 and told[1365] == 10_000 - 1365 and told[-1365] == 32768 - 1365
+    assigned = cream_indices(4096, 8, 4096, "relativity", 9, 10_000).positions
+    assert (
+        assigned[1364] == 1364
+        and assigned[1365] == 10_000 - 1365
+        and assigned[-1365] == 32768 - 1365
+    )
 
 
 @pytest.mark.parametrize("name", RELEASES)

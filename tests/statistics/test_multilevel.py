@@ -15,7 +15,7 @@ def test_levels_are_means_of_bases_not_of_runs():
     """A base with more seeds counts once."""
     made = pd.DataFrame({"base": ["a"] * 4 + ["b"], "seed": [0, 1, 2, 3, 0],
                          "scaling": "yarn", "lines": [50.0] * 4 + [70.0]})  # fmt: skip
-    (row,) = multilevel.level_table(made, ["scaling"]).itertuples()
+    (row,) = multilevel.group_means(made, ["scaling"]).itertuples()
     assert (row.value, row.bases, row.runs, row.unit) == (60.0, 2, 5, "base")
     assert row.high - row.value == pytest.approx(12.706 * 10, rel=1e-3)
     assert row.seeds_high - row.seeds_low == 0.0  # seeds alike, these bases given
@@ -38,7 +38,7 @@ def test_differences_are_those_of_the_claims():
 def test_levels_are_those_of_two_level(bases):
     """Counted for all groups at once here, group by group there; one base's unit is the seed."""
     runs = made_runs({"cream": 8.0, "pose": 3.0}, bases=bases, seeds=4).drop(index=0)
-    table = multilevel.level_table(runs, ["variant"]).set_index("variant")
+    table = multilevel.group_means(runs, ["variant"]).set_index("variant")
     for variant, part in runs.groupby("variant"):
         theirs, ours = statistics.two_level(part, "lines"), table.loc[variant]
         assert ours["unit"] == theirs.unit and ours["runs"] == theirs.n_runs
@@ -47,7 +47,7 @@ def test_levels_are_those_of_two_level(bases):
         for name in ("low", "high"):
             assert ours[name] == pytest.approx(getattr(theirs, name))
     with pytest.raises(ValueError, match="one row a run"):
-        multilevel.level_table(pd.concat([runs, runs]), ["variant"])
+        multilevel.group_means(pd.concat([runs, runs]), ["variant"])
 
 
 def test_levels_of_answers_and_perplexities_are_means_over_bases():

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_models_are_named_as_evaluations_name_them():
     found = jobs("original, scaled:yarn:8,cream:yarn:8:1")
     assert found == [Job("original"), Job("scaled", "yarn", 8), Job("cream", "yarn", 8, 1)]
-    subjects = [each.subject("runs/x") for each in found]
+    subjects = [each.evaluation_name("runs/x") for each in found]
     assert subjects == ["original", "scaled:yarn:8", "runs/x/cream-yarn-8-seed1"]
     assert [each.trained for each in found] == [False, False, True]
 
@@ -29,7 +29,7 @@ def test_fields_of_one_run_alone_stand_behind_it():
     plain, eight = jobs("cream:yarn:8:1,cream:yarn:8:1:float8=tensorwise:micro_batch=4")
     assert plain.changes == () and dict(eight.changes) == {"float8": "tensorwise", "micro_batch": 4}
     assert eight.name == "cream-yarn-8-seed1-float8-tensorwise-micro_batch-4"
-    assert eight.subject("runs/x") == f"runs/x/{eight.name}"
+    assert eight.evaluation_name("runs/x") == f"runs/x/{eight.name}"
     with pytest.raises(ValueError, match="a run has no float9 .did you mean float8"):
         campaign.main(["x", "--models", "cream:yarn:8:1:float9=tensorwise"])
 

@@ -22,15 +22,15 @@ def root(tmp_path_factory):
     return training_runs.lay_out(tmp_path_factory.mktemp("lean"), model, tiny_models.tokenizer(600))
 
 
-def lean_run(root, method: str, steps: int, seed: int, **options):
+def fast_run(root, method: str, steps: int, seed: int, **options):
     """Train without a Trainer; return the model and its losses."""
     model = models.load(root / "base", scaling="yarn", scale=training_runs.SCALE)
-    data = fast_training.material(
+    data = fast_training.load_batches(
         root / "corpus", sampler(method, training_runs.WINDOW, training_runs.SCALE, **options),
         seed, steps, 4,
     )  # fmt: skip
-    stepper = fast_training.Stepper(model, data.input_ids.shape[1:])
-    return model, stepper.train(data, 1e-3), stepper, data
+    step = fast_training.CapturedStep(model, data.input_ids.shape[1:])
+    return model, step.train(data, 1e-3), step, data
 
 
 @pytest.mark.parametrize("method", ["cream", "pose", "full"])
@@ -40,7 +40,7 @@ def test_the_same_as_training(root, tmp_path, method):
     run = tmp_path / method
     training_runs.train(root, run, method=method, steps=steps, warmup_steps=fast_training.WARMUP,
                         scaling="yarn", seed=3)  # fmt: skip
-    model, losses, *_ = lean_run(root, method, steps, 3)
+    model, losses, *_ = fast_run(root, method, steps, 3)
     theirs = training_runs.losses(run)
     np.testing.assert_allclose(losses, [theirs[k + 1] for k in range(steps)], rtol=2e-5)
     assert losses[-1] < losses[0]
@@ -52,13 +52,13 @@ def test_the_same_as_training(root, tmp_path, method):
 
 def test_a_second_run_on_the_same_model_is_the_first_again(root):
     """Nothing is left of a run once the base's weights are copied back."""
-    model, first, stepper, data = lean_run(root, "cream", 4, 0)
+    model, first, step, data = fast_run(root, "cream", 4, 0)
     base = models.load(root / "base", scaling="yarn", scale=training_runs.SCALE)
     once = [each.detach().clone() for each in model.parameters()]
     with torch.no_grad():
         for mine, fresh in zip(model.parameters(), base.parameters(), strict=True):
             mine.copy_(fresh)
-    second = stepper.train(data, 1e-3)
+    second = step.train(data, 1e-3)
     assert (first == second).all()
     assert all((a == b).all() for a, b in zip(once, model.parameters(), strict=True))
 
@@ -69,7 +69,7 @@ def test_the_attention_of_the_graph_is_that_of_training(root):
     And a token at the end depends on the first, over every seam.
     """
     model = models.load(root / "base", scaling="yarn", scale=training_runs.SCALE)
-    data = fast_training.material(root / "corpus", sampler("cream", 64, 8), 0, 1, 4)
+    data = fast_training.load_batches(root / "corpus", sampler("cream", 64, 8), 0, 1, 4)
     inputs = {name: each[0].long() for name, each in zip(data._fields, data, strict=True)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with torch.inference_mode():
@@ -84,8 +84,8 @@ def test_the_attention_of_the_graph_is_that_of_training(root):
 
 def test_fewer_steps_begin_alike(root):
     """So that runs of several lengths share their examples."""
-    long = fast_training.material(root / "corpus", sampler("pose", 64, 8), 1, 5, 4)
-    short = fast_training.material(root / "corpus", sampler("pose", 64, 8), 1, 2, 4)
+    long = fast_training.load_batches(root / "corpus", sampler("pose", 64, 8), 1, 5, 4)
+    short = fast_training.load_batches(root / "corpus", sampler("pose", 64, 8), 1, 2, 4)
     assert all((a == b).all() for a, b in zip(long.first(2), short, strict=True))
 
 
@@ -93,7 +93,7 @@ def test_fewer_steps_begin_alike(root):
 def compiled(root):
     """A model whose layers and loss are compiled, after a run on the first base."""
     model = models.load(root / "base", dtype=torch.float32)
-    return model, lean_losses(model, root / "base", root, compiled=True, **FIRST)
+    return model, fast_losses(model, root / "base", root, compiled=True, **FIRST)
 
 
 COUNTED = counters["stats"]
@@ -105,20 +105,20 @@ OTHERS = [
 ]
 
 
-def lean_losses(model, base, root, method, scaling, seed, compiled=False):
+def fast_losses(model, base, root, method, scaling, seed, compiled=False):
     """Tune a model as a bench does, turned and filled in place; None: a fresh one. 8 losses."""
     scaled = models.load(base, scaling=scaling, scale=8, dtype=torch.float32)
-    data = fast_training.material(root / "corpus", sampler(method, 64, 8), seed, 8, 4)
+    data = fast_training.load_batches(root / "corpus", sampler(method, 64, 8), seed, 8, 4)
     if model is None:
         model = scaled
     else:
-        fast_training.turn_like(model, scaled)
-    stepper = fast_training.Stepper(model, data.input_ids.shape[1:], compiled=compiled)
-    assert stepper.kind == ("compiled" if compiled else "eager")
+        fast_training.copy_rope(model, scaled)
+    step = fast_training.CapturedStep(model, data.input_ids.shape[1:], compiled=compiled)
+    assert step.kind == ("compiled" if compiled else "eager")
     with torch.no_grad():
         for mine, fresh in zip(model.parameters(), scaled.parameters(), strict=True):
             mine.copy_(fresh)
-    return stepper.train(data, 1e-3)
+    return step.train(data, 1e-3)
 
 
 @pytest.mark.slow
@@ -133,9 +133,9 @@ def test_compiled_code_keeps_nothing_of_the_run_it_was_made_in(root, compiled, o
     fresh = models.create(tiny_models.config("llama", vocab_size=605), seed=1)
     models.save(fresh, tiny_models.tokenizer(600), base)
     before = COUNTED["unique_graphs"]
-    found = lean_losses(model, base, root, compiled=True, **other)
+    found = fast_losses(model, base, root, compiled=True, **other)
     assert COUNTED["unique_graphs"] - before == 2 * (other["method"] == "full")  # layer, loss
-    wanted = lean_losses(None, base, root, **other)
+    wanted = fast_losses(None, base, root, **other)
     np.testing.assert_allclose(found, wanted, rtol=1e-5)
     assert abs(found - first).max() > 1e-2
 
@@ -152,25 +152,25 @@ def test_the_tail_learns_from_the_head(root, compile_it, method):
 def test_without_mask_and_guard_the_tail_is_blind(root):
     """The trap itself: what the test above would see."""
 
-    def spoil(stepper):
-        tiny_models.unguarded(stepper.model)
-        del stepper.inputs["attention_mask"]
+    def spoil(step):
+        tiny_models.unguarded(step.model)
+        del step.inputs["attention_mask"]
 
     assert _effects(root, "cream", False, spoil) == [0.0] * 4
 
 
-def _effects(root, method, compiled, spoil=lambda stepper: None) -> list[float]:
+def _effects(root, method, compiled, spoil=lambda step: None) -> list[float]:
     """How far a step's loss on the last label of each row moves when that row's token 0 changes."""
     model = models.load(root / "base", scaling="yarn", scale=8, dtype=torch.float32)
-    one = fast_training.material(root / "corpus", sampler(method, 64, 8), 1, 1, 4)
+    one = fast_training.load_batches(root / "corpus", sampler(method, 64, 8), 1, 1, 4)
     one.labels[..., :-1] = -100
     assert ((one.position_ids.diff() > 1).any(-1)).all(), "this draw skips nothing"
-    five = fast_training.Material(*(each.repeat(5, 1, 1) for each in one))
+    five = fast_training.Batches(*(each.repeat(5, 1, 1) for each in one))
     for row in range(4):
         five.input_ids[row + 1, row, 0] = (five.input_ids[row + 1, row, 0] + 7) % 600
-    stepper = fast_training.Stepper(model, one.input_ids.shape[1:], compiled=compiled)
-    spoil(stepper)
-    losses = stepper.train(five, 0.0)  # weights stay
+    step = fast_training.CapturedStep(model, one.input_ids.shape[1:], compiled=compiled)
+    spoil(step)
+    losses = step.train(five, 0.0)  # weights stay
     return abs(losses[1:] - losses[0]).tolist()
 
 
@@ -181,13 +181,13 @@ def test_a_graph_trains_as_steps_do(root, compiled):
     found = []
     for graphs in (True, False):
         model = models.load(root / "base", scaling="yarn", scale=8, dtype=torch.float32)
-        data = fast_training.material(root / "corpus", sampler("cream", 64, 8), 0, 14, 4)
+        data = fast_training.load_batches(root / "corpus", sampler("cream", 64, 8), 0, 14, 4)
         fresh = [each.detach().clone() for each in model.parameters()]
         shape = data.input_ids.shape[1:]
-        stepper = fast_training.Stepper(model, shape, graphs=graphs, compiled=compiled and graphs)
-        assert ("graph" in stepper.kind) == graphs
+        step = fast_training.CapturedStep(model, shape, graphs=graphs, compiled=compiled and graphs)
+        assert ("graph" in step.kind) == graphs
         with torch.no_grad():
             for mine, kept in zip(model.parameters(), fresh, strict=True):
                 mine.copy_(kept)
-        found.append(stepper.train(data, 1e-3))
+        found.append(step.train(data, 1e-3))
     np.testing.assert_allclose(*found, rtol=2e-3)

@@ -64,7 +64,7 @@ def listed(home):
 def measured(known, listed):
     """Records of all its runs."""
     torch.set_num_threads(1)
-    here = worker.Bench(known)
+    here = worker.Worker(known)
     return [here.measure(run) for run in listed]
 
 
@@ -82,7 +82,7 @@ def test_every_run_is_measured_and_its_record_is_json(listed, measured):
 
 def test_a_run_does_not_depend_on_those_before_it(known, listed, measured):
     """The last one alone gives the same answers and losses."""
-    again = worker.Bench(known).measure(listed[-1])
+    again = worker.Worker(known).measure(listed[-1])
     for name in ("losses", "right", "wrong", "nll"):
         assert again[name] == measured[-1][name]
 
@@ -91,12 +91,12 @@ def test_a_run_does_not_depend_on_those_before_it(known, listed, measured):
 def test_compiled_steps_give_the_same_records(known, listed, tmp_path, monkeypatch):
     """In a spawned worker, both shapes, both bases: the answers of steps not compiled, here."""
     tuned = [r for r in listed if r.steps and r.scaling == "yarn"]
-    with records.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+    with records.RunLog(tmp_path / "rows.jsonl", {}) as rows:
         given = dataclasses.replace(known, compiled=True)
         assert runner.run([tuned], given, rows, 1, minutes=5)["done"] == 4
     monkeypatch.setattr(design, "BATCH", 32)  # a spawned worker knows of no patches
     assert len({(r.base, r.batch) for r in tuned}) == len(tuned) == 4
-    here = worker.Bench(dataclasses.replace(known, compiled=False))
+    here = worker.Worker(dataclasses.replace(known, compiled=False))
     for run, one in zip(tuned, records.records(tmp_path / "rows.jsonl"), strict=True):
         wanted = here.measure(run)
         assert (one["key"], one["step"], wanted["step"]) == (wanted["key"], "compiled", "eager")
@@ -115,7 +115,7 @@ def test_a_step_that_cannot_be_compiled_is_computed_as_it_is(
 
     monkeypatch.setattr(fast_training, "_compile", fail)
     run = next(r for r in listed if r.steps)
-    record = worker.Bench(dataclasses.replace(known, compiled=True)).measure(run)
+    record = worker.Worker(dataclasses.replace(known, compiled=True)).measure(run)
     assert "no compiler here" in caplog.text and "no compiled code" in caplog.text
     assert record["step"] == "eager" and record["losses"] == measured[listed.index(run)]["losses"]
 
@@ -124,12 +124,12 @@ def test_processes_write_what_one_bench_measures(known, listed, measured, tmp_pa
     """Through spawned workers and a file; a second call finds nothing to do; a torn line goes."""
     path = tmp_path / "rows.jsonl"
     few = [r for r in listed if not r.steps][:2]
-    with records.Ledger(path, {"card": "test"}) as rows:
+    with records.RunLog(path, {"card": "test"}) as rows:
         counted = runner.run([few], known, rows, processes=1, minutes=5)
         assert counted["done"] == 2 and not counted["failed"]
     with path.open("ab") as file:
         file.write(b'{"schema": "cream-gr')
-    with records.Ledger(path, {}) as rows:
+    with records.RunLog(path, {}) as rows:
         assert rows.keys == {known.key(r) for r in few}
         rows.append({"key": known.key(few[0]), "plan": "another"})
     found = records.records(path)
@@ -140,7 +140,7 @@ def test_processes_write_what_one_bench_measures(known, listed, measured, tmp_pa
 
 def test_no_run_begins_after_the_deadline(known, listed, tmp_path):
     """Nothing done, nothing failed, nothing hangs."""
-    with records.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+    with records.RunLog(tmp_path / "rows.jsonl", {}) as rows:
         assert runner.run([listed], known, rows, processes=1, minutes=0.0)["done"] == 0
 
 
@@ -148,7 +148,7 @@ def test_a_failed_run_does_not_lose_the_others(known, listed, tmp_path):
     """A corpus that is not there: reported, and the untuned model still has its row."""
     broken = dataclasses.replace(known, corpora={"mixed": "nowhere", "text": "nowhere"})
     tuned = next(r for r in listed if r.steps)
-    with records.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+    with records.RunLog(tmp_path / "rows.jsonl", {}) as rows:
         counted = runner.run([[tuned, listed[0]]], broken, rows, processes=1, minutes=5)
     assert counted["failed"] == 1 and counted["done"] == 1
 
@@ -156,7 +156,7 @@ def test_a_failed_run_does_not_lose_the_others(known, listed, tmp_path):
 def test_merged_rows_say_everything(home, known, measured, tmp_path):
     """A row a question and run, scored as the tasks score; read back the same; order is nothing."""
     for name, part in (("a", measured[:5]), ("b", measured[3:])):
-        with records.Ledger(tmp_path / f"{name}.jsonl", {"card": "test"}) as rows:
+        with records.RunLog(tmp_path / f"{name}.jsonl", {"card": "test"}) as rows:
             for each in part:
                 rows.append(each)
     files = [tmp_path / "a.jsonl", tmp_path / "b.jsonl"]
@@ -237,7 +237,7 @@ def test_files_of_others_are_refused(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text('{"schema": "cream-rows-1"}\n')
     with pytest.raises(ValueError, match="line 1, is no record of a grid"):
-        records.Ledger(path, {})
+        records.RunLog(path, {})
     with pytest.raises(FileNotFoundError, match="start the grid"):
         records.records(tmp_path / "none.jsonl")
     with pytest.raises(FileNotFoundError, match=r"python -m cream\.study"):
@@ -257,7 +257,7 @@ def test_bases_of_other_tokenizers_are_refused(home, tmp_path):
 def test_recipes_come_back_as_they_were_written(home, known, measured, tmp_path, monkeypatch):
     """And a grid without them says what to run first."""
     path, chosen = tmp_path / "recipe.json", {("text", "yarn"): Recipe(100, 3e-4)}
-    with records.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+    with records.RunLog(tmp_path / "rows.jsonl", {}) as rows:
         rows.append({**measured[0], "plan": "recipe"})
     monkeypatch.setattr(runner, "choose", lambda *_: (chosen, pd.DataFrame({"score": [1.0]})))
     runner.write_recipes([tmp_path / "rows.jsonl"], known, path)

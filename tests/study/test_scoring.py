@@ -13,7 +13,7 @@ from cream.data import corpus
 from cream.data.retrieval import documents as retrieval_documents
 from cream.inference.generation import greedy, log_likelihood
 from cream.study import scoring
-from cream.study.scoring import Asked, answer, build, right_tokens
+from cream.study.scoring import QuestionSpec, answer, build, right_tokens
 from cream.tasks import kv_retrieval, longchat_lines, needle
 
 BASE = Path(__file__).resolve().parents[2] / "data" / "miniature"
@@ -38,7 +38,7 @@ def asked(tmp_path_factory):
                   "text": text} for split in ("train", "test") for k in range(2)]  # fmt: skip
     folder = tmp_path_factory.mktemp("questions") / "corpus"
     corpus.build(folder, documents, tokenizer, 512, {}, progress=False)
-    small = Asked(((0.6, 1), (2, 1)), ((0.8, 1), (1.4, 1)), ((1.2, 1),), (1, 2), 2, seed=5)
+    small = QuestionSpec(((0.6, 1), (2, 1)), ((0.8, 1), (1.4, 1)), ((1.2, 1),), (1, 2), 2, seed=5)
     patch = pytest.MonkeyPatch()
     patch.setitem(scoring.SETS, "small", small)
     yield build("small", tokenizer, 512, folder)

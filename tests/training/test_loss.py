@@ -9,10 +9,10 @@ from transformers import AutoModelForCausalLM, Gemma2Config
 from cream.training.loss import _loss_and_gradient, check_head, chunked_loss, mean_loss
 
 
-def inputs(rows: int = 2, length: int = 23, learnt: float = 0.6) -> dict[str, torch.Tensor]:
+def inputs(rows: int = 2, length: int = 23, in_loss: float = 0.6) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(2, 600, (rows, length), generator=generator)
-    masked = torch.rand(tokens.shape, generator=generator) > learnt
+    masked = torch.rand(tokens.shape, generator=generator) > in_loss
     return {
         "input_ids": tokens,
         "attention_mask": torch.ones_like(tokens),
@@ -28,12 +28,12 @@ def gradients(model, loss: torch.Tensor) -> list[torch.Tensor]:
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("rows", [1, 7, 46, 1000])
 @pytest.mark.parametrize("learnt", [0.0, 0.5, 1.0])
-def test_parts_make_up_the_models_own_loss(tiny_model, rows, tied, learnt):
+def test_parts_make_up_the_models_own_loss(tiny_model, rows, tied, in_loss):
     """Parts that divide the rows and that do not, labels everywhere, uneven and nowhere."""
     model = tiny_model(tie_word_embeddings=tied).train()
-    batch = inputs(learnt=learnt)
+    batch = inputs(in_loss=in_loss)
     ours = chunked_loss(model, batch, chunk=rows * 600)
-    if learnt == 0.0:
+    if in_loss == 0.0:
         assert ours.item() == 0 and all(not g.any() for g in gradients(model, ours))
         return
     own = mean_loss(model, batch)

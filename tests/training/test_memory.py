@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from cream import models
 from cream.training import memory, trainer
-from cream.training.memory import GIB, needs, settle
+from cream.training.memory import GIB, needs, plan_memory
 
 SEVEN = LlamaConfig(max_position_embeddings=4096)
 H200, H100 = int(139.8 * GIB), int(79.2 * GIB)
@@ -86,27 +86,27 @@ def test_the_least_recomputation_that_fits_is_chosen():
     auto = changed(recompute="auto", offload="auto")
     chosen = {}
     for name, card in {"h200": H200, "h100": H100, "b200": 180 * GIB}.items():
-        settled, needed = settle(auto, SEVEN, 4096, card, name)
+        settled, needed = plan_memory(auto, SEVEN, 4096, card, name)
         assert needed.total <= 0.97 * card
         chosen[name] = (settled.recompute, settled.offload)
     assert chosen["b200"] == (0, "none")
     assert chosen["h200"] == ("cheap", "none")
     assert chosen["h100"][1] == "moments" and 1 <= chosen["h100"][0] <= 2
-    settled, _ = settle(auto, SEVEN, 4096, H200 - 10 * GIB)
+    settled, _ = plan_memory(auto, SEVEN, 4096, H200 - 10 * GIB)
     again = settled.recompute
     assert again == "cheap" or 1 <= again < 16
-    assert settle(auto, SEVEN, 4096, None)[0].recompute == 0
+    assert plan_memory(auto, SEVEN, 4096, None)[0].recompute == 0
 
 
 def test_what_does_not_fit_is_said_with_its_arithmetic_and_a_way_out():
     with pytest.raises(MemoryError) as caught:
-        settle(changed(recompute="auto"), SEVEN, 4096, H100, "NVIDIA H100")
+        plan_memory(changed(recompute="auto"), SEVEN, 4096, H100, "NVIDIA H100")
     said = str(caught.value)
     for part in ("6,738,415,616 parameters", "states 100.4", "NVIDIA H100 has 79.2 GiB",
                  "offload='moments', micro_batch=2, which fits"):  # fmt: skip
         assert part in said, said
     with pytest.raises(MemoryError, match="Take a card with more memory, or several"):
-        settle(changed(recompute="auto", offload="auto"), SEVEN, 4096, 24 * GIB)
+        plan_memory(changed(recompute="auto", offload="auto"), SEVEN, 4096, 24 * GIB)
     autocast = training_runs.config(precision="bfloat16", micro_batch=1, batch_size=32)
     with pytest.raises(MemoryError, match="states 113.0 .* Set precision='master'"):
         memory.check_states(autocast, SEVEN, 4096, H100)
@@ -117,7 +117,7 @@ def test_ram_is_counted_where_moments_lie_there(monkeypatch):
     there = SimpleNamespace(available=32 * GIB)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: there)
     with pytest.raises(MemoryError, match="of RAM 32.0 GiB are free"):
-        settle(changed(recompute="auto", offload="auto"), SEVEN, 4096, H100)
+        plan_memory(changed(recompute="auto", offload="auto"), SEVEN, 4096, H100)
 
 
 def test_a_card_too_small_is_refused_before_anything_is_loaded(

@@ -57,11 +57,11 @@ def test_a_process_says_for_whom_it_waits(monkeypatch, caplog):
     about = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "node7", "MASTER_PORT": "29500"}
     for name, value in about.items():
         monkeypatch.setenv(name, value)
-    with caplog.at_level(logging.WARNING), launcher.said_when_waiting():
+    with caplog.at_level(logging.WARNING), launcher.reports_waiting():
         time.sleep(0.3)
     assert "process 0 waits at node7:29500 for the other 1 of 2 (WORLD_SIZE)" in caplog.text
     caplog.clear()
-    with launcher.said_when_waiting():
+    with launcher.reports_waiting():
         pass
     time.sleep(0.1)
     assert not caplog.text

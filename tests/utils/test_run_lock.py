@@ -120,9 +120,9 @@ def test_two_trainings_at_once_leave_one_run(tmp_path, training_place):
 
 
 def test_two_grids_do_not_write_one_file(tmp_path):
-    with records.Ledger(tmp_path / "rows.jsonl", {}):
+    with records.RunLog(tmp_path / "rows.jsonl", {}):
         with pytest.raises(BlockingIOError, match="another process is writing"):
-            records.Ledger(tmp_path / "rows.jsonl", {})
-    with records.Ledger(tmp_path / "rows.jsonl", {}) as rows:
+            records.RunLog(tmp_path / "rows.jsonl", {})
+    with records.RunLog(tmp_path / "rows.jsonl", {}) as rows:
         rows.append({"key": "a"})
     assert [each["key"] for each in records.records(tmp_path / "rows.jsonl")] == ["a"]

@@ -274,7 +274,7 @@ def test_a_grid_that_cannot_be_checked_fails_no_rows_that_can(monkeypatch):
     """Times are left out; of tuned models no weights are kept."""
     none = verify_rows.Checked(pd.DataFrame(), pd.DataFrame(), [])
     some, asked = none._replace(rows=pd.DataFrame({"row": [1]})), []
-    monkeypatch.setattr(verify, "_said", lambda *_: "")
+    monkeypatch.setattr(verify, "_report", lambda *_: "")
     monkeypatch.setattr(verify_rows, "verify", lambda rows, *_: asked.append(rows) or some)
     monkeypatch.setattr(study, "verify_grid", lambda *_: none)
     assert verify.main(["data/results", "--seed", "0"]) == 0
@@ -291,7 +291,9 @@ def test_rows_of_ruler_and_infinitebench_are_computed_again(task, name, tmp_path
     base = evaluation.base_of("data/miniature", ROOT)
     asked = task.examples(base.tokenizer, [400], 2, tasks=[name])
     subjects = evaluation.find("original", "data/miniature", ROOT, "miniature")
-    frame = evaluation.ask(subjects, task, asked, tmp_path / "rows.jsonl", progress=False)
+    frame = evaluation.evaluate_models(
+        subjects, task, asked, tmp_path / "rows.jsonl", progress=False
+    )
     found = verify_rows.verify(frame, ROOT, rows=1, progress=False)
     assert found.rows["task"].str.endswith(name).tolist() == [True] and found.unchecked == []
     assert found.differing.empty

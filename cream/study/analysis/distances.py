@@ -23,7 +23,15 @@ from cream.positions.coverage import distance_counts
 from cream.results.rows import needs
 from cream.study.conditions import condition_name
 
-__all__ = ["by_distance", "law", "left_out", "picture", "samplers_of", "told", "told_queries"]
+__all__ = [
+    "assigned",
+    "by_distance",
+    "law",
+    "left_out",
+    "picture",
+    "query_distances",
+    "samplers_of",
+]
 
 EXAMPLES = 2_000
 SEEN_SO_RARELY = 1e-3  # what is never assigned counts as this; else shares are >= 7e-4
@@ -54,7 +62,7 @@ def samplers_of(frame: pd.DataFrame) -> dict[str, Sampler]:
     return found
 
 
-def told(
+def assigned(
     samplers: Mapping[str, Sampler], bins: int = 16, examples: int = EXAMPLES, seed: int = 0
 ) -> pd.DataFrame:
     """Return how often each variant assigns the distances of `bins` equal parts of [0, L).
@@ -77,7 +85,7 @@ def told(
     return pd.DataFrame(found, columns=["variant", "bin", "assigned"])
 
 
-def told_queries(counts: Mapping, condition: str, bins: int = 16) -> pd.DataFrame:
+def query_distances(counts: Mapping, condition: str, bins: int = 16) -> pd.DataFrame:
     """Return the same of the queries that windows can answer, from what `training_data.read` gives.
 
     `assigned` is queries a window in each of the `bins` parts. Empty where the condition has none.

@@ -8,7 +8,7 @@ import pandas as pd
 __all__ = ["ENDPOINTS", "units"]
 
 
-FAR = (4.0, 6.0, 7.8)  # multiples of N whose mean is the endpoint of LongChat-Lines
+ENDPOINT_LENGTHS = (4.0, 6.0, 7.8)  # multiples of N whose mean is the endpoint of LongChat-Lines
 
 
 RUN = ["plan", "condition", "variant", "method", "scaling", "scale", "base", "seed", "steps",
@@ -70,7 +70,7 @@ def _lines(frame: pd.DataFrame, target: pd.Series) -> pd.DataFrame:
     beyond = cells.loc[:, cells.columns > 1.05]
     late = beyond.columns.to_numpy()[None, :] >= 0.48 * target.loc[beyond.index].to_numpy()[:, None]
     return pd.DataFrame({
-        "lines": cells.reindex(columns=list(FAR)).mean(axis=1, skipna=False),
+        "lines": cells.reindex(columns=list(ENDPOINT_LENGTHS)).mean(axis=1, skipna=False),
         "lines_all": beyond.mean(axis=1),
         "far": beyond.where(late).mean(axis=1),
     })  # fmt: skip

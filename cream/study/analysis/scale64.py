@@ -23,7 +23,16 @@ from cream.plots.style import finish, in_order, legend, printed, sheet, style, t
 from cream.positions import METHODS
 from cream.study.conditions import CONDITIONS, condition_name
 
-__all__ = ["cells", "differences", "learnt", "levels", "measures", "order", "picture", "reach"]
+__all__ = [
+    "cells",
+    "differences",
+    "levels",
+    "measures",
+    "order",
+    "picture",
+    "reach",
+    "training_losses",
+]
 
 RUN = ["condition", "variant", "base", "seed"]
 PERPLEXITY = "log perplexity at "  # in 100 nats: differences are per cent
@@ -121,7 +130,7 @@ def reach(counts: Mapping, scale: int = 64) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["condition", "variant", "assigned", "read"])
 
 
-def learnt(path: str | Path, plan: str = "scale64") -> pd.DataFrame:
+def training_losses(path: str | Path, plan: str = "scale64") -> pd.DataFrame:
     """Return the training loss at the end of the plan's runs, from a grid's file.
 
     Columns: condition, variant, training_loss (nats: the last mean that a run kept, over the runs).

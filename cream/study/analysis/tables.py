@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow.parquet as parquet
 
 from cream.plots.style import in_order
-from cream.statistics.multilevel import level_table
+from cream.statistics.multilevel import group_means
 from cream.study.analysis.contrasts import CLAIMS, contrasts
 from cream.study.analysis.endpoints import ENDPOINTS, units
 from cream.study.figures.forest import UNLIKE, NotRun
@@ -24,7 +24,7 @@ __all__ = [
     "UNLIKE",
     "NotRun",
     "counts",
-    "level_table",
+    "group_means",
     "levels",
     "load",
     "not_run",
@@ -94,7 +94,7 @@ def levels(runs: pd.DataFrame, endpoint: str, plan: str = "primary") -> pd.DataF
     of_plan = runs[runs["plan"] == plan] if len(runs) else runs
     if of_plan.empty:
         return pd.DataFrame({"variant": []})
-    found = level_table(of_plan, ["condition", "scaling", "variant"], endpoint)
+    found = group_means(of_plan, ["condition", "scaling", "variant"], endpoint)
     found["cell"] = [_level(*row) for row in found[["value", "low", "high"]].to_numpy()]
     wide = found.pivot(index="variant", columns=["condition", "scaling"], values="cell")
     order = sorted(wide.columns, key=lambda key: (key[0] == "none", key[0] != "text", key[1]))

@@ -26,7 +26,7 @@ from cream.plots.style import (
     printed,
     sheet,
 )
-from cream.statistics.multilevel import floored, level_table, of_answers, perplexities
+from cream.statistics.multilevel import floored, group_means, of_answers, perplexities
 from cream.study.analysis.endpoints import ENDPOINTS
 from cream.study.conditions import condition_name
 from cream.study.figures.forest import NotRun
@@ -60,7 +60,7 @@ def by_length(frame: pd.DataFrame, plan: str, variants: Sequence[str] | None = N
 
     `variants` None draws all of the plan. NotRun when the plan has no such rows.
     """
-    rows = _asked(frame, plan, "longchat_lines", variants)
+    rows = _rows_of_task(frame, plan, "longchat_lines", variants)
     rows = rows.assign(x=(rows["token_length"] / rows["window"]).round(2))
 
     def name(panel: Axes) -> None:
@@ -76,7 +76,7 @@ def by_place(frame: pd.DataFrame, plan: str, variants: Sequence[str] | None = No
 
     NotRun when the plan has no such rows.
     """
-    rows = _asked(frame, plan, "kv_retrieval", variants)
+    rows = _rows_of_task(frame, plan, "kv_retrieval", variants)
     rows = rows[rows["token_length"] > 1.8 * rows["window"]]
     if rows.empty:
         raise NotRun(f"plan {plan} has no key-value rows beyond the window: run it first")
@@ -96,7 +96,7 @@ def by_depth(frame: pd.DataFrame, plan: str, variants: Sequence[str] | None = No
 
     NotRun when the plan has no such rows.
     """
-    rows = _asked(frame, plan, "needle", variants)
+    rows = _rows_of_task(frame, plan, "needle", variants)
     rows = rows.assign(x=rows["depth_percent"].astype(float).round(0))
     length = (rows["token_length"] / rows["window"]).max()
 
@@ -115,7 +115,7 @@ def by_perplexity(frame: pd.DataFrame, plan: str, variants: Sequence[str] | None
     logarithm. Lengths have texts of their own: only curves at one length compare. NotRun when the
     plan has no such rows.
     """
-    rows = _asked(frame, plan, "perplexity", variants)
+    rows = _rows_of_task(frame, plan, "perplexity", variants)
     rows = rows.assign(x=(rows["token_length"] / rows["window"]).round(2))
 
     def name(panel: Axes) -> None:
@@ -129,7 +129,7 @@ def by_perplexity(frame: pd.DataFrame, plan: str, variants: Sequence[str] | None
     return _by(perplexities(rows), 2**0.04, "perplexity", name, points=False)
 
 
-def _asked(
+def _rows_of_task(
     frame: pd.DataFrame, plan: str, task: str, variants: Sequence[str] | None
 ) -> pd.DataFrame:
     rows = frame[(frame["task"] == task) & (frame["plan"] == plan)]
@@ -236,7 +236,7 @@ def by_option(runs: pd.DataFrame, option: str, endpoint: str = "lines") -> Figur
     if varied.empty:
         raise NotRun(f"no run has another {option} than {default:g}: run the plan ablations")
     settings = varied[["condition", "scaling"]].drop_duplicates()
-    table = level_table(_preferred(runs, "ablations"), ["condition", "scaling", "x"], endpoint)
+    table = group_means(_preferred(runs, "ablations"), ["condition", "scaling", "x"], endpoint)
     figure = _panels(table, settings, label, ["cream"], np.log2 if option == "ends" else None)
     for panel in figure.axes:
         values = sorted(table["x"].unique())
@@ -256,7 +256,7 @@ def by_learning_rate(runs: pd.DataFrame, endpoint: str = "lines") -> Figure:
         raise NotRun("no run of another learning rate: run the plan sensitivity")
     settings = runs[["condition", "scaling"]].drop_duplicates()
     runs = runs.assign(x=runs["learning_rate"])
-    found = level_table(runs, ["condition", "scaling", "variant", "x"], endpoint)
+    found = group_means(runs, ["condition", "scaling", "variant", "x"], endpoint)
     figure = _panels(found, settings, "learning rate", in_order(runs["variant"]), np.log10)
     for panel in figure.axes:
         rates = sorted(found["x"].unique())

@@ -22,14 +22,14 @@ from cream.study.analysis.contrasts import FAILS, HOLDS, MARGIN
 from cream.study.analysis.endpoints import ENDPOINTS
 from cream.study.conditions import condition_name
 
-__all__ = ["NotRun", "SCALINGS", "UNLIKE", "forest", "lane"]
+__all__ = ["SCALINGS", "UNLIKE", "NotRun", "forest", "lane"]
 
 SCALINGS = {"linear": ("o", "#8A8A8A"), "ntk": ("s", "#555555"), "yarn": ("^", "#111111")}
 UNLIKE = "sensitivity"  # the family of comparisons whose variants were shown unlike data
 LANE = 0.24  # of a line's height, between two scalings
 SHORT = {"LongChat-Lines at every length": "lines", "LongChat-Lines from": "lines from",
          "LongChat-Lines at": "lines,", "key-value pairs at": "key-value,"}  # fmt: skip
-FAR = 60.0  # points: what lies beyond stands at the edge, with its number
+AXIS_LIMIT = 60.0  # points: what lies beyond stands at the edge, with its number
 PAPER = {"marker": "D", "color": "black", "markerfacecolor": "#FFD92F", "markersize": 4.5,
          "markeredgewidth": 0.8, "linestyle": "none"}  # fmt: skip
 
@@ -72,7 +72,7 @@ def forest(
         said += [f"{drawn['scaling'].iloc[0]}"] if one else []
         finish(panel, ", ".join(word for word in said if word), "points (perplexity: %)")
     subjects = drawn.drop_duplicates("claim")
-    axes[0][0].set_yticks(range(len(names)), [_subject(row) for row in subjects.itertuples()][::-1])
+    axes[0][0].set_yticks(range(len(names)), [_title(row) for row in subjects.itertuples()][::-1])
     axes[0][0].tick_params(axis="y", labelsize=7.5)
     _legend(figure, drawn, bool(published))
     note(figure, _sizes(drawn), _left_out(found))
@@ -87,7 +87,7 @@ def _ground(panel: Axes, lines: int) -> None:
     panel.tick_params(axis="y", length=0)
 
 
-def _subject(row: tuple) -> str:
+def _title(row: tuple) -> str:
     """The claim, and below it what is subtracted and where it is measured."""
     sides = [_plain(side) for side in (row.a, row.b) if isinstance(side, str)]
     where = ENDPOINTS.get(row.endpoint, row.endpoint)
@@ -117,9 +117,9 @@ def _mark(panel: Axes, row: tuple, y: float, one: bool) -> None:
     marker, color = ("o", "#111111") if one else SCALINGS.get(row.scaling, ("o", "#111111"))
     flagged = row.family == UNLIKE
     pale = {"color": color, "alpha": 0.6 if flagged else 1.0}
-    edge = float(np.clip(row.value, -FAR, FAR))
-    ends = np.clip([row.low, row.high, row.seeds_low, row.seeds_high], -FAR, FAR)
-    if abs(row.value) > FAR:  # the axis would be of this one alone
+    edge = float(np.clip(row.value, -AXIS_LIMIT, AXIS_LIMIT))
+    ends = np.clip([row.low, row.high, row.seeds_low, row.seeds_high], -AXIS_LIMIT, AXIS_LIMIT)
+    if abs(row.value) > AXIS_LIMIT:  # the axis would be of this one alone
         side = 1 if row.value > 0 else -1
         number = f"{row.value:+.0f}".replace("-", "−")
         panel.annotate(number, (edge, y), xytext=(-6 * side, 0), textcoords="offset points",

@@ -77,7 +77,7 @@ def summary(
     for panel in axes[1]:
         panel.set_xlim(-WIDEST, WIDEST)
     legend(figure)
-    _key(figure, [s for s in SCALINGS if s in compared], bool(flagged), _said(found, primary))
+    _key(figure, [s for s in SCALINGS if s in compared], bool(flagged), _caption(found, primary))
     return figure
 
 
@@ -132,7 +132,7 @@ def _key(figure: Figure, scalings: Sequence[str], unlike: bool, said: str) -> No
     key.get_title().set_color(GREY)
 
 
-def _said(found: pd.DataFrame, primary: pd.DataFrame) -> str:
+def _caption(found: pd.DataFrame, primary: pd.DataFrame) -> str:
     tuned = found[found["condition"] != "none"]
     few, many = tuned["runs"].min(), tuned["runs"].max()
     counted = f"{few}" if few == many else f"{few} to {many}"

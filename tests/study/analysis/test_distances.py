@@ -95,9 +95,9 @@ def test_told_pairs_are_those_of_the_draws():
     positions = draw.draw(9 * 64, 0, 0, 0).positions
     pairs = np.abs(positions[:, None] - positions[None, :])[np.triu_indices(64, 1)]
     expected = np.histogram(pairs, bins=BINS, range=(0, 512))[0]
-    found = distances.told({"pose": draw}, BINS, examples=1)
+    found = distances.assigned({"pose": draw}, BINS, examples=1)
     assert (found["assigned"] * 64 / 1000 * 32).to_numpy() == pytest.approx(expected)
-    full = distances.told({"full": sampler("full", 64, 8)}, 4)["assigned"]
+    full = distances.assigned({"full": sampler("full", 64, 8)}, 4)["assigned"]
     counts = coverage.distance_counts(np.arange(512), 512)[1:128].sum() / 128 * 1000 / 512
     assert full[0] == pytest.approx(counts)
 
@@ -107,11 +107,11 @@ def test_told_queries_are_a_windows():
     row = {"queries_a_window": 2.0, "told_distances_of_queries": [3, 1] + [0] * 61 + [4]}
     none = {"queries_a_window": 0.0, "told_distances_of_queries": [0] * 64}
     counts = {"mixed": {"variants": {"pose": row, "plain": none}}, "text": {"variants": {}}}
-    found = distances.told_queries(counts, "mixed", BINS)
+    found = distances.query_distances(counts, "mixed", BINS)
     assert set(found["variant"]) == {"pose"}
     assert found["assigned"].tolist() == [1.0] + [0.0] * 14 + [1.0]
-    assert distances.told_queries(counts, "text").empty
-    assert distances.told_queries({}, "text").empty
+    assert distances.query_distances(counts, "text").empty
+    assert distances.query_distances({}, "text").empty
 
 
 def test_samplers_come_from_the_rows_options():
@@ -144,7 +144,7 @@ def test_without_rows_there_is_nothing_and_no_error():
     """A notebook without a grid goes through."""
     none = pd.DataFrame()
     assert distances.samplers_of(none) == {}
-    cells, histogram = distances.by_distance(none), distances.told({})
+    cells, histogram = distances.by_distance(none), distances.assigned({})
     assert cells.empty and histogram.empty and distances.law(cells, histogram).empty
 
 

@@ -95,11 +95,11 @@ def test_the_training_loss_is_the_last_one_kept(tmp_path):
     later = losses.where(some["seed"] == 0, losses.str.replace("5]", "7]"))
     losses = later.where(some["base"] != "b2", "[]")
     some.assign(losses=losses).to_parquet(tmp_path / "grid.parquet")
-    found = scale64.learnt(tmp_path / "grid.parquet").set_index("variant")["training_loss"]
+    found = scale64.training_losses(tmp_path / "grid.parquet").set_index("variant")["training_loss"]
     assert found.to_dict() == pytest.approx({"cream": 0.6, "pose": 1.6})
     some.to_parquet(tmp_path / "without.parquet")
     for name in ("without.parquet", "absent.parquet"):
-        assert scale64.learnt(tmp_path / name).empty
+        assert scale64.training_losses(tmp_path / name).empty
 
 
 def test_what_orders_the_variants_is_told_from_what_does_not():

@@ -15,7 +15,7 @@ def test_sigma_and_ends_are_read_from_the_options(grid_runs):
         (bar,) = axes.lines
         assert list(bar.get_xdata()) == expected
         if option == "sigma":
-            level = multilevel.level_table(
+            level = multilevel.group_means(
                 grid_runs[(grid_runs["plan"] == "ablations") & (grid_runs["variant"] == "sigma 2")],
                 ["scaling"],
             )

@@ -17,28 +17,28 @@ from cream.plots.style import finish, in_order, legend, printed, sheet, style, t
 from cream.study.conditions import CONDITIONS, DENSE, condition_name
 from cream.study.training_data import BINS, SCALE
 
-__all__ = ["queries", "told_queries"]
+__all__ = ["queries", "query_distances"]
 
 
-def queries(layout: Mapping) -> pd.DataFrame:
+def queries(query_counts: Mapping) -> pd.DataFrame:
     """Return answerable queries a window, and those over N or more, by condition and variant."""
     found = [
         (condition, variant, each["queries_a_window"], each["far_queries_a_window"],
-         variant in layout[condition]["flagged"])
-        for condition in (*CONDITIONS, *DENSE) if condition in layout
-        for variant, each in layout[condition]["variants"].items()
+         variant in query_counts[condition]["flagged"])
+        for condition in (*CONDITIONS, *DENSE) if condition in query_counts
+        for variant, each in query_counts[condition]["variants"].items()
     ]  # fmt: skip
     columns = ["condition", "variant", "queries a window", "N or more apart", "flagged"]
     return pd.DataFrame(found, columns=columns).set_index(["condition", "variant"])
 
 
 @printed
-def told_queries(layout: Mapping, condition: str = "mixed") -> Figure:
+def query_distances(query_counts: Mapping, condition: str = "mixed") -> Figure:
     """Draw the assigned distances of answerable queries, a curve a method, in windows.
 
     ValueError where the condition's windows hold no query.
     """
-    variants = layout.get(condition, {}).get("variants", {})
+    variants = query_counts.get(condition, {}).get("variants", {})
     shown = [name for name in ("plain", "randpos", "pose", "cream", "full") if name in variants]
     if not any(sum(variants[name]["told_distances_of_queries"]) for name in shown):
         raise ValueError(f"no window of the condition {condition!r} holds a query it can answer")
