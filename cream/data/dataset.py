@@ -92,7 +92,6 @@ class ExampleDataset(Dataset):
             return self.draw(num_tokens, rng)
         return self.draw.draw(num_tokens, self.seed, epoch, document)
 
-
     def as_datasets(self) -> datasets.Dataset:
         """Return the same examples as a Dataset of the library datasets, drawn as they are read.
 
@@ -108,7 +107,6 @@ class ExampleDataset(Dataset):
             for row in rows:
                 row.setdefault("loss_mask", np.ones(len(row["input_ids"]), dtype=bool))
         return {name: [row[name] for row in rows] for name in rows[0]}
-
 
 
 def collate(examples: list[dict[str, np.ndarray]]) -> dict[str, torch.Tensor | tuple[int, ...]]:

@@ -103,8 +103,8 @@ def test_the_same_examples_as_a_dataset_of_datasets(examples):
             assert torch.equal(one, ours[name]), name
     marked = {"input_ids": np.arange(3), "position_ids": np.arange(3)}
     asked = {"item": [0, 1]}
-    rows = [{**marked, "learnt": np.array([True, False, True])}, dict(marked)]
-    found = ExampleDataset._rows(rows, asked)["learnt"]
+    rows = [{**marked, "loss_mask": np.array([True, False, True])}, dict(marked)]
+    found = ExampleDataset._rows(rows, asked)["loss_mask"]
     assert [one.tolist() for one in found] == [[True, False, True], [True, True, True]]
 
 

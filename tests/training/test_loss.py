@@ -27,7 +27,7 @@ def gradients(model, loss: torch.Tensor) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("rows", [1, 7, 46, 1000])
-@pytest.mark.parametrize("learnt", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("in_loss", [0.0, 0.5, 1.0])
 def test_parts_make_up_the_models_own_loss(tiny_model, rows, tied, in_loss):
     """Parts that divide the rows and that do not, labels everywhere, uneven and nowhere."""
     model = tiny_model(tie_word_embeddings=tied).train()
