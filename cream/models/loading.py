@@ -182,16 +182,7 @@ def load(
     FileNotFoundError, naming the cause.
     """
     options = scaling_options or {}
-    kind = scaling
-    if isinstance(scaling, str):
-        kind = rope.scaling(scaling, 1 if scale is None else scale, **options)
-    elif scaling is not None and (options or scale is not None):
-        raise ValueError(
-            f"scaling is {scaling}, which has its own scale and options; give its kind's name with "
-            "scale and scaling_options, or it alone"
-        )
-    if kind is None and scale is not None:
-        raise ValueError(f"scale is {scale} but scaling is not given: choose one of {rope.KINDS}")
+    kind = _kind(scaling, scale, options)
     place = _place(device)
     revision = revision or hub.REVISIONS.get(str(path))
     check_files(path)
@@ -227,6 +218,22 @@ def load(
     if not is_deepspeed_zero3_enabled() and bits == 16:
         model = model.to(place)
     return _ready(model, place)
+
+
+def _kind(
+    scaling: str | rope.RopeScaling | None, scale: int | None, options: dict[str, Any]
+) -> rope.RopeScaling | None:
+    """The scaling that `load` was given, by name or made; None: the checkpoint's own."""
+    if isinstance(scaling, str):
+        return rope.scaling(scaling, 1 if scale is None else scale, **options)
+    if scaling is None and scale is not None:
+        raise ValueError(f"scale is {scale} but scaling is not given: choose one of {rope.KINDS}")
+    if scaling is not None and (options or scale is not None):
+        raise ValueError(
+            f"scaling is {scaling}, which has its own scale and options; give its kind's name with "
+            "scale and scaling_options, or it alone"
+        )
+    return scaling
 
 
 def _quantised(bits: int, place: torch.device) -> dict[str, Any]:

@@ -117,6 +117,7 @@ class Solved(torch.autograd.Function):
         ode: Ode,
         x: np.ndarray,
     ) -> torch.Tensor:
+        """Solve the ODE from the matrices as they are; the steps are kept for `backward`."""
         ctx.like, ctx.ode, ctx.x = (up.dtype, up.device), ode, x
         ctx.matrices = [one.detach().double().cpu().numpy() for one in (up, down)]
         u, ctx.tape = ode.solve(*ctx.matrices, x)
@@ -127,6 +128,7 @@ class Solved(torch.autograd.Function):
     def backward(
         ctx: torch.autograd.function.FunctionCtx, grad: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients of both matrices, by the exact adjoint of the steps."""
         found = ctx.ode.adjoint(*ctx.matrices, ctx.x, ctx.tape, grad.numpy())
         dtype, device = ctx.like
         return *(torch.from_numpy(one).to(device, dtype) for one in found), None, None

@@ -19,7 +19,7 @@ ONE = {"num_hidden_layers": 1}
 MASTER = {"precision": "master", "float8": "tensorwise", "float8_layers": "all"}
 
 needs_torchao = pytest.mark.skipif(
-    importlib.util.find_spec("torchao") is None, reason="torchao is not installed"
+    importlib.util.find_spec("torchao") is None, reason="torchao is not installed (extra float8)"
 )
 
 
