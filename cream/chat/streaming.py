@@ -24,6 +24,7 @@ from transformers import (
 
 from cream.inference import generation, memory
 from cream.inference.kv_cache import keeps_all
+from cream.rope import clex
 
 __all__ = ["Answers", "Reading", "keeps_positions"]
 
@@ -41,8 +42,18 @@ class Reading(NamedTuple):
     tokens: int
 
 
+class _Either(NamedTuple):
+    """Set when one of two events is."""
+
+    first: threading.Event
+    second: threading.Event
+
+    def is_set(self) -> bool:
+        return self.first.is_set() or self.second.is_set()
+
+
 class _Stopped(StoppingCriteria):
-    def __init__(self, stop: threading.Event) -> None:
+    def __init__(self, stop: _Either) -> None:
         self.stop = stop
 
     def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
@@ -110,7 +121,8 @@ class Answers:
 
         Setting `stop`, or closing the iterator, ends the answer at its next token.
         """
-        stop = stop or threading.Event()
+        closed = threading.Event()  # ours: whoever gave `stop` may still want to know who set it
+        ended = _Either(stop or closed, closed)
         pieces = TextIteratorStreamer(
             self.tokenizer,
             skip_prompt=True,
@@ -118,14 +130,14 @@ class Answers:
             clean_up_tokenization_spaces=False,
         )
         failed: list[BaseException] = []
-        work = (list(ids), max_new_tokens, pieces, stop, failed)
+        work = (list(ids), max_new_tokens, pieces, ended, failed)
         thread = threading.Thread(target=self._work, args=work, daemon=True)
         thread.start()
         try:
             yield Reading(0, len(ids))
             yield from (piece for piece in pieces if piece)
         finally:
-            stop.set()
+            closed.set()
             thread.join()
         if failed:
             raise failed[0]
@@ -139,11 +151,12 @@ class Answers:
         ids: list[int],
         max_new_tokens: int,
         pieces: TextIteratorStreamer,
-        stop: threading.Event,
+        stop: _Either,
         failed: list[BaseException],
     ) -> None:
         """Generate one answer into `pieces`; what goes wrong, into `failed`."""
-        with self._one, torch.inference_mode():
+        tokens = len(ids) + max_new_tokens  # a CLEX model is read at the t of all of them
+        with self._one, torch.inference_mode(), clex.chosen(self.model, tokens):
             try:
                 self._generate(ids, max_new_tokens, pieces, stop)
             except _Interrupted:
@@ -159,7 +172,7 @@ class Answers:
         ids: list[int],
         max_new_tokens: int,
         pieces: TextIteratorStreamer,
-        stop: threading.Event,
+        stop: _Either,
     ) -> None:
         config = copy.copy(self._config)
         config.max_new_tokens = max_new_tokens
@@ -181,7 +194,7 @@ class Answers:
         ids: list[int],
         tokens: torch.Tensor,
         pieces: TextIteratorStreamer,
-        stop: threading.Event,
+        stop: _Either,
     ) -> DynamicCache:
         """Read all tokens but the last into the cache, from where they differ from the last turn's.
 

@@ -1,5 +1,7 @@
 """Answers in parts: the cache kept between turns changes nothing, and is not read twice."""
 
+import threading
+
 import pytest
 import torch
 from tiny_models import alternating
@@ -7,6 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from cream.chat import streaming
 from cream.chat.streaming import Answers, Reading, keeps_positions
+from cream.rope.length import start_afresh
 
 
 @pytest.fixture
@@ -55,9 +58,16 @@ def test_stopping_while_the_prompt_is_read_keeps_what_was_read(tiny, tiny_tokeni
     assert run(answers, first)[0] == run(Answers(tiny, tiny_tokenizer), first)[0]
 
 
+def test_an_answer_that_ends_by_itself_was_not_stopped(tiny, tiny_tokenizer):
+    stop = threading.Event()
+    run(Answers(tiny, tiny_tokenizer), ids(30), stop=stop)
+    assert not stop.is_set()
+
+
 def test_rope_that_changes_with_the_length_is_read_anew(tiny_model, tiny_tokenizer):
     changing = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10_000.0}
     model = tiny_model(64, rope_parameters=changing)
+    start_afresh(model)  # as models.load does
     assert not keeps_positions(model) and keeps_positions(tiny_model(64))
     answers = Answers(model, tiny_tokenizer)
     run(answers, ids(50))
