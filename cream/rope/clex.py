@@ -212,7 +212,9 @@ logging.getLogger("transformers.modeling_utils").addFilter(
 
 def is_clex(config: PreTrainedConfig) -> bool:
     """Whether a config asks for CLEX at a t that is chosen when it is used."""
-    return (config.rope_parameters or {}).get("rope_type") == scalings.Clex.name
+    # A family without RoPE has none.
+    parameters = getattr(config, "rope_parameters", None) or {}
+    return parameters.get("rope_type") == scalings.Clex.name
 
 
 def layer_of(model: torch.nn.Module) -> ClexLayer | None:

@@ -142,13 +142,13 @@ def test_the_card_says_what_it_is_and_that_nothing_was_run(exports, kind, traini
     assert str(training_place) not in text  # a base given by its path is named, not placed
 
 
-@pytest.mark.parametrize("kind", sorted(set(rope.KINDS) - {"none"}))
+@pytest.mark.parametrize("kind", sorted(set(tiny_models.STOCK_KINDS) - {"none"}))
 def test_the_overrides_of_the_card_make_the_export_of_the_base(exports, training_place, kind):
     """vLLM's --hf-overrides: the file on the base's own config and files gives the same logits."""
     text = (exports / kind / "README.md").read_text()
     assert '--hf-overrides "$(cat PATH/hf_overrides.json)"' in text
     told = [line for line in text.splitlines() if line.startswith(("vllm", "python -m sglang"))]
-    assert len(told) == (3 if kind == "yarn" else 4)
+    assert len(told) == (3 if kind in ("yarn", "cope") else 4)
     assert not any("--rope-scaling" in line for line in told)
     config = AutoConfig.from_pretrained(training_place / "base")
     config.update(json.loads((exports / kind / "hf_overrides.json").read_text()))
