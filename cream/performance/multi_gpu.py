@@ -159,7 +159,7 @@ def evaluate(given: argparse.Namespace) -> bool:
                 "corpus": str(root / "texts"), "lengths": given.lengths,
                 "documents": given.documents}  # fmt: skip
         wanted = {"03_longchat_lines": (lines, None), "07_perplexity": (text, shape)}
-        return all([_asked(given, root, name, *more) for name, more in wanted.items()])
+        return all([_compare_evaluation(given, root, name, *more) for name, more in wanted.items()])
 
 
 def write(folder: str) -> dict:
@@ -186,7 +186,7 @@ def _documents(root: Path, shape: LlamaConfig, count: int, windows: float) -> No
                  {"of": "several"}, progress=False)  # fmt: skip
 
 
-def _asked(
+def _compare_evaluation(
     given: argparse.Namespace, root: Path, name: str, parameters: dict, shape: LlamaConfig | None
 ) -> bool:
     """Ask one evaluation's questions by one process and by all; compare rows and times.

@@ -87,7 +87,7 @@ def random_weights(
     chosen = None if attention == "auto" else attention
     check_kernel(chosen)
     torch.manual_seed(0)
-    with torch.device(device or harness.compute_device()), clex.registered():
+    with torch.device(device or harness.place()), clex.registered():
         model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=chosen)
     if clex.is_clex(config):
         clex.attach(model)

@@ -336,4 +336,4 @@ def test_help_lists_a_runs_fields_by_group(capsys):
         named.main(["--help"])
     said = capsys.readouterr().out
     assert said.index("\nmodel: ") < said.index("\npositions: ") < said.index("\nmemory: ")
-    assert "  scale (8)                         s = L / N\n" in said
+    assert "  scale (8)                         s = L / N" in said
