@@ -112,4 +112,5 @@ def released(config: PreTrainedConfig, options: dict[str, Any]) -> PreTrainedCon
     kept = ("rope_theta", "partial_rotary_factor")
     plain = {key: theirs[key] for key in kept if theirs.get(key) is not None}
     config.rope_parameters = {"rope_type": "default", **plain}
-    return extend(config, scalings.scaling("clex", **given))
+    scale = given.pop("scale")
+    return extend(config, scalings.scaling("clex", scale, **given))

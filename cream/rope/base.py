@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -89,7 +90,8 @@ def turning(base: BaseRope) -> tuple[float | np.ndarray, float]:
     stand_in.rope_parameters = {FULL: given} if base.layered else given
     which = {"layer_type": FULL} if base.layered else {}
     compute = ROPE_INIT_FUNCTIONS[base.kind]
-    found, factor = compute(stand_in, "cpu", seq_len=base.window, **which)
+    with torch.device("cpu"):  # also while a model is built without weights
+        found, factor = compute(stand_in, "cpu", seq_len=base.window, **which)
     return found.double().numpy(), float(factor)
 
 

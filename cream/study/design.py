@@ -114,6 +114,10 @@ class Run:
         """Return the run's sampler for a base of window N tokens."""
         return sampler(self.method, window, self.scale, **self.sampler_options)
 
+    def tokens_trained(self, window: int) -> int:
+        """Return the tokens that the run reads in all; 0 where nothing is tuned."""
+        return self.steps and self.steps * self.batch * self.sampler(window).example_length
+
     @property
     def batch(self) -> int:
         """Examples a step: as many tokens whatever their length."""

@@ -80,7 +80,7 @@ class Worker:
             "base_hash": self.setting.base_hashes[run.base],
             "corpus_hash": self.setting.corpus_hashes.get(run.condition),
             "questions_hash": self.setting.question_hashes[run.asked],
-            "tokens_trained": run.steps * run.batch * run.sampler(window).example_length,
+            "tokens_trained": run.tokens_trained(window),
             "losses": [round(float(part.mean()), 4) for part in np.array_split(losses, LOSSES)
                        if len(part)],
             "step": self.step if run.steps else "none",

@@ -296,7 +296,10 @@ def test_a_scaled_base_begins_at_what_it_turns_by(kind, tmp_path):
 def test_a_base_with_a_rope_for_each_layer_type_is_refused():
     from transformers import Gemma3TextConfig
 
-    base = Gemma3TextConfig(**{**tiny_models.SHAPE, "head_dim": 24, "sliding_window": 32})
+    layers = tiny_models.SHAPE["num_hidden_layers"]
+    kinds = ["sliding_attention"] * (layers - 1) + ["full_attention"]
+    shape = {**tiny_models.SHAPE, "head_dim": 24, "sliding_window": 32, "layer_types": kinds}
+    base = Gemma3TextConfig(**shape)
     with pytest.raises(ValueError, match="CLEX gives all layers one"):
         models.extend(base, scalings.scaling("clex", 4))
 

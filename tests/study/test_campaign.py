@@ -170,7 +170,7 @@ def test_a_model_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, caps
             raise ValueError("no such model")
         return True
 
-    monkeypatch.setattr(campaign.Campaign, "_ask", ask)
+    monkeypatch.setattr(campaign.Campaign, "_evaluate_job", ask)
     assert not run.work()
     locks = tmp_path / "out" / "locks"
     assert [each.name for each in locks.glob("*.done")] == ["scaled-yarn-8.done"]
