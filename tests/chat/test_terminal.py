@@ -23,7 +23,7 @@ def started(command, folder):
     )  # fmt: skip
     child.delaybeforesend = None
     child.expect("\r\n> ")
-    child.timeout = 60
+    child.timeout = 180
     return child
 
 
@@ -83,7 +83,7 @@ terminal.talk(chat)
 def test_ctrl_c_stops_an_answer_and_only_that(chat_place):
     """A model that would answer for a minute; the conversation goes on after it."""
     child = started(["-c", STOPPED], chat_place)
-    child.timeout = 30
+    child.timeout = 120
     child.sendline("Which?")
     child.expect("reading [0-9]+ of [0-9]+ tokens\r *\r.")
     child.sendintr()

@@ -105,6 +105,7 @@ def test_a_finished_run_has_no_lock(tmp_path, training_place):
 
 @pytest.mark.slow
 def test_two_trainings_at_once_leave_one_run(tmp_path, training_place):
+    """The second is refused, or finds the run finished where it started late."""
     run = tmp_path / "run"
     training_runs.job(run, steps=40, save_steps=10)
     command = [sys.executable, "-m", "cream.training", str(run), "--root", str(training_place)]
@@ -114,8 +115,9 @@ def test_two_trainings_at_once_leave_one_run(tmp_path, training_place):
         for _ in range(2)
     ]  # fmt: skip
     said = [each.communicate(timeout=120)[1] for each in pair]
-    assert sorted(each.returncode for each in pair) == [0, 1], said
-    assert "is being trained by process" in "".join(said)
+    late = any("is finished; nothing to train" in one for one in said)
+    assert sorted(each.returncode for each in pair) == [0, 0 if late else 1], said
+    assert late or "is being trained by process" in "".join(said)
     assert sorted(training_runs.losses(run)) == list(range(1, 41))
 
 
