@@ -61,7 +61,7 @@ def test_a_set_of_the_paper_comes_by_its_name(name, hub, texts, tiny_tokenizer):
 
 
 def test_the_field_can_be_named(hub, tiny_tokenizer):
-    with pytest.raises(ValueError, match="columns id, input: no 'text'; name the right one with field"):
+    with pytest.raises(ValueError, match="columns id, input: no 'text'; name the right"):
         list(of_source("proof-pile", tiny_tokenizer, field="text").documents)
 
 
