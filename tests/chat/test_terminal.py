@@ -1,6 +1,7 @@
 """The chat in a terminal of its own: a pseudo-terminal, a random model, keys as a person types."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -14,12 +15,17 @@ from cream.chat.terminal import introduction, shown
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def _hear_ctrl_c():
+    """A suite that runs in the background hands down that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def started(command, folder):
     """Start Python in a pseudo-terminal; wait for its first prompt."""
     path = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
     child = pexpect.spawn(
         sys.executable, command, cwd=folder, env={**os.environ, **path}, encoding="utf-8",
-        timeout=240, dimensions=(40, 500), codec_errors="replace",
+        timeout=240, dimensions=(40, 500), codec_errors="replace", preexec_fn=_hear_ctrl_c,
     )  # fmt: skip
     child.delaybeforesend = None
     child.expect("\r\n> ")
