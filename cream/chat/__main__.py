@@ -1,7 +1,7 @@
 """Talk to a model: `python -m cream.chat RUN` in this terminal, or `--web` on a page.
 
     python -m cream.chat runs/cream
-    python -m cream.chat data/smollm2 --base smollm2-135m --web
+    python -m cream.chat scaled:yarn:8 --base smollm2-135m --web
 
 RUN is a run's folder, a checkpoint, an adapter or a base; the page shows beside it the model that
 it was made from. Relative folders start at the project's folder, or else where you are.

@@ -281,9 +281,7 @@ def add_long(add: argparse.ArgumentParser) -> None:
 
 def add_shape(add: argparse.ArgumentParser, default: str | None) -> None:
     """Declare what both measurements take."""
-    add.add_argument("--shape", choices=random_models.SHAPES, default=default,
-                     help="a large model's, with random weights")  # fmt: skip
-    add.add_argument("--layers", type=int, help="fewer than the shape has: not its true depth")
+    random_models.add_shape(add, default)
     add.add_argument("--limit", type=float, default=600, help="seconds a setting may take")
 
 

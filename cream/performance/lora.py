@@ -42,8 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m cream.performance lora", description=main.__doc__
     )
-    parser.add_argument("--shape", choices=random_models.SHAPES, default="llama2-7b")
-    parser.add_argument("--layers", type=int, help="fewer than the shape has: not its true depth")
+    random_models.add_shape(parser)
     parser.add_argument("--gib", type=float, default=24, help="GB in the smaller card's name")
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--targets", default="all-linear", help="such as q_proj,k_proj")

@@ -6,6 +6,7 @@ are measured is in `harness`.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from cream.performance import harness
 from cream.rope import clex
 from cream.rope.config import fix_longrope
 
-__all__ = ["SHAPES", "lay_out", "random_weights", "shape"]
+__all__ = ["SHAPES", "add_shape", "lay_out", "random_weights", "shape"]
 
 SHAPES = {
     "llama2-7b": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},  # LlamaConfig's defaults
@@ -45,6 +46,14 @@ SHAPES = {
         "num_attention_heads": 2, "max_position_embeddings": 64,
     },
 }  # fmt: skip
+
+
+def add_shape(parser: argparse._ActionsContainer, default: str | None = "llama2-7b") -> None:
+    """Declare the options `--shape` and `--layers` of a command."""
+    parser.add_argument(
+        "--shape", choices=SHAPES, default=default, help="a large model's, with random weights"
+    )
+    parser.add_argument("--layers", type=int, help="fewer than the shape has: not its true depth")
 
 
 def shape(name: str, layers: int | None = None) -> LlamaConfig:

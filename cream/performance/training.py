@@ -56,8 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m cream.performance training", description=main.__doc__
     )
-    parser.add_argument("--shape", choices=random_models.SHAPES, default="llama2-7b")
-    parser.add_argument("--layers", type=int, help="fewer than the shape has: not its true depth")
+    random_models.add_shape(parser)
     parser.add_argument(
         "--steps", type=int, default=4, help="optimizer steps; the first is left out"
     )

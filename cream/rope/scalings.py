@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar
@@ -96,7 +97,7 @@ def _ramp_share(theta: Theta, dim: int, window: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class RopeScaling:
+class RopeScaling(ABC):
     """A way to stretch RoPE from `window` to `scale * window` positions."""
 
     scale: int
@@ -117,17 +118,17 @@ class RopeScaling:
         """Return what `scaling` was given beside name and scale; kept in `config.cream`."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)[1:]}
 
+    @abstractmethod
     def inv_freq(self, theta: Theta, dim: int, window: int) -> np.ndarray:
         """Return the angle each pair turns a position, float64 of shape (dim/2,)."""
-        raise NotImplementedError
 
     def attention_factor(self, window: int) -> float:
         """Return the factor on cos and sin (attention logits grow by its square)."""
         return 1.0
 
+    @abstractmethod
     def hf_parameters(self, theta: float, dim: int, window: int) -> dict[str, Any]:
         """Return the `rope_parameters` of a transformers 5 config that reproduce this scaling."""
-        raise NotImplementedError
 
     def legacy_parameters(self, theta: float, dim: int, window: int) -> dict[str, Any]:
         """Return the transformers 4 keys, `rope_theta` and `rope_scaling`, that do the same."""

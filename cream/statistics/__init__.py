@@ -11,6 +11,7 @@ from cream.statistics.intervals import (
     bootstrap_ratio,
     holm,
     mean_interval,
+    mean_of,
     p_value,
     paired_difference,
     perplexity,
@@ -18,7 +19,14 @@ from cream.statistics.intervals import (
     two_level,
     wilson,
 )
-from cream.statistics.tables import accuracies, by_method, match, perplexities, units
+from cream.statistics.tables import (
+    accuracies,
+    by_method,
+    match,
+    perplexities,
+    share_over_lengths,
+    units,
+)
 
 __all__ = [
     "Interval",
@@ -29,11 +37,13 @@ __all__ = [
     "holm",
     "match",
     "mean_interval",
+    "mean_of",
     "p_value",
     "paired_difference",
     "perplexities",
     "perplexity",
     "proportion",
+    "share_over_lengths",
     "two_level",
     "units",
     "wilson",

@@ -7,6 +7,7 @@ claim about methods takes trained models (bases, seeds) as its units, never samp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ __all__ = [
     "holm",
     "inner_interval",
     "mean_interval",
+    "mean_of",
     "p_value",
     "paired_difference",
     "perplexity",
@@ -104,6 +106,18 @@ def proportion(
         effective = n / effect * few**2
     found = wilson(share * effective, effective, confidence)
     return Interval(share, found.low, found.high, n)
+
+
+def mean_of(parts: Sequence[Interval]) -> Interval:
+    """Return the unweighted mean of independent parts, its interval joined from theirs.
+
+    Each side is the root of the summed squares of the parts' own sides, over their number (Zou and
+    Donner 2008); n is their sum.
+    """
+    value = sum(part.value for part in parts) / len(parts)
+    below = math.hypot(*(part.value - part.low for part in parts)) / len(parts)
+    above = math.hypot(*(part.high - part.value for part in parts)) / len(parts)
+    return Interval(value, value - below, value + above, sum(part.n for part in parts))
 
 
 def mean_interval(

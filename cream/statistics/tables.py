@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from cream.results import variant
-from cream.statistics.intervals import Interval, perplexity, proportion, two_level
+from cream.statistics.intervals import Interval, mean_of, perplexity, proportion, two_level
 
-__all__ = ["accuracies", "by_method", "match", "perplexities", "units"]
+__all__ = ["accuracies", "by_method", "match", "perplexities", "share_over_lengths", "units"]
 
 
 def units(frame: pd.DataFrame) -> pd.Series:
@@ -62,6 +62,23 @@ def perplexities(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
     return _table(
         frame, by, lambda part: perplexity(part["nll"], part["scored_tokens"], units(part))
     )
+
+
+def share_over_lengths(frame: pd.DataFrame, lengths: Sequence[float]) -> tuple[Interval, int]:
+    """Return the mean score over `lengths`, which weigh alike, and the number of models behind it.
+
+    `frame` has one method's rows with columns model_hash, score and multiple (the length in
+    windows). Models that lack a length are left out; NaN where none has all. Questions of several
+    models are pooled: the interval says how well these models are measured, not what another
+    training seed would change.
+    """
+    part = frame[frame["multiple"].isin(lengths)]
+    have = part.groupby("model_hash")["multiple"].nunique()
+    part = part[part["model_hash"].isin(have[have == len(lengths)].index)]
+    if part.empty:
+        return Interval(np.nan, np.nan, np.nan, 0), 0
+    each = [proportion(one["score"], units(one)) for _, one in part.groupby("multiple")]
+    return mean_of(each), part["model_hash"].nunique()
 
 
 def by_method(frame: pd.DataFrame, by: Sequence[str], value: str = "score") -> pd.DataFrame:

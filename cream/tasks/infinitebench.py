@@ -23,7 +23,14 @@ from transformers import PreTrainedTokenizerBase
 
 from cream.data.chat import UserTurn
 from cream.tasks.base import Example
-from cream.tasks.prompts import checked_lengths, counter, depth, largest_that_fits, sample_rng
+from cream.tasks.prompts import (
+    check_choices,
+    checked_lengths,
+    counter,
+    depth,
+    largest_that_fits,
+    sample_rng,
+)
 
 __all__ = ["NEW_TOKENS", "PUBLISHED", "SAMPLES", "STYLES", "TASKS", "digits", "examples", "score"]
 
@@ -83,13 +90,10 @@ def examples(
     Deterministic in (seed, task, length, sample) and the tokenizer. ValueError for an unknown style
     or task, and for a length that holds no question, with the shortest that does.
     """
-    if style not in STYLES:
-        raise ValueError(f"unknown style {style!r}: use one of {', '.join(STYLES)}")
-    if unknown := [name for name in tasks if name not in TASKS]:
-        raise ValueError(f"unknown task {unknown[0]!r}: choose of {', '.join(TASKS)}")
+    check_choices(style, STYLES, tasks, TASKS)
     turn = UserTurn(tokenizer) if style == "chat" else None
     how = {"style": style, **(turn.settings if turn else {})}
-    form = _Form(turn or str, counter(tokenizer), how)
+    form = _PromptStyle(turn or str, counter(tokenizer), how)
     return [
         _example(name, length, sample, seed, form)
         for length in checked_lengths(lengths, samples)
@@ -98,7 +102,7 @@ def examples(
     ]
 
 
-class _Form(NamedTuple):
+class _PromptStyle(NamedTuple):
     """What is put around a question, how tokens are counted, and what a row says of it."""
 
     wrap: Callable[[str], str]
@@ -106,7 +110,7 @@ class _Form(NamedTuple):
     how: dict[str, str]
 
 
-def _example(name: str, length: int, sample: int, seed: int, form: _Form) -> Example:
+def _example(name: str, length: int, sample: int, seed: int, form: _PromptStyle) -> Example:
     share, chat = depth(PREFIX + name, seed, length, sample), form.how["style"] == "chat"
 
     def build(units: int) -> tuple[str, str, int]:

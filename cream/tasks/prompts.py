@@ -16,6 +16,7 @@ from cream.inference.generation import tokenize
 
 __all__ = [
     "OFFICIAL_WINDOW",
+    "check_choices",
     "checked_lengths",
     "counter",
     "default_style",
@@ -62,6 +63,16 @@ def depth(task: str, seed: int, token_length: int, sample: int) -> float:
 def counter(tokenizer: PreTrainedTokenizerBase) -> Callable[[str], int]:
     """Count the tokens of a text as `inference` would read it, special tokens included."""
     return lambda text: len(tokenize(tokenizer, text))
+
+
+def check_choices(
+    style: str, styles: Sequence[str], tasks: Sequence[str], known: Sequence[str]
+) -> None:
+    """Raise ValueError for a style or task of a suite (RULER, InfiniteBench) that there is not."""
+    if style not in styles:
+        raise ValueError(f"unknown style {style!r}: use one of {', '.join(styles)}")
+    if unknown := [name for name in tasks if name not in known]:
+        raise ValueError(f"unknown task {unknown[0]!r}: choose of {', '.join(known)}")
 
 
 def checked_lengths(lengths: Iterable[int], samples: int) -> list[int]:

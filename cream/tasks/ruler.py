@@ -34,7 +34,13 @@ from cream.data.chat import UserTurn
 from cream.data.corpus import tokenizer_hash
 from cream.tasks import ruler_questions
 from cream.tasks.base import Example
-from cream.tasks.prompts import checked_lengths, counter, largest_that_fits, sample_rng
+from cream.tasks.prompts import (
+    check_choices,
+    checked_lengths,
+    counter,
+    largest_that_fits,
+    sample_rng,
+)
 from cream.tasks.ruler_questions import HOPS, QUESTIONS, Budget, Kind, Question, all_words, chain
 from cream.utils.provenance import hash_of
 
@@ -87,7 +93,7 @@ def examples(
     ValueError for an unknown style or task, and for a length that holds no question, with the
     shortest that does.
     """
-    _check(style, tasks)
+    check_choices(style, STYLES, tasks, TASKS)
     turn = UserTurn(tokenizer) if style == "chat" else None
     how = {"style": style, **(turn.settings if turn else {})}
     form, known = _PromptStyle(turn or str, _counts(tokenizer), how), tokenizer_hash(tokenizer)
@@ -113,7 +119,7 @@ def that_fit(
 
     What is asked is the same. ValueError for an unknown style or task, and where nothing fits.
     """
-    _check(style, tasks)
+    check_choices(style, STYLES, tasks, TASKS)
     checked_lengths(lengths, samples)
     found: list[Example] = []
     left_out: list[str] = []
@@ -126,13 +132,6 @@ def that_fit(
     if not found:
         raise ValueError("no length holds a task of RULER; " + "; ".join(left_out))
     return found, left_out
-
-
-def _check(style: str, tasks: Sequence[str]) -> None:
-    if style not in STYLES:
-        raise ValueError(f"unknown style {style!r}: use one of {', '.join(STYLES)}")
-    if unknown := [name for name in tasks if name not in TASKS]:
-        raise ValueError(f"unknown task {unknown[0]!r}: choose of {', '.join(TASKS)}")
 
 
 _Counts = Callable[[Sequence[str]], list[int]]

@@ -8,7 +8,7 @@ import math
 
 import pandas as pd
 
-from cream.statistics import Interval, by_method, proportion, two_level
+from cream.statistics import Interval, by_method, mean_of, proportion, two_level
 from cream.tasks.ruler import TASKS
 
 __all__ = [
@@ -69,13 +69,9 @@ def _over_models(part: pd.DataFrame) -> tuple[float, float, float, int, str, int
 def _mean(rows: pd.DataFrame) -> Interval:
     """One model's mean over tasks; each side of its interval takes the tasks as independent."""
     parts = [proportion(one["score"]) for _, one in rows.groupby("task")]
-    n = sum(part.n for part in parts)
     if len(parts) < len(TASKS):
-        return Interval(math.nan, math.nan, math.nan, n)
-    value = sum(part.value for part in parts) / len(parts)
-    below = math.hypot(*(part.value - part.low for part in parts)) / len(parts)
-    above = math.hypot(*(part.high - part.value for part in parts)) / len(parts)
-    return Interval(value, value - below, value + above, n)
+        return Interval(math.nan, math.nan, math.nan, sum(part.n for part in parts))
+    return mean_of(parts)
 
 
 def table(frame: pd.DataFrame) -> pd.DataFrame:

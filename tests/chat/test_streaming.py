@@ -7,8 +7,10 @@ import torch
 from tiny_models import alternating
 from transformers import AutoModelForCausalLM
 
+from cream import models
 from cream.chat import streaming
 from cream.chat.streaming import Answers, Reading, keeps_positions
+from cream.rope import clex
 from cream.rope.length import start_afresh
 
 
@@ -74,6 +76,16 @@ def test_rope_that_changes_with_the_length_is_read_anew(tiny_model, tiny_tokeniz
     assert answers._cache is None
     following = ids(90)
     assert run(answers, following)[0] == run(Answers(model, tiny_tokenizer), following)[0]
+
+
+def test_a_clex_model_is_read_at_the_t_of_prompt_and_answer(tiny_model, tiny_tokenizer, tmp_path):
+    base = models.save(tiny_model(64), tiny_tokenizer, tmp_path / "base")
+    model = models.load(base, scaling="clex", scale=4, device="cpu")
+    prompt = ids(150)
+    answer = run(Answers(model, tiny_tokenizer), prompt)[0]
+    with clex.chosen(model, 150 + 10), torch.no_grad():
+        wanted = model.generate(torch.tensor([prompt]), max_new_tokens=10, do_sample=False)
+    assert answer == tiny_tokenizer.decode(wanted[0, 150:], skip_special_tokens=True)
 
 
 def test_sliding_windows_are_read_anew():

@@ -1,11 +1,13 @@
 """Tables by method: documents of two variants are two, and variants are never averaged."""
 
 import json
+import math
 
 import pandas as pd
 import pytest
 
 from cream import statistics
+from cream.statistics import proportion, share_over_lengths
 
 
 def rows(**changes: object) -> pd.DataFrame:
@@ -77,3 +79,40 @@ def test_pairs_are_of_one_variant():
     first, second = (frame[frame["method"] == name] for name in ("cream", "pose"))
     a, b, unit = statistics.match(first, second)
     assert len(a) == len(b) == 16 and (a == b).all() and len(set(unit)) == 8
+
+
+def _models(counts, sample=lambda model, k: k):
+    """Ten questions a model and length, of which so many are answered."""
+    return pd.DataFrame([
+        {"model_hash": model, "multiple": multiple, "document": None, "sample": sample(model, k),
+         "score": float(k < right)}
+        for (model, multiple), right in counts.items() for k in range(10)
+    ])  # fmt: skip
+
+
+def test_a_share_over_one_length_is_its_proportion():
+    found, runs = share_over_lengths(_models({("a", 2.0): 4}), [2.0])
+    assert (found, runs) == (proportion([1.0] * 4 + [0.0] * 6), 1)
+
+
+def test_lengths_weigh_alike_and_a_model_that_lacks_one_is_left_out():
+    frame = _models({("a", 2.0): 4, ("a", 4.0): 0, ("b", 2.0): 10})
+    found, runs = share_over_lengths(frame, [2.0, 4.0])
+    assert (found.value, found.n, runs) == (pytest.approx(0.2), 20, 1)
+    one = proportion([1.0] * 4 + [0.0] * 6)
+    none = proportion([0.0] * 10)
+    assert found.high - found.value == pytest.approx(math.hypot(one.high - 0.4, none.high) / 2)
+
+
+def test_the_same_questions_of_two_models_are_no_new_questions():
+    same = share_over_lengths(_models({("a", 2.0): 4, ("b", 2.0): 4}), [2.0])[0]
+    own = {"a": 0, "b": 10}
+    apart = _models({("a", 2.0): 4, ("b", 2.0): 4}, lambda model, k: own[model] + k)
+    new = share_over_lengths(apart, [2.0])
+    assert new[0] == proportion([1.0] * 8 + [0.0] * 12)
+    assert same.high - same.low > new[0].high - new[0].low and same.n == new[0].n == 20
+
+
+def test_no_model_with_all_lengths_is_no_share():
+    found, runs = share_over_lengths(_models({("a", 2.0): 4, ("b", 4.0): 1}), [2.0, 4.0])
+    assert math.isnan(found.value) and (found.n, runs) == (0, 0)

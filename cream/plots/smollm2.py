@@ -17,7 +17,7 @@ from cream.plots.evaluations import lengths_panel
 from cream.plots.needle import COLORS, draw_panel, heat_panel
 from cream.plots.style import finish, in_order, legend, note, printed, sheet
 from cream.results.rows import needs
-from cream.statistics import proportion
+from cream.statistics import share_over_lengths
 
 __all__ = ["SHOWN", "found_by_length", "sentences_found"]
 
@@ -34,15 +34,13 @@ def in_multiples(rows: pd.DataFrame) -> pd.DataFrame:
 def found_by_length(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one row a method, scaling, scale and length: value, low, high, n, runs.
 
-    Runs of several seeds are pooled. The interval is Wilson's over the questions: it says how well
-    these models are measured, not what another training seed would change.
+    As `statistics.share_over_lengths`, one length at a time.
     """
-    keys = ["method", "scaling", "scale", "token_length", "multiple"]
-    rows = in_multiples(rows)
+    keys = ["method", "scaling", "scale", "multiple"]
     found = []
-    for key, part in rows.groupby(keys, dropna=False):
-        share = proportion(part["score"])
-        found.append((*key, *share, part["model_hash"].nunique()))
+    for key, part in in_multiples(rows).groupby(keys, dropna=False):
+        share, runs = share_over_lengths(part, [key[-1]])
+        found.append((*key, *share, runs))
     return pd.DataFrame(found, columns=[*keys, "value", "low", "high", "n", "runs"])
 
 

@@ -7,7 +7,7 @@ import itertools
 import pandas as pd
 import pytest
 
-from cream.plots.real_model import found_by_length, in_multiples, sentences_found
+from cream.plots.smollm2 import found_by_length, in_multiples, sentences_found
 
 MODELS = (("original", "none", 1), ("scaled", "yarn", 8), ("cream", "yarn", 8), ("pose", "ntk", 8))
 
@@ -17,6 +17,7 @@ def rows() -> pd.DataFrame:
     made = [
         {"task": "needle", "method": method, "scaling": scaling, "scale": scale, "window": 8192,
          "token_length": length, "depth_percent": depth, "model_hash": f"{method}{seed}",
+         "document": None, "sample": 2 * (depth > 0) + seed,
          "score": float(seed == 0)}
         for (method, scaling, scale), length, depth, seed in itertools.product(
             MODELS, (2048, 8192, 65436), (0.0, 100.0), (0, 1))

@@ -1,6 +1,6 @@
 """The real model's table and figure, from its rows alone.
 
-    python -m cream.reproduction.real_model data/smollm2
+    python -m cream.reproduction.smollm2 data/smollm2
 
 reads every file of rows in the folder, writes TABLE.md beside them and figures/smollm2.png and
 .pdf. What belongs here: which numbers stand in the table, and how the lengths are read. Nothing is
@@ -18,10 +18,10 @@ import numpy as np
 import pandas as pd
 
 from cream import results
-from cream.plots.real_model import in_multiples, sentences_found
+from cream.plots.smollm2 import in_multiples, sentences_found
 from cream.plots.style import in_order, save, style
 from cream.results import drawn_from
-from cream.statistics import wilson
+from cream.statistics import share_over_lengths
 
 __all__ = ["comparison", "main", "markdown"]
 
@@ -37,8 +37,7 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     Columns: tokens (trained on), perplexity_n and perplexity_l (at N and L = 8 N), beyond with
     beyond_low, beyond_high, beyond_n and beyond_runs (share of sentences found, mean over 2, 4 and
     8 N), the same for at_l (8 N alone), within (mean over N/4, N/2 and N) and ruler (RULER-6 at
-    4 N). Models that lack a length are not in a mean over lengths. Runs of several seeds are
-    pooled; the intervals are Wilson's over their questions.
+    4 N). Shares are `statistics.share_over_lengths`.
     """
     rows = in_multiples(rows)
     keys = rows[MODEL].drop_duplicates()
@@ -67,34 +66,16 @@ def _line(rows: pd.DataFrame) -> dict[str, object]:
         "perplexity_l": _perplexity(texts, max(BEYOND)),
         **_share("beyond", needle, BEYOND),
         **_share("at_l", needle, BEYOND[-1:]),
-        "within": _mean_over(needle, WITHIN)[0],
+        "within": share_over_lengths(needle, WITHIN)[0].value,
         "ruler": _ruler(ruler[ruler["multiple"] == RULER_AT]),
     }  # fmt: skip
 
 
 def _share(name: str, rows: pd.DataFrame, multiples: Sequence[float]) -> dict[str, float]:
     """A share with its interval, its answers and its models."""
-    value, n, runs = _mean_over(rows, multiples)
-    low, high = (math.nan, math.nan) if math.isnan(value) else wilson(value * n, n)[1:3]
-    ends = {f"{name}_low": low, f"{name}_high": high}
-    return {name: value, **ends, f"{name}_n": n, f"{name}_runs": runs}
-
-
-def _mean_over(rows: pd.DataFrame, multiples: Sequence[float]) -> tuple[float, int, int]:
-    """The mean over lengths that weigh alike, its answers and models; NaN if a length is missing.
-
-    Each trained model has a mean of its own; only those with every length count.
-    """
-    table = rows[rows["multiple"].isin(multiples)].pivot_table(
-        index="model_hash", columns="multiple", values="score", aggfunc=["mean", "size"]
-    )
-    if rows.empty or len(table.columns) < 2 * len(multiples):
-        return math.nan, 0, 0
-    whole = table.dropna()
-    if whole.empty:
-        return math.nan, 0, 0
-    mean, answers = whole["mean"].to_numpy().mean(), whole["size"].to_numpy().sum()
-    return float(mean), int(answers), len(whole)
+    found, runs = share_over_lengths(rows, multiples)
+    ends = {f"{name}_low": found.low, f"{name}_high": found.high}
+    return {name: found.value, **ends, f"{name}_n": found.n, f"{name}_runs": runs}
 
 
 def _perplexity(texts: pd.DataFrame, multiple: float) -> float:
@@ -159,7 +140,7 @@ def _three(value: float) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the table and the figure of a folder of rows."""
     parser = argparse.ArgumentParser(
-        prog="python -m cream.reproduction.real_model", description=main.__doc__
+        prog="python -m cream.reproduction.smollm2", description=main.__doc__
     )
     parser.add_argument("rows", type=Path, help="a folder of rows")
     parser.add_argument("--figures", type=Path, default=Path("figures"))
