@@ -102,6 +102,10 @@ class TrainConfig:
     weight_decay: float = _optimisation("of AdamW", 0.0)
     adam_betas: tuple[float, float] = _optimisation("of AdamW", (0.9, 0.999))
     max_grad_norm: float = _optimisation("to which gradients are clipped; 0: they are not", 1.0)
+    clex_grad_norm: float = _optimisation(
+        "to which the gradients of CLEX's two matrices are clipped by themselves, before all are "
+        "clipped together; 0: only with the others, as published", 0.0
+    )  # fmt: skip
 
     micro_batch: int = _memory("examples a forward pass on one device", 32)
     precision: str = _memory(
@@ -216,6 +220,7 @@ def _check_ranges(config: TrainConfig) -> None:
     check_number("learning_rate", config.learning_rate, 0, 1, above=True)
     check_number("weight_decay", config.weight_decay, 0)
     check_number("max_grad_norm", config.max_grad_norm, 0, note="0 does not clip")
+    check_number("clex_grad_norm", config.clex_grad_norm, 0, note="0: as all others")
     for place, beta in enumerate(config.adam_betas):
         check_number(f"adam_betas[{place}]", beta, 0, 1 - 1e-9)
 
@@ -304,6 +309,11 @@ def _check_lora(config: TrainConfig) -> None:
 def _check_clex(config: TrainConfig) -> None:
     """Refuse what CLEX cannot be trained with: another sampler's positions, CUDA graphs."""
     if config.scaling != "clex":
+        if config.clex_grad_norm:
+            raise ValueError(
+                f"clex_grad_norm is {config.clex_grad_norm} and scaling {config.scaling!r}, which "
+                "has no matrices of CLEX; leave it 0"
+            )
         return
     if config.method != "clex":
         raise ValueError(

@@ -47,9 +47,10 @@ class MasterAdamW(torch.optim.Optimizer):
     """AdamW for float32 parameters that it turns into bfloat16 ones, keeping the rest itself.
 
     A backward pass leaves no `.grad`: each is added to a float32 sum and freed. `step` clips the
-    sums to `max_norm` (0: not at all; `norm` is what it was before), updates by torch's fused
-    AdamW and rounds. With `offload` the moments live in RAM and pass through the card in a step,
-    but for the first `resident` bytes of them, which stay on it.
+    sums to `max_norm` (0: not at all; `norm` is what it was before), those of `kept` first by
+    themselves to `kept_norm` (0: not so), updates by torch's fused AdamW and rounds. With `offload`
+    the moments live in RAM and pass through the card in a step, but for the first `resident` bytes
+    of them, which stay on it.
     `state_dict` holds weights and moments: resuming is exact. `restore` gives the model its
     float32 weights back. Parameters in `kept` stay float32 in the model, too: few and small ones
     that it does not compute with in bfloat16.
@@ -67,8 +68,9 @@ class MasterAdamW(torch.optim.Optimizer):
         compiled: bool = False,
         kept: Iterable[torch.Tensor] = (),
         resident: int = 0,
+        kept_norm: float = 0.0,
     ):
-        self._kept = set(kept)
+        self._kept, self.kept_norm = set(kept), kept_norm
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults)
         self.max_norm, self.offload, self._free = max_norm, offload, resident
@@ -144,10 +146,10 @@ class MasterAdamW(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         sums = [self.gradient(parameter) for parameter in self._parameters()]
-        self.norm = torch.nn.utils.get_total_norm(sums)
-        if self.max_norm:
-            factor = (self.max_norm / (self.norm + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_(sums, factor)
+        if self.kept_norm and self._kept:
+            _clip([self._sums[one] for one in self._parameters() if one in self._kept],
+                  self.kept_norm)  # fmt: skip
+        self.norm = _clip(sums, self.max_norm)
         for group, parameters, moments in self._gathered():
             self._update(group, parameters, moments)
         self.zero_grad()
@@ -278,6 +280,14 @@ def _store(weight: torch.Tensor, rounded: torch.Tensor, low: torch.Tensor) -> No
     halves = split(weight)
     rounded.copy_(halves[0])
     low.copy_(halves[1])
+
+
+def _clip(sums: list[torch.Tensor], most: float) -> torch.Tensor:
+    """Scale gradients so that their norm is at most `most` (0: any); return what it was."""
+    norm = torch.nn.utils.get_total_norm(sums)
+    if most:
+        torch._foreach_mul_(sums, (most / (norm + 1e-6)).clamp(max=1.0))
+    return norm
 
 
 def _as_it_is(function: Callable) -> Callable:

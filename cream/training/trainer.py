@@ -115,6 +115,14 @@ class CreamTrainer(Trainer):
         loss = torch.where(labels > 0, loss, 0.0)  # the mean over no label is not a number
         return loss * labels * self.args.world_size / num_items_in_batch
 
+    def training_step(self, *rest: object, **more: object) -> torch.Tensor:
+        """Step as Trainer does, with CLEX's matrices clipped before all are clipped together."""
+        loss = super().training_step(*rest, **more)
+        own = self.config.clex_grad_norm
+        if own and self.masters is None and self.accelerator.sync_gradients:
+            torch.nn.utils.clip_grad_norm_(clex.trained_matrices(self.model), own)
+        return loss
+
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Build Trainer's optimizer, or the one that holds the float32 weights itself."""
         if self.precision != "master" or self.config.sharded or self.optimizer is not None:
@@ -137,6 +145,7 @@ class CreamTrainer(Trainer):
             resident=self.room,
             compiled=self.compiled == "layers" and self.args.device.type == "cuda",
             kept=clex.trained_matrices(self.model),
+            kept_norm=self.config.clex_grad_norm,
         )
         return self.optimizer
 

@@ -43,6 +43,7 @@ LLAMA = {
     "weight_decay": 0.0,
     "adam_betas": (0.9, 0.999),
     "max_grad_norm": 1.0,
+    "clex_grad_norm": 0.0,
     "precision": "master",
     "save_dtype": "bfloat16",
     "attention": "auto",

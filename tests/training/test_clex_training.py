@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -78,6 +80,37 @@ def test_masters_hold_the_matrices_in_float32_while_weights_are_bfloat16(trainin
     for saved, last in zip(matrices(tmp_path / "run"), seen["last"], strict=True):
         assert saved.dtype == torch.float32 and torch.equal(saved, last)
         assert not torch.equal(saved, saved.bfloat16().float())
+
+
+@pytest.mark.parametrize("precision", ["float32", "master"])
+def test_matrices_clipped_by_themselves_leave_the_others_their_norm(
+    training_place, tmp_path, monkeypatch, precision
+):
+    """The ODE's gradients are large; what is left of the others is what they have without them."""
+    seen = []
+    clip = torch.nn.utils.clip_grad_norm_
+
+    def spy(parameters, *rest, **more):
+        parameters = list(parameters)
+        seen.append((len(parameters), clip(parameters, *rest, **more)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
+    norms = {}
+    for own in (0.0, 1e-3):
+        run = tmp_path / str(own)
+        settings = {**CLEX, "precision": precision, "steps": 2, "clex_grad_norm": own}
+        training_runs.train(training_place, run, **settings)
+        lines = (run / "metrics.jsonl").read_text().splitlines()
+        norms[own] = [json.loads(line)["grad_norm"] for line in lines if "grad_norm" in line]
+    assert all(one < other for one, other in zip(norms[1e-3], norms[0.0], strict=True))
+    if precision == "float32":
+        assert [count for count, _ in seen].count(2) == 2  # two steps, two matrices, one run
+
+
+def test_other_scalings_have_no_matrices_to_clip():
+    with pytest.raises(ValueError, match="clex_grad_norm is 1.0 and scaling 'yarn'"):
+        config.TrainConfig(base="b", corpus="c", scaling="yarn", clex_grad_norm=1.0)
 
 
 @pytest.mark.slow
