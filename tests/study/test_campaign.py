@@ -56,6 +56,13 @@ def test_lines_are_asked_as_the_notebook_asks_them():
     assert max(each.token_length for each in examples) <= 8 * 512
 
 
+def test_ruler_is_asked_as_the_preset_asks_it():
+    """A base without a chat template is asked in the benchmark's own words."""
+    asked = campaign.Questions("miniature", ruler=1, ruler_lengths=(1126,))
+    examples = asked.build("ruler", ROOT)
+    assert len(examples) == 6 and max(each.token_length for each in examples) <= 1126
+
+
 def test_two_models_never_share_a_name():
     listed = "original,scaled:yarn:8,scaled:ntk:8,pose:yarn:8:0,pose:yarn:8:1,pose:yarn:16:0"
     names = [each.name for each in jobs(listed)]
