@@ -18,6 +18,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from cream.inference.generation import log_likelihood
+from cream.rope import clex
 from cream.rope.length import depends_on_length
 from cream.tasks.base import Example
 from cream.tasks.perplexity_texts import Document, choose, from_corpus
@@ -181,8 +182,8 @@ def split_bos(
 
 
 def reads_alike(model: PreTrainedModel) -> bool:
-    """Whether a token's rotation does not depend on how long the whole sequence is."""
-    return not depends_on_length(model.config)
+    """Whether a token's rotation does not depend on how long the whole sequence is: CLEX's does."""
+    return clex.layer_of(model) is None and not depends_on_length(model.config)
 
 
 def perplexity(nll: Sequence[float], scored_tokens: Sequence[int]) -> float:

@@ -10,6 +10,8 @@ import torch
 from cream.data import corpus
 from cream.evaluation.runner import evaluate
 from cream.results import Rows
+from cream.rope import clex, scalings
+from cream.rope.config import extend
 from cream.statistics import perplexities
 from cream.tasks import perplexity as task
 from cream.tasks.perplexity import examples, from_corpus, measure, perplexity, windows
@@ -60,6 +62,18 @@ def test_a_document_is_read_once_for_all_its_lengths(rope_type, tiny_model):
     assert [found[k]["nll"] for k in range(6)] == pytest.approx(alone, rel=1e-6)
     long = [length for length in read if length > 8]  # 8: log_likelihood's look at the head
     assert long == ([200, 200] if rope_type == "default" else [40, 90, 200] * 2)
+
+
+def test_each_length_of_a_clex_model_is_read_at_its_own_t(tiny_model):
+    """Within N such a model turns as its base does, whatever else of the document is asked."""
+    model = tiny_model(64, initializer_range=0.02)
+    built = examples(DOCUMENTS, [40, 200], samples=2, bos_token_id=0)
+    base = [found["nll"] for _, found in measure(model, built, allow_beyond=True)]
+    model.config = extend(model.config, scalings.scaling("clex", 4))
+    clex.attach(model)
+    found = [found["nll"] for _, found in measure(model, built)]
+    assert found[::2] == pytest.approx(base[::2], rel=2e-7)
+    assert found[1::2] != base[1::2]
 
 
 def test_a_part_measured_later_gives_the_same_to_the_last_bit(tiny_model):
