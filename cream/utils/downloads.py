@@ -85,10 +85,12 @@ def _download(pinned: Pinned, folder: Path) -> None:
         if pinned.wheel
         else ["--no-binary", pinned.package]
     )
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-               "--no-deps", *kind, "--require-hashes", "--dest", str(folder),
-               "--requirement", str(requirements)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    shown = sys.stdout.isatty()  # a person waits: pip's own bar
+    command = [sys.executable, "-m", "pip", "download", *([] if shown else ["--quiet"]),
+               "--disable-pip-version-check", "--no-deps", *kind, "--require-hashes",
+               "--dest", str(folder), "--requirement", str(requirements)]  # fmt: skip
+    done = subprocess.run(command, stdout=None if shown else subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
     if done.returncode != 0:
         said = "\n".join(done.stderr.strip().splitlines()[-3:])
         raise ConnectionError(

@@ -97,7 +97,10 @@ def test_what_was_read_is_shown(tiny_model, capsys):
     model = tiny_model()
     with real_model._reading(model, 40, "tiny", True), torch.no_grad():
         model(torch.arange(2, 42)[None])
-    assert "tiny: 100 % read" in capsys.readouterr().err.replace("\r", "\n")
+        assert "left" in (before := capsys.readouterr().err) and "answering" not in before
+        model(torch.arange(1)[None])
+    said = capsys.readouterr().err.replace("\r", "\n")
+    assert "tiny: 100 % read" in said and "answering" in said
     assert not any(one._forward_hooks for one in model.model.layers)
 
 
@@ -185,11 +188,15 @@ def test_the_command_from_texts_to_figure(
     real_model.main(words)
     said = capsys.readouterr()
     assert said.out.count("of 10 found") == 3 and "hidden_sentences.png" in said.out
-    assert "3 of 3: cream-yarn" in said.err and "% read" in said.err
+    assert "3 of 3, CREAM: 100 % read" in said.err and "of 10 found" in said.err
     assert (tmp_path / "out" / "hidden_sentences.png").is_file()
     with pytest.raises(SystemExit) as ended:
         real_model.main([*words[:2], "--adapter", "nowhere"])
     assert ended.value.code == 1 and "no LoRA adapter" in capsys.readouterr().err
+    monkeypatch.setattr(real_model, "show", lambda *a, **k: pytest.fail("a model was read"))
+    with pytest.raises(SystemExit) as ended:
+        real_model.main([*words[:5], "600", *words[6:]])
+    assert ended.value.code == 1 and "window of 512 tokens" in capsys.readouterr().err
 
 
 def test_the_texts_are_held_out_of_every_training_recipe():
