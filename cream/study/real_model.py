@@ -74,7 +74,6 @@ SENTENCES = (
     ("Who won the chess tournament?", "The chess tournament was won by", "Olga"),
     ("What does the gardener grow on the roof?", "On the roof the gardener grows", "pumpkins"),
 )  # fmt: skip
-TRAINING = "training.json"  # of a packed adapter: its run's numbers
 _READING = "{desc}: {percentage:3.0f} % read |{bar}| {elapsed}, {remaining} left"
 _ANSWERING = "{desc}: {percentage:3.0f} % read |{bar}| {elapsed}, answering"
 
@@ -190,7 +189,7 @@ def _named(adapter: Path) -> str:
 
 def _trained(adapter: Path) -> dict[str, object]:
     """What is known of an adapter's training: of a packed one, or from its run directory."""
-    for file in (adapter / TRAINING, adapter.parent / "config.json"):
+    for file in (adapter / lora.TRAINING, adapter.parent / "config.json"):
         if file.is_file() and "model_type" not in (found := json.loads(file.read_text())):
             return found
     return {}
@@ -283,11 +282,20 @@ def pack(adapter: str | Path, out: str | Path, most: int = MOST) -> int:
             f"{most / 1e6:.1f}: train rank {int(rank * most / size)} or fewer modules"
         )
     shutil.copytree(adapter, out, ignore=shutil.ignore_patterns(lora.WEIGHTS))
-    known = {k: v for k, v in _trained(adapter).items() if k not in ("base", "corpus", "probe")}
-    (out / TRAINING).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    known = {k: v for k, v in _trained(adapter).items() if k not in ("corpus", "probe")}
+    if (base := _named_base(known.pop("base", None))) is not None:
+        known = {"base": base, **known}
+    (out / lora.TRAINING).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     narrow = {name: one.to(torch.bfloat16) for name, one in state.items()}
     save_file(narrow, out / lora.WEIGHTS, {"format": "pt"})
     return sum(one.stat().st_size for one in out.iterdir())
+
+
+def _named_base(base: object) -> str | None:
+    """A run's base where it has a name here; a folder of the machine that trained is nobody's."""
+    name = Path(str(base)).name
+    made = base == name or str(base).endswith(f"{bases.FOLDER}/{name}")
+    return name if name in bases.NAMED and made else None
 
 
 # --------------------------------------------------------------------- the command

@@ -36,6 +36,7 @@ from cream.training.config import TrainConfig
 __all__ = ["add", "check_bits", "frozen_and_trained", "load", "merge", "restore", "save", "store"]
 
 WEIGHTS = "adapter_model.safetensors"
+TRAINING = "training.json"  # of an adapter that left its run directory: the run's numbers
 STATE = "trained.safetensors"  # in checkpoints: what is trained, by the model's own names
 BITS = 4
 

@@ -133,7 +133,7 @@ def test_an_adapter_is_packed_to_bfloat16(adapter, training_place, tmp_path):
     assert size == sum(one.stat().st_size for one in (tmp_path / "packed").iterdir())
     about = json.loads((tmp_path / "packed" / "adapter_config.json").read_text())
     assert about["base_model_name_or_path"] is None
-    known = json.loads((tmp_path / "packed" / real_model.TRAINING).read_text())
+    known = json.loads((tmp_path / "packed" / lora.TRAINING).read_text())
     assert known["method"] == "cream" and known["steps"] == 3 and "base" not in known
     assert real_model._trained(tmp_path / "packed") == known
     assert real_model._trained(tmp_path / "nowhere") == {}
@@ -147,6 +147,14 @@ def test_an_adapter_is_packed_to_bfloat16(adapter, training_place, tmp_path):
         weights = sum(2 * one.numel() for one in state.values())
         real_model.pack(adapter, tmp_path / "other", most=weights // 3)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_packed_adapter_names_its_base_where_it_has_a_name():
+    """Chat finds it then; a folder of the machine that trained is left out."""
+    for base in ("smollm2-135m", "/elsewhere/runs/bases/smollm2-135m"):
+        assert real_model._named_base(base) == "smollm2-135m"
+    for base in (None, "data/miniature", "/elsewhere/smollm2-135m"):
+        assert real_model._named_base(base) is None
 
 
 def test_the_ranks_that_fit_in_twelve_megabytes():
