@@ -238,7 +238,7 @@ def _reading(model: PreTrainedModel, tokens: int, name: str, progress: bool) -> 
             one_by_one = length == 1  # an answer's tokens: they are few, and take long
             bar.bar_format = _ANSWERING if one_by_one else _READING
             bar.update(0 if one_by_one else min(rows * length, bar.total - bar.n))
-            if one_by_one:
+            if one_by_one and module is layers[-1]:
                 bar.refresh()
 
         hooks = [one.register_forward_hook(read, with_kwargs=True) for one in layers]
