@@ -127,9 +127,12 @@ def _base(run: str, base: str | None, root: Path) -> tuple[str | None, str | Non
     if base is not None:
         return base, None
     folder = _folder(run, root)
-    for place in (folder, folder.resolve().parent) if folder else ():
+    if folder is None:
+        return None, None
+    ours = (folder / "config.json", folder / lora.TRAINING, folder.resolve().parent / "config.json")
+    for file in ours:
         try:
-            about = json.loads((place / "config.json").read_text(encoding="utf-8"))
+            about = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
         if isinstance(about, dict) and "model_type" not in about and about.get("base"):

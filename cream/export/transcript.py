@@ -250,15 +250,16 @@ def transcript(
     """
     Path(place).mkdir(parents=True, exist_ok=True)
     sections = [_section(one, place, llama_cpp) for one in families]
-    engines = ""
+    engines = told = ""
     if llama_cpp:
+        told = " --llama-cpp LLAMA_CPP --python PYTHON"
         engines = ",\nand, where a section shows it, whose greedy tokens llama.cpp's server gives"
     about = ", ".join(f"{name} {version}" for name, version in versions().items())
     head = f"""\
 # From a hub id to a served model
 
-Written by `python -m cream.export transcript notebooks/families_transcripts.md` at commit
-{commit()} ({about}).
+Written by `python -m cream.export transcript notebooks/families_transcripts.md{told}`
+at commit {commit()} ({about}).
 
 For each family: the commands for the published weights, which **were not run** (no hub, no GPU
 there), and the same commands on a stand-in, which were: a tiny random model with the published

@@ -37,7 +37,7 @@ def found_sentences(rows: pd.DataFrame, texts: dict[str, str]) -> Figure:
         panel.axvline(float(rows["window"].max()), color=GREY, linewidth=0.8, linestyle=(0, (3, 2)))
         panel.set_yticks(range(len(methods)), [style(m).label for m in methods])
         panel.set_ylim(-0.6, len(methods) - 0.4)
-        panel.set_xlim(left=0)
+        panel.set_xlim(0, 1.02 * float(rows[["num_tokens", "window"]].max().max()))
         panel.tick_params(axis="y", length=0)
         finish(panel, title)
     axes[-1][0].set_xlabel("where the sentence stands (tokens)")

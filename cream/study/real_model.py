@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
 
 from cream import models, plots, presets, results, statistics
 from cream.data import long_documents
@@ -73,7 +74,8 @@ SENTENCES = (
     ("Who won the chess tournament?", "The chess tournament was won by", "Olga"),
     ("What does the gardener grow on the roof?", "On the roof the gardener grows", "pumpkins"),
 )  # fmt: skip
-TRAINING = "training.json"  # of a packed adapter: its run's numbers
+_READING = "{desc}: {percentage:3.0f} % read |{bar}| {elapsed}, {remaining} left"
+_ANSWERING = "{desc}: {percentage:3.0f} % read |{bar}| {elapsed}, answering"
 
 
 @dataclass(frozen=True)
@@ -187,7 +189,7 @@ def _named(adapter: Path) -> str:
 
 def _trained(adapter: Path) -> dict[str, object]:
     """What is known of an adapter's training: of a packed one, or from its run directory."""
-    for file in (adapter / TRAINING, adapter.parent / "config.json"):
+    for file in (adapter / lora.TRAINING, adapter.parent / "config.json"):
         if file.is_file() and "model_type" not in (found := json.loads(file.read_text())):
             return found
     return {}
@@ -206,17 +208,19 @@ def show(
     out.mkdir(parents=True, exist_ok=True)
     frames, tokens = [], sum({one.document: one.token_length for one in examples}.values())
     for number, subject in enumerate(wanted, 1):
-        print(f"{number} of {len(wanted)}: {subject.name}", file=sys.stderr, flush=True)
+        label = f"{number} of {len(wanted)}, {plots.style.style(subject.method).label}"
         loaded = subject.load()
         with Rows(out / "rows.jsonl", loaded.header) as rows:
             asked = keyed(examples, rows, loaded.settings)
             if rows.missing(asked):
-                with _reading(loaded.model, tokens, subject.name, progress):
+                with _reading(loaded.model, tokens, label, progress):
                     evaluate(loaded.model, loaded.tokenizer, needle, examples, rows,
                              loaded.settings, allow_beyond=loaded.allow_beyond,
                              progress=False)  # fmt: skip
         frame = results.read(out / "rows.jsonl")
         frames.append(frame[frame["key"].isin(list(asked))])
+        if progress:
+            _say(_outcome(frames[-1], subject.method))
         del loaded
     return pd.concat(frames, ignore_index=True)
 
@@ -225,13 +229,17 @@ def show(
 def _reading(model: PreTrainedModel, tokens: int, name: str, progress: bool) -> Iterator[None]:
     """Show how much of the texts the layers have read: the first answer takes minutes."""
     layers = decoder_layers(model)
-    form = "{desc}: {percentage:3.0f} % read |{bar}| {elapsed}, {remaining} left"
-    with tqdm(total=tokens * len(layers), desc=name, bar_format=form, disable=not progress) as bar:
+    with tqdm(total=tokens * len(layers), desc=name, bar_format=_READING, smoothing=0,
+              disable=not progress) as bar:  # fmt: skip
 
         def read(module: torch.nn.Module, args: tuple, kwargs: dict, result: object) -> None:
             hidden_states = args[0] if args else kwargs["hidden_states"]
-            count = hidden_states.shape[0] * hidden_states.shape[1]
-            bar.update(min(count, bar.total - bar.n))
+            rows, length = hidden_states.shape[:2]
+            one_by_one = length == 1  # an answer's tokens: they are few, and take long
+            bar.bar_format = _ANSWERING if one_by_one else _READING
+            bar.update(0 if one_by_one else min(rows * length, bar.total - bar.n))
+            if one_by_one and module is layers[-1]:
+                bar.refresh()
 
         hooks = [one.register_forward_hook(read, with_kwargs=True) for one in layers]
         try:
@@ -243,16 +251,15 @@ def _reading(model: PreTrainedModel, tokens: int, name: str, progress: bool) -> 
 
 def reading(rows: pd.DataFrame) -> str:
     """Return the outcome as text: found of asked by model, with Wilson's interval."""
-    lines = []
-    for method in plots.style.in_order(rows["method"]):
-        mine = rows[rows["method"] == method]
-        count, n = int((mine["contained"] >= 1).sum()), len(mine)
-        one = statistics.wilson(count, n)
-        label = plots.style.style(method).label
-        lines.append(
-            f"{label}: {count} of {n} found (95 % interval {one.low:.0%} to {one.high:.0%})"
-        )
+    lines = [_outcome(rows, method) for method in plots.style.in_order(rows["method"])]
     return "\n".join([*lines, "Ten questions show what changes; they do not measure how much."])
+
+
+def _outcome(rows: pd.DataFrame, method: str) -> str:
+    mine = rows[rows["method"] == method]
+    count, n = int((mine["contained"] >= 1).sum()), len(mine)
+    one, label = statistics.wilson(count, n), plots.style.style(method).label
+    return f"{label}: {count} of {n} found (95 % interval {one.low:.0%} to {one.high:.0%})"
 
 
 # --------------------------------------------------------------------- an adapter to ship
@@ -275,11 +282,20 @@ def pack(adapter: str | Path, out: str | Path, most: int = MOST) -> int:
             f"{most / 1e6:.1f}: train rank {int(rank * most / size)} or fewer modules"
         )
     shutil.copytree(adapter, out, ignore=shutil.ignore_patterns(lora.WEIGHTS))
-    known = {k: v for k, v in _trained(adapter).items() if k not in ("base", "corpus", "probe")}
-    (out / TRAINING).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
+    known = {k: v for k, v in _trained(adapter).items() if k not in ("corpus", "probe")}
+    if (base := _named_base(known.pop("base", None))) is not None:
+        known = {"base": base, **known}
+    (out / lora.TRAINING).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
     narrow = {name: one.to(torch.bfloat16) for name, one in state.items()}
     save_file(narrow, out / lora.WEIGHTS, {"format": "pt"})
     return sum(one.stat().st_size for one in out.iterdir())
+
+
+def _named_base(base: object) -> str | None:
+    """A run's base where it has a name here; a folder of the machine that trained is nobody's."""
+    name = Path(str(base)).name
+    made = base == name or str(base).endswith(f"{bases.FOLDER}/{name}")
+    return name if name in bases.NAMED and made else None
 
 
 # --------------------------------------------------------------------- the command
@@ -309,19 +325,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{given.out}: {pack(given.adapter, given.out) / 1e6:.1f} MB")
         else:
             _run(given)
-    except (ConnectionError, OSError, ValueError) as error:
+    except (ConnectionError, MemoryError, OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "\nstopped: the same command asks what is missing\n")
 
 
 def _run(given: argparse.Namespace) -> None:
     root, out = given.root, given.root / given.out
+    transformers_logging.disable_progress_bar()  # of loading, a second each
     adapter = _adapter(given.adapter, root)
+    _say(f"{given.base} and two texts: fetched and converted now if they are not here yet")
     base = bases.place(given.base, root)
     about = _scaling(adapter) if adapter else vars(presets.get(PRESET).train)
     tokenizer = models.load_tokenizer(base)
     texts = held_out_texts(root / bases.CACHE, given.length)
     examples = hidden(tokenizer, texts, given.length, given.seed)
     wanted = subjects(given.base, root, adapter, about["scaling"], about["scale"])
+    for one in wanted:
+        one.check(examples, tokenizer)
     rows = show(wanted, examples, out)
     titles = {
         document_of(kind, given.length): f"Hidden in {given.length:,} tokens of {kind} ({name})"
@@ -331,6 +353,10 @@ def _run(given: argparse.Namespace) -> None:
     files = plots.style.save(found_sentences(rows, titles), out / "hidden_sentences", drawn)
     print(reading(rows))
     print(files[0])
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _scaling(adapter: Path) -> dict[str, object]:

@@ -18,6 +18,7 @@ import functools
 import importlib.util
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,14 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from cream import models
-from cream.models import checkpoints
+from cream.models import bases, checkpoints
 from cream.rope.config import check_rotation
 from cream.training.config import TrainConfig
 
 __all__ = ["add", "check_bits", "frozen_and_trained", "load", "merge", "restore", "save", "store"]
 
 WEIGHTS = "adapter_model.safetensors"
+TRAINING = "training.json"  # of an adapter that left its run directory: the run's numbers
 STATE = "trained.safetensors"  # in checkpoints: what is trained, by the model's own names
 BITS = 4
 
@@ -169,6 +171,14 @@ def save(model: PreTrainedModel, config: TrainConfig, folder: Path) -> Path:
 
 def _card(config: TrainConfig, about: PreTrainedConfig) -> str:
     told = models.describe(about)
+    base, note = config.base, ""
+    if named := bases.NAMED.get(base):
+        base = f"{bases.FOLDER}/{base}"
+        note = (
+            f"\nThat folder is what `python -c \"from cream.models import bases; "
+            f"bases.place('{named.name}')\"` makes: {named.hub}, de-quantised. The published "
+            "weights are not those that this adapter was trained on.\n"
+        )
     return f"""---
 library_name: peft
 ---
@@ -183,17 +193,19 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 config = AutoConfig.from_pretrained("PATH")
-base = AutoModelForCausalLM.from_pretrained("{config.base}", config=config)
+base = AutoModelForCausalLM.from_pretrained("{base}", config=config)
 model = PeftModel.from_pretrained(base, "PATH").merge_and_unload()
 ```
-
+{note}
 `adapter_config.json` names no base, so that nothing loads this adapter on an unscaled one.
 """
 
 
 def merge(base: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
     """Add a saved adapter to its extended base, in place; return a stock model in eval mode."""
-    merged = PeftModel.from_pretrained(base, str(folder)).merge_and_unload(safe_merge=True)
+    with warnings.catch_warnings():  # peft asks transformers for a name that it has renamed
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated")
+        merged = PeftModel.from_pretrained(base, str(folder)).merge_and_unload(safe_merge=True)
     merged.tie_weights()
     merged.requires_grad_(True)
     return merged.eval()

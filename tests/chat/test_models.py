@@ -52,6 +52,8 @@ def test_an_adapter_is_merged_into_its_runs_base(chat_place, tiny_model, tiny_to
     with pytest.raises(ValueError, match="no run tells its base: give --base"):
         open_model("alone", root=chat_place)
     assert open_model("alone", "base", chat_place).limit == 1024
+    (alone / lora.TRAINING).write_text(json.dumps({"base": "base", "steps": 3}))
+    assert original_of("alone", None, chat_place) == ("base", None)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,10 @@ def test_what_was_read_is_shown(tiny_model, capsys):
     model = tiny_model()
     with real_model._reading(model, 40, "tiny", True), torch.no_grad():
         model(torch.arange(2, 42)[None])
-    assert "tiny: 100 % read" in capsys.readouterr().err.replace("\r", "\n")
+        assert "left" in (before := capsys.readouterr().err) and "answering" not in before
+        model(torch.arange(1)[None])
+    said = capsys.readouterr().err.replace("\r", "\n")
+    assert "tiny: 100 % read" in said and "answering" in said
     assert not any(one._forward_hooks for one in model.model.layers)
 
 
@@ -130,7 +133,7 @@ def test_an_adapter_is_packed_to_bfloat16(adapter, training_place, tmp_path):
     assert size == sum(one.stat().st_size for one in (tmp_path / "packed").iterdir())
     about = json.loads((tmp_path / "packed" / "adapter_config.json").read_text())
     assert about["base_model_name_or_path"] is None
-    known = json.loads((tmp_path / "packed" / real_model.TRAINING).read_text())
+    known = json.loads((tmp_path / "packed" / lora.TRAINING).read_text())
     assert known["method"] == "cream" and known["steps"] == 3 and "base" not in known
     assert real_model._trained(tmp_path / "packed") == known
     assert real_model._trained(tmp_path / "nowhere") == {}
@@ -144,6 +147,14 @@ def test_an_adapter_is_packed_to_bfloat16(adapter, training_place, tmp_path):
         weights = sum(2 * one.numel() for one in state.values())
         real_model.pack(adapter, tmp_path / "other", most=weights // 3)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_packed_adapter_names_its_base_where_it_has_a_name():
+    """Chat finds it then; a folder of the machine that trained is left out."""
+    for base in ("smollm2-135m", "/elsewhere/runs/bases/smollm2-135m"):
+        assert real_model._named_base(base) == "smollm2-135m"
+    for base in (None, "data/miniature", "/elsewhere/smollm2-135m"):
+        assert real_model._named_base(base) is None
 
 
 def test_the_ranks_that_fit_in_twelve_megabytes():
@@ -185,11 +196,15 @@ def test_the_command_from_texts_to_figure(
     real_model.main(words)
     said = capsys.readouterr()
     assert said.out.count("of 10 found") == 3 and "hidden_sentences.png" in said.out
-    assert "3 of 3: cream-yarn" in said.err and "% read" in said.err
+    assert "3 of 3, CREAM: 100 % read" in said.err and "of 10 found" in said.err
     assert (tmp_path / "out" / "hidden_sentences.png").is_file()
     with pytest.raises(SystemExit) as ended:
         real_model.main([*words[:2], "--adapter", "nowhere"])
     assert ended.value.code == 1 and "no LoRA adapter" in capsys.readouterr().err
+    monkeypatch.setattr(real_model, "show", lambda *a, **k: pytest.fail("a model was read"))
+    with pytest.raises(SystemExit) as ended:
+        real_model.main([*words[:5], "600", *words[6:]])
+    assert ended.value.code == 1 and "window of 512 tokens" in capsys.readouterr().err
 
 
 def test_the_texts_are_held_out_of_every_training_recipe():

@@ -14,7 +14,8 @@ import training_runs
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
-from cream import models
+from cream import models, rope
+from cream.models import bases
 from cream.performance import random_models
 from cream.training import lora, memory
 from cream.training import run as training_run
@@ -71,6 +72,15 @@ def test_a_run_leaves_an_adapter_and_a_merged_stock_model(training_place, tmp_pa
     extra = [name for name in kept.trained if "lora_" not in name]
     assert any("norm" in name for name in extra) == ("norms" in also)
     assert any("embed" in name for name in extra) == ("embeddings" in also)
+
+
+def test_the_card_of_a_named_base_names_the_folder_that_is_made():
+    """Its name here is no hub id: stock transformers reads the folder."""
+    about = models.extend(bases.config_of("smollm2-135m"), rope.scaling("yarn", 8))
+    card = lora._card(_config(base="smollm2-135m", scaling="yarn", lora_rank=16), about)
+    assert 'from_pretrained("runs/bases/smollm2-135m", config=config)' in card
+    assert "bases.place('smollm2-135m')" in card and "65,536 tokens" in card
+    assert 'from_pretrained("some/base", config' in lora._card(_config(base="some/base"), about)
 
 
 def test_tied_embeddings_stay_tied(tmp_path):
