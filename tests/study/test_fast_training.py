@@ -174,7 +174,7 @@ def _effects(root, method, compiled, spoil=lambda step: None) -> list[float]:
     return abs(losses[1:] - losses[0]).tolist()
 
 
-BFLOAT16 = 5e-3  # of a loss: what the order of sums in bfloat16 makes of it in a few steps
+BFLOAT16 = 2e-3  # of a loss: what the order of sums in bfloat16 makes of it in a few steps
 
 
 @pytest.mark.gpu
@@ -190,10 +190,10 @@ def test_a_graph_trains_as_steps_and_the_trainer_do(root, tmp_path, compiled):
     wanted = list(training_runs.losses(run).values())
     graph = graph_losses(root, 0, "cuda", graphs=True, compiled=compiled)
     steps = graph_losses(root, 0, "cuda", graphs=False)
-    np.testing.assert_allclose(graph, steps, rtol=2e-3)
-    np.testing.assert_allclose(graph, wanted, rtol=BFLOAT16)
-    other = graph_losses(root, 1, "cuda", graphs=False)
-    assert (abs(other - graph) / graph).max() > 3 * BFLOAT16
+    for other in (steps, wanted):
+        np.testing.assert_allclose(graph, other, rtol=BFLOAT16)
+    seed = graph_losses(root, 1, "cuda", graphs=False)
+    assert (abs(seed - graph) / graph).max() > 3 * BFLOAT16
 
 
 def graph_losses(root, seed: int, device: str, **how) -> np.ndarray:

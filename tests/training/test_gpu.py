@@ -6,6 +6,7 @@ beside one that was not, and the memory of a step beside its estimate.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 
 import pytest
@@ -19,7 +20,7 @@ from cream.training.optimizer import MasterAdamW, split
 
 gpu = pytest.mark.gpu
 SETTINGS = {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-8, "weight_decay": 0.1}
-BFLOAT16 = 5e-3  # of a loss: what the order of sums in bfloat16 makes of it in a few steps
+BFLOAT16 = 2e-3  # of a loss: what the order of sums in bfloat16 makes of it in a few steps
 # Code of torch.compile is in question on a GPU alone.
 COMPILED = [("cpu", False), *(pytest.param("cuda", one, marks=gpu) for one in (False, True))]
 
@@ -129,7 +130,7 @@ def test_a_run_on_bfloat16_weights_learns_as_in_float32(training_place, tmp_path
         losses(training_place, run, precision=precision, micro_batch=2, **more)
         found[precision] = [row for row in callbacks.read_metrics(run / "metrics.jsonl")
                             if "loss" in row]  # fmt: skip
-    for name, tolerance in (("loss", BFLOAT16), ("grad_norm", 5e-2)):
+    for name, tolerance in (("loss", 5e-3), ("grad_norm", 5e-2)):
         wanted, ours = ([row[name] for row in found[one]] for one in ("float32", "master"))
         assert ours == pytest.approx(wanted, rel=tolerance)
 
@@ -199,7 +200,7 @@ def step_bytes(shape: LlamaConfig, config, device: str, held) -> tuple[int, int]
 @gpu
 @pytest.mark.parametrize("recompute", [0, 4, 8])
 def test_a_step_holds_no_more_than_is_estimated(recompute):
-    """166 million parameters and 16,384 tokens: states to 2 %, the peak within the estimate."""
+    """168 million parameters and 16,384 tokens: states to 2 %, the peak within the estimate."""
 
     def held(most: bool = False) -> int:
         return torch.cuda.max_memory_allocated() if most else torch.cuda.memory_allocated()
@@ -209,6 +210,7 @@ def test_a_step_holds_no_more_than_is_estimated(recompute):
         offload="none",
     )  # fmt: skip
     needed = memory.needs(WIDE, config, 2048)
+    gc.collect()
     torch.cuda.reset_peak_memory_stats()
     states, peak = step_bytes(WIDE, config, "cuda", held)
     assert states == pytest.approx(needed.states, rel=0.02)
