@@ -6,6 +6,8 @@ from cream.study.analysis import endpoints
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# cuBLAS adds in a fixed order only with such a workspace, which it reads before its first product.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import argparse
 import gc
@@ -25,6 +27,22 @@ from cream.data.retrieval import documents
 
 if not torch.cuda.is_available():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed need not look for others
+
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what is marked `gpu` on a host without a CUDA device; `gpu(2)`, with fewer than two."""
+    for mark in item.iter_markers("gpu"):
+        wanted, here = mark.args[0] if mark.args else 1, torch.cuda.device_count()
+        if here < wanted:
+            pytest.skip(f"needs {wanted} CUDA device{'s' * (wanted > 1)}, and this host has {here}")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """The CPU, and a CUDA device where there is one: the test makes its claim of both."""
+    return torch.device(request.param)
+
 
 TEXT = "\n".join(inspect.getsource(module) for module in (argparse, inspect))
 

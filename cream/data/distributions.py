@@ -1,18 +1,13 @@
-"""The pinned public distributions the miniature's text comes from, and how they are fetched.
+"""The pinned public distributions the miniature's text comes from.
 
-What belongs here: names, versions, hashes, licences, splits; fetching by the package client with
-the hash checked; nothing about tokens. A split never divides a distribution. Two tiers: the
-"reproduce" sources (about 24 MB, half a minute) serve every fine-tuning and evaluation on a
-laptop; the "pretrain" sources were added for the base model alone. None of it is committed.
+What belongs here: names, versions, hashes, licences, splits; nothing about tokens, and fetching is
+in `utils.downloads`. A split never divides a distribution. Two tiers: the "reproduce" sources
+(about 24 MB, half a minute) serve every fine-tuning and evaluation on a laptop; the "pretrain"
+sources were added for the base model alone. None of it is committed.
 """
 
 import gzip
-import hashlib
 import json
-import os
-import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from cream.data import manuals
+from cream.utils.downloads import Pinned, fetch_file
 from cream.utils.files import atomic_write
 from cream.utils.provenance import hash_of
 
@@ -30,7 +26,6 @@ __all__ = [
     "Distribution",
     "distributions",
     "documents",
-    "fetch",
 ]
 
 SPLITS = ("train", "validation", "test")
@@ -53,9 +48,9 @@ class Distribution:
     skipped: tuple[str, ...] = ()
 
     @property
-    def requirement(self) -> str:
-        """The line a requirements file pins it by."""
-        return f"{self.name}=={self.version} --hash=sha256:{self.sha256}"
+    def pinned(self) -> Pinned:
+        """Its source archive, as `fetch_file` fetches it."""
+        return Pinned(self.name, self.version, f"{self.name}-{self.version}.tar.gz", self.sha256)
 
 
 OPENSTACK = ("doc/source", "api-guide/source", "specs")
@@ -146,63 +141,13 @@ def distributions(tier: str = "reproduce") -> tuple[Distribution, ...]:
     return tuple(d for d in DISTRIBUTIONS if TIERS.index(d.tier) <= TIERS.index(tier))
 
 
-def fetch(distribution: Distribution, folder: Path) -> Path:
-    """Return the distribution's archive in ``folder``, downloaded if it is not there yet.
-
-    The package client checks the pinned sha256 and so does this function; an archive of another
-    hash is removed.
-
-    Raises:
-        ValueError: the archive that is there, or that came, has another hash.
-        ConnectionError: the package client could not fetch it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    present = _archive(distribution, folder)
-    if present is None:
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            _download(distribution, Path(scratch))
-            came = _archive(distribution, Path(scratch))
-            if came is None:
-                raise ConnectionError(f"pip downloaded no source archive of {distribution.name}")
-            present = folder / came.name
-            os.replace(came, present)
-    found = hashlib.sha256(present.read_bytes()).hexdigest()
-    if found != distribution.sha256:
-        raise ValueError(
-            f"{present} has sha256 {found}, the pin of {distribution.name} "
-            f"{distribution.version} is {distribution.sha256}: remove the file and run again"
-        )
-    return present
-
-
-def _archive(distribution: Distribution, folder: Path) -> Path | None:
-    stem = f"{distribution.name}-{distribution.version}.tar.gz".lower()
-    found = [path for path in folder.glob("*.tar.gz") if path.name.lower() == stem]
-    return found[0] if found else None
-
-
-def _download(distribution: Distribution, folder: Path) -> None:
-    requirements = folder / "requirements.txt"
-    requirements.write_text(distribution.requirement + "\n")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-               "--no-deps", "--no-binary", distribution.name, "--require-hashes",
-               "--dest", str(folder), "--requirement", str(requirements)]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        said = "\n".join(done.stderr.strip().splitlines()[-3:])
-        raise ConnectionError(
-            f"pip could not fetch {distribution.name}=={distribution.version} (is the package "
-            f"registry reachable? local text is accepted too: see notebooks/01_data): {said}"
-        )
-
-
 def _manual(one: Distribution, folder: Path) -> list[tuple[str, str]]:
     """Return (name, text) of a distribution's documents, extracted once and then kept."""
     place = (one.roots, one.modules, one.books, one.skipped)
     kept = folder / f"{one.name}-{hash_of(one.sha256, place, manuals.VERSION)}.json.gz"
     if kept.is_file():
         return [tuple(each) for each in json.loads(gzip.decompress(kept.read_bytes()))]
-    archive = fetch(one, folder)
+    archive = fetch_file(one.pinned, folder)
     manual = list(manuals.read_manual(archive, *place))
     atomic_write(kept, gzip.compress(json.dumps(manual).encode(), mtime=0))
     return manual

@@ -196,7 +196,7 @@ def prepare(
 
     Raises:
         ValueError, FileNotFoundError, ConnectionError, OSError: see ``readers.open_source``,
-            ``distributions.fetch`` and ``corpus.build``; nothing is left half-written.
+            ``downloads.fetch_file`` and ``corpus.build``; nothing is left half-written.
     """
     if recipe.bos and tokenizer.bos_token_id is None:
         raise ValueError(

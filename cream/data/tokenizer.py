@@ -5,9 +5,6 @@ A number of five digits is always five tokens, so that no value is easier than a
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from cream.data.retrieval import documents
+from cream.data.writer import atomic_directory
 
 __all__ = ["BOS", "EOS", "sample", "save_tokenizer", "train_tokenizer"]
 
@@ -84,17 +82,12 @@ def sample(
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, directory: Path) -> Path:
     """Save to a new folder, atomically, with a class name transformers 4 and 5 both know."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-    tokenizer.save_pretrained(beside)
-    path = beside / "tokenizer_config.json"
-    settings = json.loads(path.read_text())
-    # transformers 5 writes TokenizersBackend, a name that transformers 4 cannot resolve.
-    settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    settings.pop("backend", None)
-    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
-    beside.chmod(0o755)
-    if directory.exists():
-        shutil.rmtree(directory)
-    os.replace(beside, directory)
+    with atomic_directory(directory) as folder:
+        tokenizer.save_pretrained(folder)
+        path = folder / "tokenizer_config.json"
+        settings = json.loads(path.read_text())
+        # transformers 5 writes TokenizersBackend, a name that transformers 4 cannot resolve.
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        settings.pop("backend", None)
+        path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     return directory

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +25,6 @@ from transformers import AutoConfig
 
 from cream.performance import harness, random_models, training
 from cream.training import lora, memory
-from cream.training.callbacks import read_metrics
 from cream.training.config import TrainConfig
 from cream.utils.provenance import hash_of
 
@@ -107,17 +105,12 @@ def _inside(job: dict) -> dict[str, object]:
         training.steps_of(settled, run, root, job["steps"])
     except (MemoryError, torch.OutOfMemoryError) as error:
         return {"error": str(error).splitlines()[0]}
-    rows = [row for row in read_metrics(run / "metrics.jsonl") if "tokens_per_second" in row]
     return {
-        "speed": statistics.median(row["tokens_per_second"] for row in rows[1:]),
-        "losses": [round(row["loss"], 4) for row in rows],
-        "peak_gib": rows[-1].get("peak_gib"),
-        "reserved_gib": rows[-1].get("reserved_gib"),
+        **training.metrics_of(run, job["steps"]),
         "window": window,
         "trained": lora.frozen_and_trained(about, settled)[2],
         "estimate": str(needed),
         "estimated_gib": needed.total / memory.GIB,
-        "card": harness.card_name(),
         "settings": {name: getattr(settled, name) for name in KEPT},
         **held,
         "refused": _refused_beyond(room),

@@ -45,7 +45,7 @@ from cream.training.callbacks import MetricsLog, read_metrics
 from cream.training.config import TrainConfig
 from cream.utils.provenance import hash_of
 
-__all__ = ["main", "steps_of"]
+__all__ = ["main", "metrics_of", "steps_of"]
 
 KEPT = ("precision", "micro_batch", "recompute", "offload", "zero", "zero_offload", "compile",
         "gradient_checkpointing", "float8", "attention")  # fmt: skip
@@ -223,17 +223,23 @@ def _inside(job: dict) -> dict:
         return {"error": str(error).splitlines()[0]}
     if os.environ.get("RANK", "0") != "0":
         return {}
-    rows = [row for row in read_metrics(run / "metrics.jsonl") if "tokens_per_second" in row]
-    rows = rows[: job["steps"]]  # one more was slowed by its profile
-    warm = rows[1:]
     settled, _ = _with_memory_plan(config, root)
+    return {
+        **metrics_of(run, job["steps"]),  # one step more was slowed by its profile
+        "settings": {name: getattr(settled, name) for name in KEPT},
+    }
+
+
+def metrics_of(run: Path, steps: int) -> dict[str, object]:
+    """Return what a run's first steps took: tokens a second without the first one, GiB, losses."""
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if "tokens_per_second" in row]
+    first, *warm = rows = rows[:steps]
     return {
         "speed": statistics.median(row["tokens_per_second"] for row in warm),
         **{name: warm[-1].get(name) for name in ("mfu", "peak_gib", "reserved_gib")},
         "losses": [round(row["loss"], 4) for row in rows],
-        "first": rows[0]["tokens"] / rows[0]["tokens_per_second"],
+        "first": first["tokens"] / first["tokens_per_second"],
         "card": harness.card_name(),
-        "settings": {name: getattr(settled, name) for name in KEPT},
     }
 
 

@@ -130,10 +130,6 @@ class RopeScaling(ABC):
     def hf_parameters(self, theta: float, dim: int, window: int) -> dict[str, Any]:
         """Return the `rope_parameters` of a transformers 5 config that reproduce this scaling."""
 
-    def legacy_parameters(self, theta: float, dim: int, window: int) -> dict[str, Any]:
-        """Return the transformers 4 keys, `rope_theta` and `rope_scaling`, that do the same."""
-        return to_legacy(self.hf_parameters(theta, dim, window))
-
 
 def to_legacy(parameters: dict[str, Any]) -> dict[str, Any]:
     """Split transformers 5 `rope_parameters` into the 4.x keys `rope_theta` and `rope_scaling`."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cream.data import distributions, manuals
+from cream.utils.downloads import fetch_file
 
 RST = """\
 .. Licensed under terms
@@ -137,14 +138,14 @@ PIN = distributions.Distribution("pkg", "1.0", "0" * 64, "MIT", "train", "reprod
 def test_an_archive_of_another_hash_is_refused(tmp_path) -> None:
     _archive(tmp_path / "pkg-1.0.tar.gz", {"docs/a.rst": "x"})
     with pytest.raises(ValueError, match=r"has sha256 .* the pin of pkg 1.0 is 0000"):
-        distributions.fetch(PIN, tmp_path)
+        fetch_file(PIN.pinned, tmp_path)
 
 
 def test_an_unreachable_registry_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(ConnectionError, match=r"could not fetch pkg==1.0 .*registry reachable"):
-        distributions.fetch(PIN, tmp_path)
+        fetch_file(PIN.pinned, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -41,8 +41,6 @@ def test_a_measuring_process_asks_no_hub_and_keeps_what_is_set(monkeypatch):
 
 @pytest.mark.gpu
 def test_the_card_is_named():
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
     size, name = harness.card()
     assert size > 2**30 and name == torch.cuda.get_device_name(0)
 

@@ -151,7 +151,7 @@ def test_lines_come_as_they_are_measured_from_another_process():
     assert [line.get("tokens") for line in lines] == [80, None] and lines[1]["most"] < 1e-4
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA card")
+@pytest.mark.gpu
 def test_memory_on_a_card():
     (line, _) = forwards()
     assert 0 < line["peak_gib"] <= line["reserved_gib"]

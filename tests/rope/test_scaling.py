@@ -10,6 +10,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from cream import rope
+from cream.rope import scalings
 
 SHAPES = [(10000.0, 128, 4096), (10000.0, 128, 2048), (520.0, 32, 512), (1e6, 64, 32768)]
 THETAS = {  # protocols.md 3, d = 128, theta = 10000
@@ -93,7 +94,8 @@ def _stock_rotation(config: LlamaConfig, length: int) -> tuple[np.ndarray, float
 def test_a_4x_reader_of_the_legacy_keys_finds_the_same_rotation(name):
     theta, dim, window = 10000.0, 128, 4096
     kind = rope.scaling(name, 8)
-    got, factor = _as_4x_reads(kind.legacy_parameters(theta, dim, window), dim)
+    keys = scalings.to_legacy(kind.hf_parameters(theta, dim, window))
+    got, factor = _as_4x_reads(keys, dim)
     np.testing.assert_allclose(got, kind.inv_freq(theta, dim, window), rtol=1e-12)
     assert factor == pytest.approx(kind.attention_factor(window))
 

@@ -242,8 +242,7 @@ def test_four_bits_are_refused_where_nothing_computes_with_them(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(
-    not (torch.cuda.is_available() and importlib.util.find_spec("bitsandbytes")),
-    reason="a 4-bit base needs a CUDA device and bitsandbytes",
+    importlib.util.find_spec("bitsandbytes") is None, reason="a 4-bit base needs bitsandbytes"
 )
 def test_a_four_bit_base_is_trained(training_place, tmp_path):
     _train(training_place, tmp_path / "run", base_bits=4, precision="master", compile="none")

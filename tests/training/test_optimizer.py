@@ -204,7 +204,7 @@ def test_the_state_of_another_optimizer_is_refused(tiny_model):
         MasterAdamW(model.parameters(), lr=1e-3)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="page-locked moments need a GPU")
+@pytest.mark.gpu
 def test_moments_in_ram_change_no_bit_on_a_card(tiny_model):
     """Locked to their pages while they are held, and no longer."""
     found = []
