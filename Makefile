@@ -21,7 +21,7 @@ help:
 	@echo "make reproduce   data, PoSE and CREAM runs, evaluations, figures: into $(OUT)"
 	@echo "make test        ruff, every test, the notebooks that are compared with their outputs"
 	@echo "make test-fast   what of that takes seconds: no notebooks, no killed and restarted runs"
-	@echo "make real        SmolLM2-135M asked for ten sentences in 10,000 tokens (93 MB of downloads)"
+	@echo "make real        SmolLM2-135M asked for ten sentences in 10,000 tokens (104 MB of downloads)"
 	@echo "make figures     draw the committed rows (data/results) into figures/ again"
 	@echo "make claims      write REPRODUCTION.md again from the committed rows"
 	@echo "make verify      compute a random sample of the committed rows again"
@@ -97,7 +97,7 @@ figures: $(ENV)
 	@mkdir -p runs
 	$(PAPERMILL) notebooks/09_figures.ipynb runs/09_figures.ipynb
 
-# A real model of 135 M parameters, asked on this machine; needs a download of 93 MB.
+# A real model of 135 M parameters, asked on this machine; needs downloads of 104 MB.
 real: $(ENV)
 	$(BIN)/python -m cream.study.real_model
 
