@@ -9,7 +9,7 @@ by the preset first; `cream:yarn:8:0:float8=tensorwise` changes fields of that r
 miniature, one seed of eight:
 
     python -m cream.study.campaign runs/methods --preset miniature --dtype float32 \\
-        --tasks longchat_lines,perplexity --lines 100 --models original,plain:yarn:8:0,\\
+        --tasks longchat_lines,perplexity,ruler --lines 100 --ruler-lengths 2048 --models original,plain:yarn:8:0,\\
     pose:yarn:8:0,cream:yarn:8:0,cream:linear:8:0,endprompt:yarn:8:0,endprompt:linear:8:0,\\
     cream:cope:8:0,plain:drope:8:0,clex:clex:8:0,clex:clex+frozen:8:0
 

@@ -57,3 +57,10 @@ def test_a_model_without_rows_leaves_its_place_empty(rows):
 def test_rows_of_other_tasks_are_refused(rows):
     with pytest.raises(ValueError, match="hidden sentence"):
         sentences_found(rows.assign(task="passkey"))
+
+
+def test_methods_with_scalings_of_their_own_share_a_panel(rows):
+    clex = rows[rows["method"] == "pose"].assign(method="clex", scaling="clex", model_hash="c")
+    figure = sentences_found(pd.concat([rows, clex], ignore_index=True))
+    (panel,) = [a for a in figure.axes if "of their own" in a.get_title(loc="left")]
+    assert {one.get_label() for one in panel.containers} == {"original", "CLEX", "CREAM"}
