@@ -35,7 +35,9 @@ def _parts(run: str) -> tuple[str, list[tuple[str, str]]]:
 
 
 def campaign_model(method: str, scaling: str, scale: int, run: str = "") -> str:
-    """Return how a campaign names the model of a row, `SEED` standing for its seed."""
+    """Return how a campaign (or else an evaluation) names a row's model, `SEED` for its seed."""
+    if method.endswith(" growing"):
+        return run  # no campaign asks so, an evaluation does
     if method == "original":
         return method
     if method == "scaled":

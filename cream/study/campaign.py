@@ -9,7 +9,8 @@ by the preset first; `cream:yarn:8:0:float8=tensorwise` changes fields of that r
 miniature, one seed of eight:
 
     python -m cream.study.campaign runs/methods --preset miniature --dtype float32 \\
-        --tasks longchat_lines,perplexity,ruler --lines 100 --ruler-lengths 2048 --models original,plain:yarn:8:0,\\
+        --tasks longchat_lines,perplexity,ruler --lines 100 --ruler-lengths 2048 \\
+        --models original,plain:yarn:8:0,\\
     pose:yarn:8:0,cream:yarn:8:0,cream:linear:8:0,endprompt:yarn:8:0,endprompt:linear:8:0,\\
     cream:cope:8:0,plain:drope:8:0,clex:clex:8:0,clex:clex+frozen:8:0
 
@@ -215,7 +216,8 @@ class Questions:
 
     def _ruler(self, preset: Preset, root: Path) -> list[Example]:
         tokenizer = evaluation_models.base_of(preset.train.base, root).tokenizer
-        return ruler.examples(tokenizer, self.ruler_lengths, self.ruler, self.seed, "chat")
+        style = preset.evaluation.ruler_style or "official"
+        return ruler.examples(tokenizer, self.ruler_lengths, self.ruler, self.seed, style)
 
     def _lines(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
