@@ -4,7 +4,7 @@
 
 CoPE and DroPE are scalings that some sampler's positions are trained with; CLEX without its ODE,
 LoRA and a gradient limit of its own stand in the run's name (`results.run_names`), and the cache
-that CLEX is evaluated with in its rows' settings. Runs that differ in any of these are never one
+that CLEX was evaluated with in its rows' settings. Runs that differ in any of these are never one
 method. What belongs here: names, for `style` and the tables.
 """
 

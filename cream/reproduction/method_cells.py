@@ -31,7 +31,7 @@ RULER_TASKS = 6
 
 
 def served(scaling: str, method: str) -> str:
-    """Say whether stock engines serve a method: by its scaling, and with which cache it was asked.
+    """Say whether stock engines serve a method: by its scaling, and by the cache of its evaluation.
 
     Every scaling exports as stock `rope_parameters` (`cream.export`), a LoRA run once it is merged;
     of CLEX one t, chosen at export.

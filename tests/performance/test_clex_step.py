@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 from cream import results
 from cream.performance import __main__ as speed
@@ -20,7 +19,7 @@ def test_rows_and_lines_say_what_a_step_waits_for(tmp_path, capsys):
     said = capsys.readouterr().out
     assert said.count("solve") == 4 and "the aim is 50 ms on an H100" in said
     rows = results.read(file)
-    assert set(rows["task"]) == {"speed_clex"} and set(rows["card"]) == {"cpu"}
+    assert set(rows["task"]) == {"speed_clex"} and set(rows["card"]) == {harness.card_name()}
     assert list(rows["token_length"]) == [4096, 12288] * 2
     how = [json.loads(one) for one in rows["settings"]]
     assert [(one["dim"], one["t"]) for one in how] == [(8, 1), (8, 3), (16, 1), (16, 3)]
@@ -45,8 +44,7 @@ def test_both_directions_are_in_the_time(monkeypatch):
     assert calls == ["solve", "adjoint"] * (3 + clex_step.WARM_UP)
     # The clock gives passes 0+1, 2+3, ...: those counted are 6+7, 8+9 and 10+11 seconds.
     assert found == {"solve": 8000, "gradient": 9000, "both": 17000, "longest": 21000}
-    assert layer.proj_func.ode_down_proj.grad is not None
-    assert not torch.equal(layer.proj_func.ode_down_proj.grad, torch.zeros(()))
+    assert layer.proj_func.ode_down_proj.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize(("wrong", "said"), [
