@@ -20,6 +20,7 @@ What belongs here: this rule. `clex` has the usual one.
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -59,7 +60,8 @@ def grow(model: PreTrainedModel) -> Callable[[], None]:
     if layer.growing:
         raise ValueError("the t of this model grows already")
     below = getattr(model, "base_model", model)
-    before = below.register_forward_pre_hook(_Before(layer), with_kwargs=True)
+    names = list(inspect.signature(below.forward).parameters)
+    before = below.register_forward_pre_hook(_Before(layer, names), with_kwargs=True)
     after = below.register_forward_hook(_after, with_kwargs=True)
     layer.growing = True
 
@@ -85,13 +87,14 @@ def growing(model: PreTrainedModel) -> Iterator[None]:
 class _Before:
     """Chooses the t of a forward, and turns the cache on to it, before the model runs."""
 
-    def __init__(self, layer: clex.ClexLayer):
-        self.layer = layer
+    def __init__(self, layer: clex.ClexLayer, names: list[str]):
+        self.layer, self.names = layer, names
 
     def __call__(self, module: torch.nn.Module, args: tuple, given: dict[str, Any]) -> None:
         if module.training:
             return
-        read = args[0] if args else given.get("input_ids")
+        given = dict(zip(self.names, args, strict=False)) | given
+        read = given.get("input_ids")
         read = given["inputs_embeds"] if read is None else read
         cache = given.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
