@@ -68,8 +68,8 @@ def per_run(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line a model, NaN where something was not run.
 
     Columns: method, scaling, scale, seed, model, tokens, and of `MEASURED` each the value with
-    _low, _high (over questions) and _n. ValueError for rows of two bases, and for two models of one
-    method and seed.
+    _low, _high (over questions; NaN for a trained model's perplexity) and _n. ValueError for rows
+    of two bases, and for two models of one method and seed.
     """
     if len(bases := sorted(rows["base"].dropna().unique())) > 1:
         raise ValueError(f"rows are of {len(bases)} bases ({', '.join(bases)}): give those of one")
@@ -96,8 +96,8 @@ def _measured(rows: pd.DataFrame) -> dict[str, object]:
     values = (
         share_over_lengths(lines, BEYOND)[0],
         share_over_lengths(lines, WITHIN)[0],
-        _perplexity(texts[texts["multiple"] == 1]),
-        _perplexity(texts[texts["multiple"] == TARGET]),
+        _perplexity(texts[texts["multiple"] == 1], len(tokens) > 0),
+        _perplexity(texts[texts["multiple"] == TARGET], len(tokens) > 0),
         ruler_share(ruler[ruler["multiple"] == RULER_AT]),
     )
     found = {"model": rows["model"].iloc[0], "tokens": int(tokens.max()) if len(tokens) else 0}
@@ -106,9 +106,13 @@ def _measured(rows: pd.DataFrame) -> dict[str, object]:
     return found
 
 
-def _perplexity(texts: pd.DataFrame) -> Interval:
+def _perplexity(texts: pd.DataFrame, trained: bool) -> Interval:
+    """A model's perplexity; of a trained one without ends, since those are over seeds."""
     if texts.empty:
         return _none()
+    if trained:
+        value = math.exp(texts["nll"].sum() / texts["scored_tokens"].sum())
+        return Interval(value, math.nan, math.nan, texts["document"].nunique())
     return perplexity_of(texts["nll"], texts["scored_tokens"], units_of(texts))
 
 
