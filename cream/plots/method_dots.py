@@ -15,6 +15,8 @@ from cream.plots.style import GREY, finish, note, printed, sheet, style
 
 __all__ = ["method_dots"]
 
+OWN = ("clex", "cope", "drope")  # scalings that the method's name says
+
 
 @printed
 def method_dots(table: pd.DataFrame, found: str, control: str, said: str) -> Figure:
@@ -56,5 +58,6 @@ def _dots(panel: Axes, table: pd.DataFrame, name: str) -> None:
 
 
 def _label(one: dict) -> str:
-    scaled = "" if one["scaling"] == "none" else f", {one['scaling']} x{one['scale']}"
+    said = one["scaling"] == "none" or (one["scaling"] in OWN and one["method"] != "scaled")
+    scaled = "" if said else f", {one['scaling']} x{one['scale']}"
     return style(one["method"]).label + scaled

@@ -77,10 +77,11 @@ def three(value: float) -> str:
 
 
 def answers(value: float, low: float, high: float, counted: str) -> str:
-    """Write a share with its interval and what it was counted over."""
+    """Write a share with its interval, cut at 0 and 100 %, and what it was counted over."""
     if math.isnan(value):
         return NOT_RUN
-    ends = "no interval" if math.isnan(low) else f"{100 * low:.0f} to {100 * high:.0f}"
+    low, high = max(low, 0.0), min(high, 1.0)
+    ends = "no interval" if math.isnan(low) else f"{_whole(low)} to {_whole(high)}"
     return f"{percent(value)} ({ends}; {counted})"
 
 
@@ -88,5 +89,10 @@ def points(value: float, low: float, high: float, counted: str = "") -> str:
     """Write a difference of two shares in points, with its sign."""
     if math.isnan(value):
         return NOT_RUN
-    ends = "no interval" if math.isnan(low) else f"{100 * low:+.0f} to {100 * high:+.0f}"
-    return f"{100 * value:+.0f} ({ends}{f'; {counted}' if counted else ''})"
+    ends = "no interval" if math.isnan(low) else f"{_whole(low):+} to {_whole(high):+}"
+    return f"{_whole(value):+} ({ends}{f'; {counted}' if counted else ''})"
+
+
+def _whole(share: float) -> int:
+    """A share in whole points; never minus 0."""
+    return round(100 * share)
