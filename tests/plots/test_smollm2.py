@@ -41,6 +41,8 @@ def test_maps_and_curves_are_drawn_and_name_what_was_counted(rows):
     assert titles[:3] == ["original: 50 %", "scaled, untuned, yarn: 50 %", "CREAM, yarn: 50 %"]
     assert "ntk x8" in titles and "yarn x8" in titles
     assert "n = 4 sentences" in figure.get_supxlabel()
+    figure.draw_without_rendering()
+    assert [one.get_text() for one in figure.axes[0].get_xticklabels()] == ["0.25N", "N", "8N"]
 
 
 def test_every_length_has_its_name_where_there_is_room(rows):
