@@ -96,6 +96,9 @@ reproduce: $(OUT)/figures/.done
 figures: $(ENV)
 	@mkdir -p runs
 	$(PAPERMILL) notebooks/09_figures.ipynb runs/09_figures.ipynb
+	$(if $(wildcard data/smollm2/*.parquet),$(BIN)/python -m cream.reproduction.smollm2 data/smollm2)
+	$(if $(wildcard data/methods/*.parquet),$(BIN)/python -m cream.reproduction.miniature_methods \
+		data/methods)
 
 # A real model of 135 M parameters, asked on this machine; needs downloads of 104 MB.
 real: $(ENV)

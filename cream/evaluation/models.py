@@ -4,6 +4,7 @@
     scaled                the base with its RoPE scaled as the preset trains it, not tuned
     scaled:yarn:8         the same with a scaling and a scale of your own
     runs/x                what a run trained; or any folder with a checkpoint
+    growing:runs/x        a CLEX model whose t rises with its cache (`rope.clex_growing`)
     http://host/v1#NAME   what an OpenAI-compatible server calls NAME (see `inference.server`)
 
 What belongs here: from such a name to a loaded model, to the columns its rows have in common, and
@@ -32,6 +33,7 @@ from cream.inference.server import Address, Failed, Server, parse
 from cream.models import bases
 from cream.models.checkpoints import rope_state
 from cream.models.identity import checkpoint_place, equal_weights, folder_name
+from cream.rope import clex, clex_growing
 from cream.tasks.base import Example, check_lengths
 from cream.tasks.prompts import spared
 
@@ -51,6 +53,8 @@ __all__ = [
     "token_lengths",
 ]
 
+GROWING = "growing:"  # before the name of a CLEX model
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -66,6 +70,7 @@ class ModelSpec:
     tokens_trained: int | None = None
     preset: str | None = None
     foreign: bool = False  # no run of ours: the folder's name stands for its method
+    growing: bool = False  # CLEX whose t rises with its cache
 
     @property
     def rope(self) -> rope.RopeScaling | None:
@@ -77,11 +82,15 @@ class ModelSpec:
         model = models.load(self.path, scaling=self.rope, dtype=dtype)
         tokenizer = models.load_tokenizer(self.path)
         models.check_pair(model, tokenizer)
+        settings = {"dtype": str(model.dtype).removeprefix("torch.")}
+        if self.growing:
+            clex_growing.grow(model)
+            settings["clex_t"] = "growing"
         header = {
             **self.header(model.config),
             "model_hash": distributed.current().from_first(lambda: self._hash(model)),
             "card": device_name(model.device),
-            "settings": {"dtype": str(model.dtype).removeprefix("torch.")},
+            "settings": settings,
         }
         return Loaded(model, tokenizer, header, header["scaling"] == "none")
 
@@ -252,6 +261,8 @@ def _refuse_same(
     if ours is None or theirs is None:
         return
     first, second = checkpoint_place(ours.path), checkpoint_place(theirs.path)
+    if ours.growing != theirs.growing:
+        return
     if ours.path == theirs.path or (first is not None and first == second):
         if (ours.scaling, ours.scale) == (theirs.scaling, theirs.scale):
             raise ValueError(
@@ -329,8 +340,9 @@ def evaluate_models(
 
 
 def _whose(loaded: Loaded) -> str:
-    """The identity of what answers: a model's hash, apart for each engine."""
-    return f"{loaded.header['model_hash']} {loaded.settings.get('engine', '')}"
+    """The identity of what answers: a model's hash, apart for each engine and rule of CLEX's t."""
+    how = (loaded.settings.get(name, "") for name in ("engine", "clex_t"))
+    return " ".join([loaded.header["model_hash"], *how])
 
 
 def _check(specs: Sequence[ModelSpec | ServedModel], examples: Sequence[Example]) -> None:
@@ -382,6 +394,8 @@ def _parse_spec(
         own = address.checkpoint
         checkpoint = _parse_spec(own, base, root, preset) if own else None
         return ServedModel(name, address, path, checkpoint, preset)
+    if name.startswith(GROWING):
+        return _growing(_parse_spec(name.removeprefix(GROWING), base, root, preset))
     if name == "original":
         return ModelSpec(path=path, method="original", **named)
     if name == "scaled" or name.startswith("scaled:"):
@@ -396,6 +410,18 @@ def _parse_spec(
             "'original' or 'scaled:KIND:SCALE'"
         )
     return _trained(folder, named)
+
+
+def _growing(spec: ModelSpec | ServedModel) -> ModelSpec:
+    """A CLEX model whose t rises with its cache: a method of its own, which no mean mixes in."""
+    if isinstance(spec, ServedModel) or spec.growing or not clex.is_clex(spec.config()):
+        raise ValueError(
+            f"{GROWING}{spec.name}: only a CLEX checkpoint here has a t that can grow; name a run "
+            "with scaling clex, for example growing:runs/clex"
+        )
+    return dataclasses.replace(
+        spec, name=GROWING + spec.name, method=f"{spec.method} growing", growing=True
+    )
 
 
 def _place(base: str | Path, root: Path) -> str:

@@ -27,6 +27,7 @@ from cream.inference.padding import heeds_padding
 from cream.inference.prompt_tokens import prompt_ids, prompts_ids
 from cream.inference.stopping import StopString, cut, decode, until_end
 from cream.rope import clex
+from cream.rope.clex_growing import is_growing
 from cream.rope.length import depends_on_length
 
 __all__ = [
@@ -84,9 +85,10 @@ def greedy(
 
     What many prompts have in common is read once, rows are padded where their lengths differ, and
     every prompt gets the tokens it would get alone, up to the rounding of the model's dtype. Models
-    that answer otherwise in a batch (dynamic NTK; recurrent ones that read padding) get each alone.
-    `batch_size` is the most prompts at once (1: each by itself, nothing shared); "auto" takes as
-    many as fit by `memory.generation`. Running out of memory all the same halves it from there on.
+    that answer otherwise in a batch (dynamic NTK; CLEX of a growing t; recurrent ones that read
+    padding) get each alone. `batch_size` is the most prompts at once (1: each by itself, nothing
+    shared); "auto" takes as many as fit by `memory.generation`. Running out of memory all the same
+    halves it from there on.
     Before anything is computed, ValueError is raised for a prompt that with `max_new_tokens` is
     longer than the model's window, unless `allow_beyond` (a model questioned beyond its window),
     and MemoryError, with the arithmetic, for what does not fit. Settings of the model's own
@@ -153,7 +155,7 @@ def _alike(model: PreTrainedModel, ids: list[np.ndarray], new_tokens: int) -> li
 
 def _together(model: PreTrainedModel, room: memory.Footprint) -> bool:
     """Whether a prompt's answer in a batch is the one that it has alone."""
-    if depends_on_length(model.config):
+    if depends_on_length(model.config) or is_growing(model):
         return False
     turns = bool(getattr(model.config, "rope_parameters", None))  # positions come from the mask
     return (turns and room.stock_cache and keeps_all(model)) or heeds_padding(model)

@@ -85,7 +85,8 @@ def cached_log_likelihood(
 
     Each has one loss less than tokens: a run's first token is not scored, its logits were thrown
     away with the run before. For what CLEX computed (protocols 4.3); else use `log_likelihood`. A
-    CLEX model reads all runs at the t of the whole document, where its authors raised t with each.
+    CLEX model reads all runs at the t of the whole document, where its authors raised t with each,
+    as it does under `rope.clex_growing`.
     """
     ids = _ids(model, input_ids)
     if chunk < 1:

@@ -5,7 +5,7 @@
     python -m cream.performance generation --shape llama2-7b --tokens 32000 --keys 140
     python -m cream.performance long --shape llama2-7b --lengths 32768,262144
 
-    python -m cream.performance training|step-cost|resume|loss|lora|multi-gpu --help
+    python -m cream.performance training|step-cost|clex-step|resume|loss|lora|multi-gpu --help
 
 What belongs here: which module a command is. Each module says what it measures.
 """
@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 
 from cream.performance import (
+    clex_step,
     generation,
     long_context,
     lora,
@@ -33,6 +34,7 @@ __all__ = ["main"]
 OTHERS = {
     "training": training,
     "step-cost": step_cost,
+    "clex-step": clex_step,
     "resume": resume,
     "loss": loss,
     "lora": lora,

@@ -147,7 +147,10 @@ def draw_panel(axis: Axes, panel: _Panel, first: bool) -> None:
     seaborn.heatmap(
         panel.cells, vmin=0, vmax=100, cmap=COLORS, cbar=False, ax=axis, linewidths=0.4,
         linecolor="white",
-        xticklabels=[times_n(round(x, 1)) if k in named else "" for k, x in enumerate(lengths)],
+        xticklabels=[
+            times_n(round(x, 2 if x < 1 else 1)) if k in named else ""
+            for k, x in enumerate(lengths)
+        ],
         yticklabels=[f"{depth:g}" for depth in panel.cells.index],
     )  # fmt: skip
     axis.grid(False)

@@ -22,13 +22,14 @@ from cream.statistics import share_over_lengths
 __all__ = ["SHOWN", "found_by_length", "sentences_found"]
 
 SHOWN = (("original", "none"), ("scaled", "yarn"), ("cream", "yarn"))
+SHARED = ("linear", "ntk", "yarn")  # scalings that several methods are tuned with
 WIDTH, HEIGHT = 9.6, 6.4
 
 
 def in_multiples(rows: pd.DataFrame) -> pd.DataFrame:
     """Add `multiple`, the length in windows; 7.99 N, which leaves the answer room, counts as 8."""
     exact = rows["token_length"] / rows["window"]
-    return rows.assign(multiple=exact.where(exact < 1, exact.round(1)))
+    return rows.assign(multiple=exact.round(2).where(exact < 1, exact.round(1)))
 
 
 def found_by_length(rows: pd.DataFrame) -> pd.DataFrame:
@@ -58,20 +59,20 @@ def sentences_found(rows: pd.DataFrame) -> Figure:
     rows = needs(rows, "method", "token_length", "depth_percent")
     rows = in_multiples(rows)
     table = found_by_length(rows)
-    scalings = [each for each in ("linear", "ntk", "yarn") if each in set(table["scaling"])]
+    parts = _parts(table)
     figure, unused = sheet(WIDTH, HEIGHT)
     unused[0][0].remove()
-    grid = GridSpec(2, 6, figure=figure, height_ratios=(1, 1.15))
-    maps = [figure.add_subplot(grid[0, 2 * k : 2 * k + 2]) for k in range(3)]
+    grid = GridSpec(2, 12, figure=figure, height_ratios=(1, 1.15))
+    maps = [figure.add_subplot(grid[0, 4 * k : 4 * k + 4]) for k in range(3)]
     for place, (axis, (method, scaling)) in enumerate(zip(maps, SHOWN, strict=True)):
         _heat_map(axis, rows, method, scaling, first=place == 0)
     figure.colorbar(
         ScalarMappable(Normalize(0, 100), cmap=COLORS), ax=maps, label="found (%)", pad=0.01
     )
-    share = 6 // max(1, len(scalings))
-    below = [figure.add_subplot(grid[1, share * k : share * (k + 1)]) for k in range(len(scalings))]
-    for axis, scaling in zip(below, scalings, strict=True):
-        _curves(axis, table, scaling)
+    share = 12 // max(1, len(parts))
+    below = [figure.add_subplot(grid[1, share * k : share * (k + 1)]) for k in range(len(parts))]
+    for axis, (title, part) in zip(below, parts.items(), strict=True):
+        _curves(axis, title, part)
     below[0].set_ylabel("found (%)")
     legend(figure)
     note(figure, _said(table))
@@ -86,14 +87,30 @@ def _heat_map(axis: Axes, rows: pd.DataFrame, method: str, scaling: str, first: 
     draw_panel(axis, heat_panel(part, method, "" if scaling == "none" else scaling), first)
 
 
-def _curves(axis: Axes, table: pd.DataFrame, scaling: str) -> None:
-    """Methods by one scaling, with the original model beside them."""
-    part = table[(table["scaling"] == scaling) | (table["method"] == "original")]
+def _parts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The curves of each panel by its title, with the original model in every one.
+
+    Methods whose scaling is a part of them (CLEX, CoPE, DroPE) share the last.
+    """
+    original, found = table["method"] == "original", {}
+    for scaling in SHARED:
+        part = table["scaling"] == scaling
+        if part.any():
+            found[f"{scaling} x{int(table[part]['scale'].max())}"] = table[part | original]
+    others = ~table["scaling"].isin((*SHARED, "none"))
+    if others.any():
+        beside = (table["method"] == "cream") & (table["scaling"] == "yarn")
+        found["scalings of their own, CREAM by yarn"] = table[others | original | beside]
+    return found
+
+
+def _curves(axis: Axes, title: str, part: pd.DataFrame) -> None:
+    """Draw methods by one scaling, or of their own scalings, over the length of the prompt."""
     lengths_panel(
         axis, part.assign(method=pd.Categorical(part["method"], in_order(part["method"])))
     )
     axis.set_ylim(-4, 104)
-    finish(axis, f"{scaling} x{int(part['scale'].max())}", "length of the prompt", "")
+    finish(axis, title, "length of the prompt", "")
 
 
 def _said(table: pd.DataFrame) -> str:

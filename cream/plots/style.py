@@ -106,12 +106,21 @@ _VARIANTS = {
     "content free": Style("CREAM, free content", "#E78AC3", "*", (0, (2, 1, 1, 1))),
     "truncated": Style("CREAM, truncated", "#A6611A", "|", (0, (5, 3))),
 }
+# Methods that are named by more than their rows' `method` (`method_names`).
+_NAMED = {
+    "RandPos on frozen NTK": Style("RandPos on frozen NTK", "#7A6A00", "P", (0, (1, 2))),
+    "CLEX, matrices clipped apart at 1.0": Style(
+        "CLEX, matrices clipped apart at 1.0", "#DFC27D", "8", (0, (2, 1, 1, 1))
+    ),
+    "CoPE, CREAM's positions": Style("CoPE, CREAM's positions", "#CE1256", "D", (0, (3, 1))),
+    "DroPE, plain fine-tuning": Style("DroPE, plain fine-tuning", "#7F7F7F", "X", (0, (4, 2))),
+}
 _SPARE = [("#8C510A", "<"), ("#5E4FA2", ">"), ("#66A61E", "h"), ("#E7298A", "d"), ("#7F7F7F", "p")]
 
 
 def style(method: str) -> Style:
     """Return how `method` is drawn; a name without a style of its own gets a spare one by name."""
-    if known := _STYLES.get(method) or _VARIANTS.get(method):
+    if known := _STYLES.get(method) or _VARIANTS.get(method) or _NAMED.get(method):
         return known
     color, marker = _SPARE[sum(map(ord, method)) % len(_SPARE)]
     return Style(method, color, marker, (0, (3, 1.2)))
@@ -119,7 +128,7 @@ def style(method: str) -> Style:
 
 def in_order(methods: Iterable[str]) -> list[str]:
     """Return the methods in the order of the palette, others after them by name."""
-    known = [*_STYLES, *_VARIANTS]
+    known = [*_STYLES, *_VARIANTS, *_NAMED]
     return sorted(set(methods), key=lambda m: (known.index(m) if m in known else len(known), m))
 
 

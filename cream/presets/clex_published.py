@@ -3,6 +3,12 @@
     fields = clex_published.fields("CLEX-7B-4K")
     config = presets.get("llama2-7b", fields, corpus="runs/corpora/books").train
 
+**Options that the scripts of CLEX do not set.** They train with act tanh, log_scale off, max_factor
+16 and param_factor 1. The released CLEX-7B-16K has silu and log_scale on, so its published
+perplexities very probably belong to these; CLEX-LLaMA-2-7B-64K has max_factor 64, the Mixtral chat
+model max_factor 10, param_factor 2 and (its code) theta 1e4 inside ln g. Whether the 64K model's
+evaluation had log_scale on is not published.
+
 Sources: the script and the README of DAMO-NLP-SG/CLEX at 023709d (2024-03-12), the released
 checkpoints' config.json (`models.clex_checkpoints.RELEASES`). Steps are arithmetic: the README's
 2B tokens by 512 x 4,096. Their rate stays constant after the warm-up, ours falls to 0; which books

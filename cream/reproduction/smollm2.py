@@ -11,43 +11,75 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from cream import results
+from cream.plots.method_names import by_name
 from cream.plots.smollm2 import in_multiples, sentences_found
 from cream.plots.style import in_order, save, style
+from cream.reproduction.method_cells import (
+    answers,
+    method_cells,
+    number,
+    page,
+    points,
+    ruler_share,
+    served,
+    three,
+)
 from cream.results import drawn_from
-from cream.statistics import share_over_lengths
+from cream.results.run_names import campaign_model
+from cream.statistics import Interval, difference, share_over_lengths
+from cream.utils.files import atomic_write
 
 __all__ = ["comparison", "main", "markdown"]
 
 MODEL = ["method", "scaling", "scale"]
 BEYOND, WITHIN = (2, 4, 8), (0.25, 0.5, 1)  # lengths in windows of the sentences' two means
 RULER_AT = 4
-NOT_RUN = "not run"
+SAID = [
+    "Written by `python -m cream.reproduction.smollm2 data/smollm2` from the rows in this folder; "
+    "its README.md says where and when they were made.",
+    "The command for a line, MODEL being its last column and SEED a number: "
+    "`python -m cream.study.campaign runs/smollm2 --tasks needle,perplexity,ruler --models MODEL`.",
+    "N = 8,192, L = 65,536 tokens. Found beyond N: mean over 2, 4 and 8 N; within N: over N/4, N/2 "
+    "and N. Intervals are over questions, those of several runs pooled, and say nothing of other "
+    "training seeds. Lost inside N: found within N less what the original finds there, in points. "
+    "Stock engines serve every scaling by stock `rope_parameters`, CLEX as longrope of one t that "
+    "is chosen at export.",
+]
 
 
 def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     """Return one line a method, scaling and scale, NaN where something was not run.
 
-    Columns: tokens (trained on), perplexity_n and perplexity_l (at N and L = 8 N), beyond with
-    beyond_low, beyond_high, beyond_n and beyond_runs (share of sentences found, mean over 2, 4 and
-    8 N), the same for at_l (8 N alone), within (mean over N/4, N/2 and N) and ruler (RULER-6 at
-    4 N). Shares are `statistics.share_over_lengths`.
+    Columns: model (as a campaign names it), tokens (trained on), perplexity_n and perplexity_l (at
+    N and L = 8 N), and with _low, _high and _n: beyond (share of sentences found, mean over 2, 4
+    and 8 N), at_l (8 N alone), within (mean over N/4, N/2 and N), lost (within less the original's)
+    and ruler (RULER-6 at 4 N). beyond, at_l and within have the number of models as _runs. Shares
+    are `statistics.share_over_lengths`; methods are apart by `method_names.by_name`.
     """
-    rows = in_multiples(rows)
+    rows = with_models(in_multiples(rows))
     keys = rows[MODEL].drop_duplicates()
+    original = _within(rows[rows["method"] == "original"])[0]
     found = [
-        {**dict(zip(MODEL, key, strict=True)), **_line(_of(rows, *key))}
+        {**dict(zip(MODEL, key, strict=True)), **_line(_of(rows, *key), original)}
         for key in keys.itertuples(index=False)
     ]
     order = in_order(each["method"] for each in found)
-    found.sort(key=lambda each: (each["scaling"], each["scale"], order.index(each["method"])))
+    found.sort(key=lambda each: (order.index(each["method"]), each["scaling"], each["scale"]))
     return pd.DataFrame(found)
+
+
+def with_models(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with their methods' names, and `model`, how a campaign names each."""
+    runs = rows["run"].fillna("") if "run" in rows else [""] * len(rows)
+    about = zip(rows["method"], rows["scaling"], rows["scale"], runs, strict=True)
+    return by_name(rows.assign(model=[campaign_model(*each) for each in about]))
 
 
 def _of(rows: pd.DataFrame, method: str, scaling: str, scale: int) -> pd.DataFrame:
@@ -55,25 +87,31 @@ def _of(rows: pd.DataFrame, method: str, scaling: str, scale: int) -> pd.DataFra
     return rows[same]
 
 
-def _line(rows: pd.DataFrame) -> dict[str, object]:
+def _within(rows: pd.DataFrame) -> tuple[Interval, int]:
+    return share_over_lengths(rows[rows["task"] == "needle"], WITHIN)
+
+
+def _line(rows: pd.DataFrame, original: Interval) -> dict[str, object]:
     """What the table says of one model, all its seeds together."""
     needle, texts = rows[rows["task"] == "needle"], rows[rows["task"] == "perplexity"]
     ruler = rows[rows["task"].str.startswith("ruler-")]
     tokens = rows["tokens_trained"].dropna()
+    within = _within(rows)
     return {
+        "model": rows["model"].iloc[0],
         "tokens": int(tokens.max()) if len(tokens) else 0,
         "perplexity_n": _perplexity(texts, 1),
         "perplexity_l": _perplexity(texts, max(BEYOND)),
-        **_share("beyond", needle, BEYOND),
-        **_share("at_l", needle, BEYOND[-1:]),
-        "within": share_over_lengths(needle, WITHIN)[0].value,
-        "ruler": _ruler(ruler[ruler["multiple"] == RULER_AT]),
+        **_share("beyond", *share_over_lengths(needle, BEYOND)),
+        **_share("at_l", *share_over_lengths(needle, BEYOND[-1:])),
+        **_share("within", *within),
+        **_share("lost", difference(within[0], original), within[1]),
+        **_share("ruler", ruler_share(ruler[ruler["multiple"] == RULER_AT]), 0),
     }  # fmt: skip
 
 
-def _share(name: str, rows: pd.DataFrame, multiples: Sequence[float]) -> dict[str, float]:
+def _share(name: str, found: Interval, runs: int) -> dict[str, float]:
     """A share with its interval, its answers and its models."""
-    found, runs = share_over_lengths(rows, multiples)
     ends = {f"{name}_low": found.low, f"{name}_high": found.high}
     return {name: found.value, **ends, f"{name}_n": found.n, f"{name}_runs": runs}
 
@@ -85,56 +123,43 @@ def _perplexity(texts: pd.DataFrame, multiple: float) -> float:
     return float(np.exp(part["nll"].sum() / part["scored_tokens"].sum()))
 
 
-def _ruler(rows: pd.DataFrame) -> float:
-    """The mean of the six tasks; NaN where one of them was not run."""
-    means = rows.groupby("task")["score"].mean()
-    return float(means.mean()) if len(means) == 6 else math.nan
-
-
 # --------------------------------------------------------------------- the page
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """Return the comparison as a Markdown table."""
+    """Return the comparison as a page of Markdown: what it is, its commands, and the table."""
     head = [
         "method", "scaling", "trained tokens", "perplexity at N", "perplexity at L",
-        "found beyond N (95 %; runs, n)", "found at L (95 %; runs, n)", "found within N",
-        "RULER-6 at 4 N",
+        "sentence found beyond N (95 %; runs, n)", "found at L (95 %; runs, n)",
+        "found within N (95 %; runs, n)", "lost inside N (points, 95 %)",
+        "RULER-6 at 4 N (95 %; n)", "served by stock engines", "MODEL",
     ]  # fmt: skip
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
-    lines += [f"| {' | '.join(_cells(one))} |" for one in table.to_dict("records")]
-    return "\n".join(lines) + "\n"
+    return page("SmolLM2-135M, every method", SAID, head, [_cells(x) for x in _records(table)])
+
+
+def _records(table: pd.DataFrame) -> list[dict]:
+    return table.to_dict("records")
 
 
 def _cells(one: dict) -> list[str]:
-    scaled = "none" if one["scaling"] == "none" else f"{one['scaling']} x{one['scale']}"
+    about = style(one["method"]).label, one["scaling"], one["scale"], one["tokens"]
+    lost = "-" if one["method"] == "original" else points(*_interval(one, "lost"))
     return [
-        style(one["method"]).label, scaled,
-        f"{one['tokens'] / 1e6:.1f} M" if one["tokens"] else "0",
-        _number(one["perplexity_n"], _three), _number(one["perplexity_l"], _three),
-        _found(one, "beyond"), _found(one, "at_l"), _number(one["within"], _percent),
-        _number(one["ruler"], _percent),
+        *method_cells(*about),
+        number(one["perplexity_n"], three), number(one["perplexity_l"], three),
+        _found(one, "beyond"), _found(one, "at_l"), _found(one, "within"), lost,
+        answers(*_interval(one, "ruler"), str(one["ruler_n"])),
+        served(one["scaling"], one["method"]), f"`{one['model']}`",
     ]  # fmt: skip
 
 
+def _interval(one: dict, name: str) -> tuple[float, float, float]:
+    return one[name], one[f"{name}_low"], one[f"{name}_high"]
+
+
 def _found(one: dict, name: str) -> str:
-    if math.isnan(one[name]):
-        return NOT_RUN
-    low, high = 100 * one[f"{name}_low"], 100 * one[f"{name}_high"]
     counted = f"{one[f'{name}_runs']}, {one[f'{name}_n']}" if one["tokens"] else one[f"{name}_n"]
-    return f"{_percent(one[name])} ({low:.0f} to {high:.0f}; {counted})"
-
-
-def _number(value: float, form: Callable[[float], str]) -> str:
-    return NOT_RUN if math.isnan(value) else form(value)
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def _three(value: float) -> str:
-    return f"{value:.2f}" if value < 100 else f"{value:,.0f}"
+    return answers(*_interval(one, name), str(counted))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -148,8 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     rows = results.current(results.read(given.rows))
     path = given.table or given.rows / "TABLE.md"
-    path.write_text(markdown(comparison(rows)), encoding="utf-8")
-    written = save(sentences_found(rows), given.figures / "smollm2", drawn_from(rows))
+    atomic_write(path, markdown(comparison(rows)))
+    written = save(sentences_found(by_name(rows)), given.figures / "smollm2", drawn_from(rows))
     print(*[path, *written], sep="\n")
 
 

@@ -91,6 +91,17 @@ class ClexLayer(torch.nn.Module):
         self._tokens: int | None = None  # of inference
         self._pinned: float | None = None  # a t that was given by number
         self._kept: torch.Tensor | None = None
+        self.growing = False  # t rises with the cache (`clex_growing`)
+
+    @property
+    def tokens(self) -> int | None:
+        """The number of tokens that t was chosen for, or None."""
+        return self._tokens
+
+    @property
+    def pinned(self) -> bool:
+        """Whether t was chosen by number."""
+        return self._pinned is not None
 
     def initialise(self, seed: int) -> None:
         """Draw W_up from U(+-1/sqrt(lambda d)), as published, and set W_down to 0."""
@@ -308,7 +319,8 @@ def choose(model: PreTrainedModel, tokens: int, t: float | None = None) -> float
 
     t = ceil(tokens / N), at most max_factor, unless it is given; `tokens` counts prompt and answer.
     One t for a whole request is exact. The released code raises t while the answer grows and turns
-    old keys again, whose values were computed under a smaller t: neither t gives those numbers.
+    old keys again, whose values were computed under a smaller t: neither t gives those numbers
+    (`clex_growing` does so).
     """
     layer = layer_of(model)
     if layer is None:

@@ -19,6 +19,7 @@ __all__ = [
     "Interval",
     "TwoLevel",
     "bootstrap_ratio",
+    "difference",
     "holm",
     "inner_interval",
     "mean_interval",
@@ -118,6 +119,18 @@ def mean_of(parts: Sequence[Interval]) -> Interval:
     below = math.hypot(*(part.value - part.low for part in parts)) / len(parts)
     above = math.hypot(*(part.high - part.value for part in parts)) / len(parts)
     return Interval(value, value - below, value + above, sum(part.n for part in parts))
+
+
+def difference(first: Interval, second: Interval) -> Interval:
+    """Return first - second of two means taken as independent, its interval joined from theirs.
+
+    Each side is the root of the summed squares of the sides that face it (Zou and Donner 2008),
+    which is wide for means over the same questions; n is the first's. NaN where one is.
+    """
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, value - below, value + above, first.n)
 
 
 def mean_interval(

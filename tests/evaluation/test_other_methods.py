@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import training_runs
 
 from cream import models, results
 from cream.evaluation import __main__ as evaluation
+from cream.plots.method_names import by_name
 from cream.rope import clex
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,3 +51,19 @@ def test_the_ablation_is_ntk_by_twice_t_less_one(place):
     for t in (1, 3, 8):
         found = layer.inv_freq_at((t,))[0].numpy()
         assert found == pytest.approx(layer.kind.ntk(layer.start, layer.dim, t), rel=1e-12)
+
+
+def test_the_growing_rule_is_a_model_of_its_own(place, training_place, monkeypatch):
+    """Its rows say so in run, method and settings; and only CLEX has it."""
+    monkeypatch.setenv("CREAM_COMMIT", "tested")
+    told = {"preset": "tiny", "base": str(training_place / "base"), "samples": 1,
+            "models": f"{place}/run0,growing:{place}/run0", "lengths": "1.2",
+            "rows": str(place / "grown.jsonl")}  # fmt: skip
+    evaluation.run("03_longchat_lines", told, ROOT)
+    rows = results.read(place / "grown.jsonl")
+    assert list(rows["method"]) == ["clex", "clex growing"] and rows["key"].nunique() == 2
+    assert [json.loads(one).get("clex_t") for one in rows["settings"]] == [None, "growing"]
+    assert rows["run"][1] == f"growing:{rows['run'][0]}"
+    assert list(by_name(rows)["method"]) == ["clex", "CLEX, growing cache"]
+    with pytest.raises(ValueError, match="only a CLEX checkpoint"):
+        evaluation.run("03_longchat_lines", told | {"models": f"growing:{place}/run2"}, ROOT)

@@ -106,7 +106,7 @@ def test_the_papers_grid_stands_beside_and_is_called_so():
     theirs = panels(figure)[-1]
     assert theirs.get_title(loc="left") == "paper, CREAM-Chat, rated: 98 %"
     assert [t.get_text() for t in theirs.get_xticklabels()] == [
-        "0.2N", "", "2N", "", "3.7N", "", "5.4N", "", "7.1N", ""]  # fmt: skip
+        "0.25N", "", "2N", "", "3.7N", "", "5.4N", "", "7.1N", ""]  # fmt: skip
     found = cells(theirs)
     assert found.shape == (10, 10) and found[0, -2:].tolist() == [50, 10] and found[5, 5] == 100
     assert "n = 2 a cell" in figure.get_suptitle()

@@ -41,6 +41,8 @@ def test_maps_and_curves_are_drawn_and_name_what_was_counted(rows):
     assert titles[:3] == ["original: 50 %", "scaled, untuned, yarn: 50 %", "CREAM, yarn: 50 %"]
     assert "ntk x8" in titles and "yarn x8" in titles
     assert "n = 4 sentences" in figure.get_supxlabel()
+    figure.draw_without_rendering()
+    assert [one.get_text() for one in figure.axes[0].get_xticklabels()] == ["0.25N", "N", "8N"]
 
 
 def test_every_length_has_its_name_where_there_is_room(rows):
@@ -57,3 +59,10 @@ def test_a_model_without_rows_leaves_its_place_empty(rows):
 def test_rows_of_other_tasks_are_refused(rows):
     with pytest.raises(ValueError, match="hidden sentence"):
         sentences_found(rows.assign(task="passkey"))
+
+
+def test_methods_with_scalings_of_their_own_share_a_panel(rows):
+    clex = rows[rows["method"] == "pose"].assign(method="clex", scaling="clex", model_hash="c")
+    figure = sentences_found(pd.concat([rows, clex], ignore_index=True))
+    (panel,) = [a for a in figure.axes if "of their own" in a.get_title(loc="left")]
+    assert {one.get_label() for one in panel.containers} == {"original", "CLEX", "CREAM"}

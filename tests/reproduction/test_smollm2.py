@@ -71,11 +71,67 @@ def test_a_length_that_is_missing_is_no_mean(rows):
     pose = _of(comparison(rows), "pose")
     assert math.isnan(pose["beyond"]) and math.isnan(pose["within"]) and math.isnan(pose["ruler"])
     page = markdown(comparison(rows))
-    assert f"| PoSE | yarn x8 | 19.7 M |{' not run |' * 6}" in page
+    ends = "yes | `pose:yarn:8:SEED` |"
+    assert f"| PoSE | yarn x8 | 19.7 M |{' not run |' * 7} {ends}" in page
     assert re.search(
         r"\| CREAM \| yarn x8 \| 19.7 M \| not run \| not run \| 33 % \(\d+ to \d+; 2, 60\) \|",
         page,
     )
+
+
+def test_lost_inside_n_is_less_what_the_original_finds(rows):
+    worse = _rows("clex", "clex", 8, 0, dict.fromkeys(LENGTHS, 1))
+    table = comparison(pd.concat([rows, worse], ignore_index=True))
+    clex, cream = _of(table, "clex"), _of(table, "cream")
+    assert clex["lost"] == pytest.approx(0.1 - 0.4) and cream["lost"] == pytest.approx(0)
+    assert cream["lost_low"] < 0 < cream["lost_high"] and clex["lost_high"] < 0
+    (line,) = [one for one in markdown(table).splitlines() if one.startswith("| CLEX |")]
+    assert re.search(r"\| -30 \(-\d+ to -\d+\) \| .*yes, one t at a time", line)
+
+
+def test_without_the_original_nothing_is_lost_or_kept(rows):
+    page = markdown(comparison(rows[rows["method"] != "original"]))
+    (line,) = [one for one in page.splitlines() if one.startswith("| CREAM")]
+    assert line.split("|")[9].strip() == "not run"
+
+
+def test_seeds_with_other_numbers_of_questions_are_pooled_by_length(rows):
+    """Ten questions of one seed and forty of another: each length is a share of fifty."""
+    many = pd.concat(
+        [_rows("plain", "yarn", 8, 1, dict.fromkeys(LENGTHS, 0))] + [
+            _rows("plain", "yarn", 8, 2, dict.fromkeys(LENGTHS, 10)).assign(
+                sample=lambda part, k=k: part["sample"] + 10 * k
+            ) for k in range(4)
+        ], ignore_index=True,
+    )  # fmt: skip
+    plain = _of(comparison(pd.concat([rows, many], ignore_index=True)), "plain")
+    assert plain["beyond"] == pytest.approx(40 / 50)
+    assert (plain["beyond_n"], plain["beyond_runs"]) == (150, 2)
+
+
+def test_runs_that_differ_in_more_than_their_method_are_lines_of_their_own(rows):
+    """What rows have no column for: read from the names that `study.campaign` gives runs."""
+    names = {
+        "clex-clex-8-seed2": 1, "clex-clex+frozen-8-seed2": 2, "cream-cope-8-seed2": 3,
+        "clex-clex-8-seed2-clex_grad_norm-1.0": 4, "plain-drope-8-seed2": 5,
+        "cream-yarn-8-seed2-lora_rank-16-learning_rate-0.001": 6,
+    }  # fmt: skip
+    parts = [rows]
+    for name, found in names.items():
+        method, scaling = name.split("-")[:2]
+        part = _rows(method, scaling.split("+")[0], 8, 2, dict.fromkeys(LENGTHS, found))
+        parts.append(part.assign(run=f"runs/smollm2/{name}", model_hash=name))
+    table = comparison(pd.concat(parts, ignore_index=True)).set_index("method")
+    shares = {
+        "clex": 0.1, "RandPos on frozen NTK": 0.2, "CoPE, CREAM's positions": 0.3,
+        "CLEX, matrices clipped apart at 1.0": 0.4, "DroPE, plain fine-tuning": 0.5,
+        "CREAM, LoRA rank 16, learning_rate 0.001": 0.6,
+    }  # fmt: skip
+    assert table.loc[list(shares)]["beyond"].to_dict() == pytest.approx(shares)
+    assert table.loc["cream"]["beyond_runs"] == 2  # without the adapter
+    page = markdown(table.reset_index())
+    assert "`cream:yarn:8:SEED:lora_rank=16:learning_rate=0.001` |" in page
+    assert re.search(r"\| RandPos on frozen NTK \| clex x8 .* `clex:clex\+frozen:8:SEED` \|", page)
 
 
 def test_a_model_that_lacks_a_length_is_in_the_share_at_the_target_alone(rows):
