@@ -43,15 +43,15 @@ __all__ = ["comparison", "main", "markdown", "per_run"]
 MODEL = ["method", "scaling", "scale"]
 CONTROL = ("plain", "yarn")
 BEYOND, WITHIN = (2, 4, 6, 7.8), (0.6, 1)  # lengths in windows of the lines' two means
-RULER_AT, TARGET = 4, 8
+RULER_AT, TARGET = 2.2, 8
 MEASURED = ("beyond", "within", "perplexity_n", "perplexity_l", "ruler")
 SAID = [
     "Written by `python -m cream.reproduction.miniature_methods data/methods` from the rows in "
     "this folder.",
     "The command for a line, MODEL being its last column and SEED a number: `python -m "
     "cream.study.campaign runs/methods --preset miniature --dtype float32 --tasks "
-    "longchat_lines,perplexity,ruler --lines 100 --ruler-lengths 2048 --models MODEL`; then "
-    "`python -m cream.study.campaign runs/methods --publish data/methods/miniature.parquet`.",
+    "longchat_lines,perplexity,ruler --lines 100 --ruler 5 --ruler-lengths 1126 --models MODEL`; "
+    "then `python -m cream.study.campaign runs/methods --publish data/methods/miniature.parquet`.",
     "N = 512, L = 4,096 tokens; one base, so nothing is said of another. Lines found beyond N: "
     "LongChat lines, mean over 2, 4, 6 and 7.8 N; within N: over 0.6 N and N. Intervals of trained "
     "methods are Student's over seeds, those of the original and the scaled model, untrained here, "
@@ -199,7 +199,7 @@ def markdown(table: pd.DataFrame) -> str:
         "method", "scaling", "trained tokens", "perplexity at N (95 %; seeds, documents)",
         "perplexity at L (95 %; seeds, documents)", "lines found beyond N (95 %; seeds, n)",
         "less plain by YaRN (points, 95 %; seeds, n)", "found within N (95 %; seeds, n)",
-        "lost inside N (points, 95 %; seeds)", "RULER-6 at 4 N (95 %; seeds, n)",
+        "lost inside N (points, 95 %; seeds)", "RULER-6 at 2.2 N (95 %; seeds, n)",
         "served by stock engines", "MODEL",
     ]  # fmt: skip
     lines = [_cells(one) for one in table.to_dict("records")]

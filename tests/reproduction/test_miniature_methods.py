@@ -54,7 +54,7 @@ def _keyed(rows: pd.DataFrame) -> pd.DataFrame:
 def _ruler(rows: pd.DataFrame, tasks: int = 6) -> pd.DataFrame:
     first = rows.iloc[0].to_dict()
     made = [
-        {**first, "task": f"ruler-{t}", "token_length": 2048, "sample": k, "score": float(k < t),
+        {**first, "task": f"ruler-{t}", "token_length": 1126, "sample": k, "score": float(k < t),
          "prompt_hash": f"ruler {t} {k}"}
         for t in range(tasks) for k in range(6)
     ]  # fmt: skip
