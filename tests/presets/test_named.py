@@ -7,11 +7,11 @@ import json
 import shlex
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
 import training_runs
+import warm_python
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import (
@@ -220,7 +220,7 @@ def test_what_is_printed_starts_two_processes(training_place, tmp_path, capsys):
     """The torchrun line as it stands, on CPUs (gloo)."""
     _made(training_place, tmp_path / "run", "micro_batch=1", "compile=none")
     (line,) = [one for one in capsys.readouterr().out.splitlines() if "torchrun" in one]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    torchrun = [warm_python.executable(), "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run([*torchrun, *shlex.split(line)[1:]], env=training_runs.environment(),
                           capture_output=True, text=True, timeout=120)  # fmt: skip
     assert done.returncode == 0, done.stderr

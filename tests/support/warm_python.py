@@ -131,6 +131,7 @@ def _serve(listener: socket.socket) -> dict | None:
     select.select([listener, 0], [], [])
     for name in MODULES:
         importlib.import_module(name)
+    warm_kernels()  # of a papermill that is started warm
     gc.freeze()
     while True:
         ready, _, _ = select.select([listener, woken, 0], [], [])
