@@ -18,8 +18,9 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from PIL import Image
 
-from cream import notebook, presets, results
+from cream import models, notebook, presets, results
 from cream.tasks import needle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -160,7 +161,10 @@ def test_08_benchmarks_asks_the_harness(place, corpus):
 @pytest.mark.slow
 @together
 def test_09_figures_draws_the_rows_it_is_given(rows, place):
-    """Every figure, into the folder that was named; the committed ones stay as they are."""
+    """A user's own: every figure, into the folder that was named, each with its rows' hash.
+
+    The committed ones stay as they are.
+    """
     before = {path: path.stat().st_mtime_ns for path in (ROOT / "figures").iterdir()}
     said = run("09_figures", place, rows=str(rows), out=str(place / "figures"))
     written = {path.name for path in (place / "figures").iterdir()}
@@ -168,6 +172,9 @@ def test_09_figures_draws_the_rows_it_is_given(rows, place):
     for name in (*names, "training_curves"):
         assert {f"{name}.png", f"{name}.pdf"} <= written
     assert "Nothing is missing." in said and "means nothing" in said
+    own = results.current(results.read(rows))
+    drawn = results.drawn_from(own[own["task"] == "perplexity"])
+    assert Image.open(place / "figures" / "perplexity.png").text["Rows"] == drawn["rows"]
     assert before == {path: path.stat().st_mtime_ns for path in (ROOT / "figures").iterdir()}
 
 
@@ -183,14 +190,24 @@ def test_a_pretrain_makes_a_base(place):
     assert "inside the window the weakest skill is" in said
 
 
+def shallow(folder: Path) -> Path:
+    """A random base of one narrow layer with the miniature's tokenizer and window."""
+    config = models.load_config(ROOT / "data" / "miniature")
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 64}
+    config = type(config)(**{**config.to_dict(), **small, **heads})
+    words = models.load_tokenizer(ROOT / "data" / "miniature")
+    return models.save(models.create(config, seed=0), words, folder)
+
+
 @pytest.mark.slow
 @together
 def test_scale_64_is_trained_and_asked_at_64_windows(place, corpus):
     """The line of the README: -p scale 64; its model then reads 32,768 tokens, of a named base."""
-    out, rows = place / "s64", place / "s64.jsonl"
-    run("02_train", place, preset="tiny", corpus=str(corpus), scale=64, out=str(out))
+    out, rows, base = place / "s64", place / "s64.jsonl", str(shallow(place / "shallow"))
+    run("02_train", place, preset="tiny", base=base, corpus=str(corpus), scale=64, out=str(out))
     asked = {"lengths": "64", "samples": 1, "questions": 1, "rows": str(rows)}
-    named = {"preset": "llama2-7b", "base": "data/miniature", "models": str(out)}
+    named = {"preset": "llama2-7b", "base": base, "models": str(out)}
     run("03_longchat_lines", place, **named, **asked)
     (row,) = results.read(rows).to_dict("records")
     assert row["scale"] == 64 and 0.95 * 64 * 512 < row["num_tokens"] <= 64 * 512
