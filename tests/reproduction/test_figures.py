@@ -96,6 +96,7 @@ def test_a_grid_beside_rows_is_found_and_not_read_as_rows(rows, grid, tmp_path):
     assert records.find_grid(tmp_path / "both") is None
 
 
+@pytest.mark.slow
 def test_a_grid_gives_its_figures_each_with_the_files_hash(grid, tmp_path):
     """All plans give all; one plan gives its own, and what was not run is left out."""
     answers, runs = tables.load(grid)
@@ -186,6 +187,7 @@ def test_costs_by_target_need_every_row_of_both_methods():
         reproduction_figures.from_speed(results.current(frame))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="figures are written at a time on Linux alone")
 def test_figures_written_at_a_time_are_those_written_one_by_one(rows, tmp_path, monkeypatch):
     """Byte by byte; and what cannot be written is said."""
