@@ -119,7 +119,7 @@ lint: $(ENV)
 # machine is compared with its committed outputs; all of them run in tests/test_notebooks.py.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
 test: lint
-	$(PYTEST) --nbval --nbval-current-env notebooks/00_method.ipynb notebooks/09_figures.ipynb \
+	$(PYTEST) -p nbval.plugin --nbval --nbval-current-env notebooks/00_method.ipynb notebooks/09_figures.ipynb \
 		notebooks/10_ablations.ipynb notebooks/11_efficiency.ipynb \
 		notebooks/13_your_trainer.ipynb tests
 

@@ -55,17 +55,29 @@ def corpus(place: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tuned(place: Path, corpus: Path) -> Path:
+def base(place: Path) -> str:
+    """A random base of one narrow layer with the miniature's tokenizer and window."""
+    config = models.load_config(ROOT / "data" / "miniature")
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 64}
+    config = type(config)(**{**config.to_dict(), **small, **heads})
+    words = models.load_tokenizer(ROOT / "data" / "miniature")
+    return str(models.save(models.create(config, seed=0), words, place / "base"))
+
+
+@pytest.fixture(scope="session")
+def tuned(place: Path, corpus: Path, base: str) -> Path:
     """A run of 02_train, four steps long."""
-    said = run("02_train", place, preset="tiny", corpus=str(corpus), out=str(place / "tuned"))
+    of = {"preset": "tiny", "base": base, "corpus": str(corpus)}
+    said = run("02_train", place, **of, out=str(place / "tuned"))
     assert "Retrieval inside the window" in said
     return place / "tuned"
 
 
 @pytest.fixture(scope="session")
-def rows(place: Path, corpus: Path, tuned: Path) -> Path:
+def rows(place: Path, corpus: Path, base: str, tuned: Path) -> Path:
     """The rows of 03, 04, 05 and 07: three models, the preset's few samples."""
-    asked = {"preset": "tiny", "models": f"original,{SCALED},{tuned}"}
+    asked = {"preset": "tiny", "base": base, "models": f"original,{SCALED},{tuned}"}
     folder = place / "rows"
     run("03_longchat_lines", place, **asked, rows=str(folder / "lines.jsonl"))
     run("04_lost_in_the_middle", place, **asked, rows=str(folder / "pairs.jsonl"))
@@ -190,21 +202,11 @@ def test_a_pretrain_makes_a_base(place):
     assert "inside the window the weakest skill is" in said
 
 
-def shallow(folder: Path) -> Path:
-    """A random base of one narrow layer with the miniature's tokenizer and window."""
-    config = models.load_config(ROOT / "data" / "miniature")
-    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
-    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 64}
-    config = type(config)(**{**config.to_dict(), **small, **heads})
-    words = models.load_tokenizer(ROOT / "data" / "miniature")
-    return models.save(models.create(config, seed=0), words, folder)
-
-
 @pytest.mark.slow
 @together
-def test_scale_64_is_trained_and_asked_at_64_windows(place, corpus):
+def test_scale_64_is_trained_and_asked_at_64_windows(place, corpus, base):
     """The line of the README: -p scale 64; its model then reads 32,768 tokens, of a named base."""
-    out, rows, base = place / "s64", place / "s64.jsonl", str(shallow(place / "shallow"))
+    out, rows = place / "s64", place / "s64.jsonl"
     run("02_train", place, preset="tiny", base=base, corpus=str(corpus), scale=64, out=str(out))
     asked = {"lengths": "64", "samples": 1, "questions": 1, "rows": str(rows)}
     named = {"preset": "llama2-7b", "base": base, "models": str(out)}
