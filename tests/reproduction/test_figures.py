@@ -38,6 +38,7 @@ def keep_metrics(path: Path, method: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_all_rows_give_all_figures(rows):
     """One a task and one for the training."""
     curves = {"pose": pd.DataFrame(metrics("pose"))}
@@ -208,6 +209,7 @@ def test_figures_written_at_a_time_are_those_written_one_by_one(rows, tmp_path, 
         reproduction_figures.write(figures, tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_rulers_rows_give_a_heat_map_a_form_and_none_is_missed(rows):
     """Drawn where there are rows; without any, nothing is said."""
     made = ruler_rows(lambda *_: 0.5)
