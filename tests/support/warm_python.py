@@ -31,10 +31,10 @@ import psutil
 
 SERVER = "CREAM_TESTS_WARM_PYTHON"  # the folder of the session's server, for xdist's workers too
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = (
+MODULES = (  # not matplotlib, which a kernel sets up as it is imported
     "cream.training.run", "cream.evaluation.__main__", "cream.notebook", "pandas", "scipy.stats",
     "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto",
-    "transformers.trainer", "torch.distributed.run", "cream.plots", "ipykernel.kernelapp",
+    "transformers.trainer", "torch.distributed.run", "ipykernel.kernelapp",
     "ipykernel.ipkernel", "IPython.core.completer", "IPython.core.interactiveshell",
 )  # fmt: skip
 CLIENT = """\
@@ -209,8 +209,6 @@ def _become(asked: dict) -> None:
     os.environ.clear()
     os.environ.update(asked["env"])
     sys.modules["torch"].set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
-    if backend := os.environ.get("MPLBACKEND"):
-        sys.modules["matplotlib"].use(backend)
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
     paths = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     sys.path[1:1] = [os.path.abspath(part) for part in paths if part not in sys.path]
