@@ -39,7 +39,8 @@ def test_it_is_told_what_a_python_is_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("code", "ended"),
-    [("pass", 0), ("raise SystemExit(3)", 3), ("1 / 0", 1), ("import os; os._exit(9)", 9),
+    [("pass", 0), ("raise SystemExit(3)", 3), ("raise SystemExit('why')", 1), ("1 / 0", 1),
+     ("import os; os._exit(9)", 9),
      *((f"import os; os.kill(os.getpid(), {number})", -number) for number in (9, 11, 15))],
 )  # fmt: skip
 def test_it_ends_as_its_program_does(code, ended):
@@ -70,3 +71,13 @@ def test_nothing_of_it_is_left_when_it_is_killed():
     warm_python.kill(child)
     assert child.returncode == -signal.SIGKILL
     assert not begun.is_running() or begun.status() == psutil.STATUS_ZOMBIE
+
+
+def test_threads_and_exit_functions_end_it():
+    """What a program leaves running is waited for, and its last words are heard."""
+    code = (
+        "import atexit, threading, time; from concurrent.futures import ThreadPoolExecutor as Pool\n"
+        "atexit.register(print, 'last'); Pool().submit(time.sleep, 0.1)\n"
+        "threading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start()"
+    )
+    assert start("-c", code).communicate(timeout=60) == ("thread\nlast\n", "")

@@ -11,6 +11,7 @@ Tests of imports, and of settings that are read on import, keep `sys.executable`
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 import importlib
@@ -23,9 +24,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 
@@ -197,8 +200,8 @@ def _watch(connection: socket.socket) -> dict:
             os.kill(process, signal.SIGKILL)
 
 
-def _become(asked: dict) -> None:
-    """Turn this fork into the process that was asked for, and run its program."""
+def _become(asked: dict) -> NoReturn:
+    """Turn this fork into the process that was asked for, run its program and end."""
     signal.set_wakeup_fd(-1)
     for number in (signal.SIGCHLD, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
@@ -212,7 +215,28 @@ def _become(asked: dict) -> None:
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
     paths = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     sys.path[1:1] = [os.path.abspath(part) for part in paths if part not in sys.path]
-    _run(asked["args"])
+    ended = None
+    try:
+        _run(asked["args"])
+    except SystemExit as exit_:
+        ended = exit_.code
+        if ended is not None and not isinstance(ended, int):
+            print(ended, file=sys.stderr)
+            ended = 1
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        ended = 1
+    _end(ended)
+
+
+def _end(ended: int | None) -> NoReturn:
+    """End as Python does, but for taking to pieces what was imported: half a second of copies."""
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.__stdout__, sys.__stderr__):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit((ended or 0) & 255)
 
 
 def _run(arguments: list[str]) -> None:
