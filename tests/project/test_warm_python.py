@@ -76,8 +76,9 @@ def test_nothing_of_it_is_left_when_it_is_killed():
 def test_threads_and_exit_functions_end_it():
     """What a program leaves running is waited for, and its last words are heard."""
     code = (
-        "import atexit, threading, time; from concurrent.futures import ThreadPoolExecutor as Pool\n"
-        "atexit.register(print, 'last'); Pool().submit(time.sleep, 0.1)\n"
+        "import atexit, concurrent.futures, threading, time\n"
+        "atexit.register(print, 'last')\n"
+        "concurrent.futures.ThreadPoolExecutor().submit(time.sleep, 0.1)\n"
         "threading.Thread(target=lambda: (time.sleep(0.2), print('thread'))).start()"
     )
     assert start("-c", code).communicate(timeout=60) == ("thread\nlast\n", "")
