@@ -60,6 +60,7 @@ def test_declared_values_pass_and_are_said(project, capsys):
     assert run.changed == {"scale": 64, "lr": 1.0, "steps": 20}
     assert "scale=64, lr=1.0, steps=20" in said and "commit" in said and "torch" in said
     assert str(project) not in said and len(said.splitlines()) == 3
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"  # before transformers is imported
     assert isinstance(space["lr"], float) and run.parameters["method"] == "cream"
     assert run.path("runs/x") == project / "runs/x" and run.path("/tmp/x") == Path("/tmp/x")
 

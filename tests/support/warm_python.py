@@ -34,10 +34,10 @@ import psutil
 
 SERVER = "CREAM_TESTS_WARM_PYTHON"  # the folder of the session's server, for xdist's workers too
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = (  # not matplotlib, which a kernel sets up as it is imported
+MODULES = (
     "cream.training.run", "cream.evaluation.__main__", "cream.notebook", "pandas", "scipy.stats",
     "transformers.models.llama.modeling_llama", "transformers.models.auto.modeling_auto",
-    "transformers.trainer", "torch.distributed.run", "ipykernel.kernelapp",
+    "transformers.trainer", "torch.distributed.run", "cream.plots", "ipykernel.kernelapp",
     "ipykernel.ipkernel", "IPython.core.completer", "IPython.core.interactiveshell",
 )  # fmt: skip
 CLIENT = """\
@@ -212,6 +212,10 @@ def _become(asked: dict) -> NoReturn:
     os.environ.clear()
     os.environ.update(asked["env"])
     sys.modules["torch"].set_num_threads(int(os.environ.get("OMP_NUM_THREADS", os.cpu_count())))
+    if backend := os.environ.get("MPLBACKEND"):
+        sys.modules["matplotlib"].use(backend)
+    if "ipykernel_launcher" in asked["args"]:
+        _as_a_kernel_imports()
     sys.stdout.reconfigure(line_buffering=os.isatty(1))
     paths = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
     sys.path[1:1] = [os.path.abspath(part) for part in paths if part not in sys.path]
@@ -227,6 +231,12 @@ def _become(asked: dict) -> NoReturn:
         sys.excepthook(*sys.exc_info())
         ended = 1
     _end(ended)
+
+
+def _as_a_kernel_imports() -> None:
+    """Set what depends on where a module is imported: in a notebook after `notebook.begin`."""
+    sys.modules["pandas"].set_option("display.max_columns", 20)  # its default without a terminal
+    sys.modules["transformers.utils.logging"].disable_progress_bar()
 
 
 def _end(ended: int | None) -> NoReturn:
