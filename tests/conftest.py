@@ -39,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
         warm_python.warm_kernels()
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep what a file's tests share in one worker, and let workers begin with the long files."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
