@@ -119,7 +119,7 @@ lint: $(ENV)
 # notebooks, only what is the same on every machine is compared with its committed outputs; all of
 # them run in tests/notebooks.
 COMPARED = 00_method 09_figures 10_ablations 11_efficiency 13_your_trainer
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup --no-loadscope-reorder
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 test: lint
 	$(PYTEST) -p nbval.plugin --nbval --nbval-current-env $(COMPARED:%=notebooks/%.ipynb) tests
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:  # pytest-xdist's controller loads this file: what it needs no
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed need not look for others
 
-ROOT = Path(__file__).resolve().parents[1]
 TEXT = "\n".join(inspect.getsource(module) for module in (argparse, inspect))
 
 
@@ -39,16 +38,10 @@ def pytest_configure(config: pytest.Config) -> None:
         warm_python.warm_kernels()
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep what a file's tests share in one worker, and let workers begin with the long files."""
+    """Begin with the long files, so that no worker ends with one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    grid = {item.path for item in items if "grid_answers" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: ("notebooks" not in item.path.parts, item.path not in slow))
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            name = "grid" if item.path in grid else str(item.path.relative_to(ROOT))
-            item.add_marker(pytest.mark.xdist_group(name))
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Every notebook runs under papermill with the `tiny` preset, from any folder, and reads well.
 
-The notebooks that run share one corpus, one run and one folder of rows; `--dist loadgroup` keeps
+The notebooks that run share one corpus, one run and one folder of rows; `--dist loadfile` keeps
 them in one worker of pytest-xdist, so that they are made once.
 """
 
