@@ -118,15 +118,14 @@ grid-data: $(ENV)
 lint: $(ENV)
 	$(BIN)/python -m ruff check .
 
-# One thread a worker: two workers fill two cores. Of notebooks, only what is the same on every
-# machine is compared with its committed outputs; all of them run in tests/test_notebooks.py.
+# One thread a worker: two workers fill two cores, each with whole files, the longest first. Of
+# notebooks, only what is the same on every machine is compared with its committed outputs; all of
+# them run in tests/notebooks.
+COMPARED = 00_method 09_figures 10_ablations 11_efficiency 13_your_trainer
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -p no:python \
-		--nbval --nbval-current-env notebooks/00_method.ipynb notebooks/09_figures.ipynb \
-		notebooks/10_ablations.ipynb notebooks/11_efficiency.ipynb \
-		notebooks/13_your_trainer.ipynb
+	$(PYTEST) --nbval --nbval-current-env $(COMPARED:%=notebooks/%.ipynb) tests
 
-# Without the tests marked slow (ten seconds and more) and the notebooks.
+# Without the tests marked slow (five seconds and more) and the notebooks.
 test-fast: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadgroup -m "not slow" tests
+	$(PYTEST) -m "not slow" tests

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import json
 import math
 import os
 import tomllib
@@ -24,11 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-import nbformat
-
 from cream.utils.provenance import commit, versions
 
-__all__ = ["Parameter", "Run", "begin", "declared", "find_root"]
+__all__ = ["Cell", "Parameter", "Run", "begin", "cells", "declared", "find_root"]
 
 _LITERALS = (bool, int, float, complex, str, bytes, list, tuple, dict, set, type(None))
 _IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
@@ -38,6 +37,14 @@ _NUMBERS = "numbers"  # of a parameter that holds one or several: a number, a li
 _LEAST = {"seed": 0, "piece_tokens": 0, "historical": 0, "lora_rank": 0}
 _FROM_ZERO = ("share", "held_out", "depths")  # other numbers are above 0
 _SIMPLE = {"int": int, "str": str, "bool": bool, "list": list, "tuple": tuple, "dict": dict}
+
+
+class Cell(NamedTuple):
+    """One cell as it stands in a notebook's file: "code" or "markdown", its text and its tags."""
+
+    kind: str
+    source: str
+    tags: tuple[str, ...]
 
 
 class Parameter(NamedTuple):
@@ -126,6 +133,25 @@ def _is_ours(file: Path) -> bool:
     return name == "cream-positions"
 
 
+def cells(path: str | Path) -> list[Cell]:
+    """Return the cells of a notebook of format 4; ValueError if the file is none.
+
+    Read as JSON, since nbformat takes 3 s to import (its schemas' checks of addresses).
+    """
+    try:
+        book = json.loads(Path(path).read_text(encoding="utf-8"))
+        if book["nbformat"] != 4:
+            raise ValueError(f"its format is {book['nbformat']}")
+        return [_cell(one) for one in book["cells"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no notebook of format 4 ({error}); save it again") from error
+
+
+def _cell(written: dict) -> Cell:
+    tags = written["metadata"].get("tags", [])
+    return Cell(written["cell_type"], "".join(written["source"]), tuple(tags))
+
+
 def declared(path: str | Path) -> dict[str, Parameter]:
     """Return what the cell tagged `parameters` of the notebook at `path` declares, in its order."""
     path = Path(path)
@@ -134,8 +160,7 @@ def declared(path: str | Path) -> dict[str, Parameter]:
         near = difflib.get_close_matches(path.stem, there, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(there) or 'none'}"
         raise FileNotFoundError(f"there is no notebook {path.name} in {path.parent.name}/; {hint}")
-    book = nbformat.read(path, as_version=4)
-    tagged = [c for c in book.cells if "parameters" in c.get("metadata", {}).get("tags", [])]
+    tagged = [cell for cell in cells(path) if "parameters" in cell.tags]
     if len(tagged) != 1:
         raise ValueError(f"{path.name} has {len(tagged)} cells tagged `parameters`; it must have 1")
     statements = ast.parse(tagged[0].source).body

@@ -1,8 +1,8 @@
 """Fixtures for all tests: a tiny tokenizer and tiny random models, made here, never downloaded."""
 
-import os
+from __future__ import annotations
 
-from cream.study.analysis import endpoints
+import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -10,22 +10,21 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 import argparse
+import contextlib
 import gc
 import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
 import pytest
-import torch
-from made_campaign import campaign
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+import warm_python
 
-from cream.data.retrieval import documents
+if TYPE_CHECKING:  # pytest-xdist's controller loads this file: what it needs not, fixtures import
+    import pandas as pd
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-if not torch.cuda.is_available():
+if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed need not look for others
 
 
@@ -47,6 +46,29 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 TEXT = "\n".join(inspect.getsource(module) for module in (argparse, inspect))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Serve warm processes to all workers, and start every notebook's kernel as one."""
+    if not hasattr(config, "workerinput"):
+        serving = contextlib.ExitStack()
+        serving.enter_context(warm_python.served())
+        config.add_cleanup(serving.close)
+    if config.getoption("numprocesses", None) in (None, 0):
+        warm_python.warm_kernels()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files, so that no worker ends with one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: ("notebooks" not in item.path.parts, item.path not in slow))
+
+
+@pytest.fixture
+def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let what this process starts by `sys.executable` start warm."""
+    monkeypatch.setattr("sys.executable", warm_python.executable())
+    monkeypatch.setenv("PYTHON_EXEC", warm_python.executable())  # torchrun's name for it
+
+
 @pytest.fixture(scope="session")
 def haystack() -> str:
     """Some hundred kilobytes of honest text: two modules of the standard library."""
@@ -56,6 +78,9 @@ def haystack() -> str:
 @pytest.fixture(scope="session")
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE of 600 tokens with digits split and a BOS token it puts before each text."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -80,6 +105,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _texts() -> Iterator[str]:
+    import numpy as np
+
+    from cream.data.retrieval import documents
+
     rng = np.random.default_rng(0)
     for family in documents.FAMILIES:
         for _ in range(20):
@@ -89,6 +118,8 @@ def _texts() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tiny_model() -> Callable[..., LlamaForCausalLM]:
     """Make a random 2-layer Llama: `tiny_model(window=64, seed=0, **config overrides)`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     def make(window: int = 64, seed: int = 0, **overrides: object) -> LlamaForCausalLM:
         torch.manual_seed(seed)
@@ -122,10 +153,14 @@ def training_place(tmp_path_factory, tiny_model, tiny_tokenizer) -> Path:
 @pytest.fixture(scope="session")
 def grid_answers() -> pd.DataFrame:
     """A made-up grid's answers, of every plan; not to be written into."""
+    from made_campaign import campaign
+
     return campaign(samples=6)
 
 
 @pytest.fixture(scope="session")
 def grid_runs(grid_answers) -> pd.DataFrame:
     """Its runs, as `claims.units` has them; not to be written into."""
+    from cream.study.analysis import endpoints
+
     return endpoints.units(grid_answers)

@@ -60,6 +60,7 @@ def test_declared_values_pass_and_are_said(project, capsys):
     assert run.changed == {"scale": 64, "lr": 1.0, "steps": 20}
     assert "scale=64, lr=1.0, steps=20" in said and "commit" in said and "torch" in said
     assert str(project) not in said and len(said.splitlines()) == 3
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1"  # before transformers is imported
     assert isinstance(space["lr"], float) and run.parameters["method"] == "cream"
     assert run.path("runs/x") == project / "runs/x" and run.path("/tmp/x") == Path("/tmp/x")
 
@@ -226,3 +227,25 @@ def test_every_notebook_takes_them(name, parameters):
     known = notebook.declared(notebook.find_root() / "notebooks" / f"{name}.ipynb")
     for each in parameters:
         assert notebook._value(name, {each: 8}, known[each]) == "8"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(notebook.find_root().glob("notebooks/*.ipynb")), ids=lambda path: path.stem
+)
+def test_cells_are_those_that_nbformat_reads(path):
+    wanted = nbformat.read(path, as_version=4).cells
+    found = notebook.cells(path)
+    assert [(c.kind, c.source, list(c.tags)) for c in found] == [
+        (c.cell_type, c.source, c.metadata.get("tags", [])) for c in wanted
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [('{"nbformat": 3, "worksheets": []}', "its format is 3"), ("[]", "indices"),
+     ('{"nbformat": 4}', "cells"), ("{", "is no notebook of format 4")],
+)  # fmt: skip
+def test_a_file_that_is_no_notebook_of_today_is_refused(tmp_path, content, says):
+    (tmp_path / "old.ipynb").write_text(content)
+    with pytest.raises(ValueError, match=f"old.ipynb.*{says}|{says}"):
+        notebook.cells(tmp_path / "old.ipynb")

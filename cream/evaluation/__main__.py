@@ -19,8 +19,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import nbformat
-
 from cream import notebook
 from cream.evaluation import distributed
 from cream.inference.server import Failed
@@ -52,32 +50,27 @@ def run(name: str, parameters: dict[str, object], root: Path) -> dict[str, objec
 def _cells(path: Path) -> list[tuple[str, bool]]:
     """The code cells to the last that evaluates models, and whether each is the parameters'."""
     code = _code(path)
-    last = max((n for n, cell in enumerate(code, 1) if TAG in _tags(cell)), default=0)
+    last = max((n for n, cell in enumerate(code, 1) if TAG in cell.tags), default=0)
     if last == 0:
         raise ValueError(f"{path.name} evaluates no models: no cell of it has the tag {TAG!r}")
-    return [(cell.source, "parameters" in _tags(cell)) for cell in code[:last]]
+    return [(cell.source, "parameters" in cell.tags) for cell in code[:last]]
 
 
-def _code(path: Path) -> list[nbformat.NotebookNode]:
-    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-
-
-def _tags(cell: nbformat.NotebookNode) -> list[str]:
-    return cell.metadata.get("tags", [])
+def _code(path: Path) -> list[notebook.Cell]:
+    return [cell for cell in notebook.cells(path) if cell.kind == "code"]
 
 
 def _evaluations(root: Path) -> dict[str, str]:
     """Notebooks that evaluate models, by what they are called without their number."""
     paths = sorted((root / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    return {p.stem[3:]: p.stem for p in paths if any(TAG in _tags(cell) for cell in _code(p))}
+    return {p.stem[3:]: p.stem for p in paths if any(TAG in cell.tags for cell in _code(p))}
 
 
 def _parser(name: str, path: Path) -> argparse.ArgumentParser:
     """A parser with an option for each parameter that the notebook declares."""
     parser = argparse.ArgumentParser(prog=f"python -m cream.evaluation {name}", allow_abbrev=False,
                                      description=f"Ask the questions of {path.name}.")  # fmt: skip
-    cells = nbformat.read(path, as_version=4).cells
-    (source,) = [c.source for c in cells if "parameters" in c.metadata.get("tags", [])]
+    (source,) = [c.source for c in notebook.cells(path) if "parameters" in c.tags]
     comments = dict(_COMMENT.findall(source))
     for known in notebook.declared(path).values():
         said = f"{comments.get(known.name, '')} (default: {known.default})".replace("%", "%%")

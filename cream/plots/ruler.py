@@ -18,8 +18,7 @@ from cream.plots.evaluations import needs
 from cream.plots.needle import COLORS
 from cream.plots.style import finish, in_order, printed, sheet, style, times_n
 from cream.tasks import ruler_scores
-from cream.tasks.ruler import TASKS
-from cream.tasks.ruler_scores import AVERAGE, MODEL
+from cream.tasks.ruler_scores import AVERAGE, MODEL, TASKS
 
 __all__ = ["task_heatmap"]
 

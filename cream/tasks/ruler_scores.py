@@ -9,9 +9,10 @@ import math
 import pandas as pd
 
 from cream.statistics import Interval, by_method, mean_of, proportion, two_level
-from cream.tasks.ruler import TASKS
+from cream.tasks.ruler_questions import QUESTIONS
 
 __all__ = [
+    "TASKS",
     "THRESHOLD",
     "averages",
     "effective_lengths",
@@ -21,6 +22,7 @@ __all__ = [
     "table",
 ]
 
+TASKS = tuple(QUESTIONS)
 PREFIX = "ruler-"
 THRESHOLD = 85.6  # Llama-2-7B-chat at 4K, over all thirteen tasks (NVIDIA/RULER, README)
 MODEL = ["method", "scaling", "scale"]

@@ -2,11 +2,11 @@
 
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pexpect
 import pytest
+import warm_python
 
 from cream.chat.conversation import Chat
 from cream.chat.models import open_model
@@ -24,7 +24,7 @@ def started(command, folder):
     """Start Python in a pseudo-terminal; wait for its first prompt."""
     path = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "TERM": "dumb"}
     child = pexpect.spawn(
-        sys.executable, command, cwd=folder, env={**os.environ, **path}, encoding="utf-8",
+        warm_python.executable(), command, cwd=folder, env={**os.environ, **path}, encoding="utf-8",
         timeout=240, dimensions=(40, 500), codec_errors="replace", preexec_fn=_hear_ctrl_c,
     )  # fmt: skip
     child.delaybeforesend = None

@@ -11,6 +11,7 @@ from cream.evaluation import models as evaluation_models
 from cream.evaluation.harness import Policy, differences, evaluate_models, table
 from cream.evaluation.harness_task import make_task
 
+pytestmark = pytest.mark.slow  # lm_eval takes ten seconds to import
 needs_harness = pytest.mark.skipif(
     not harness.installed(), reason="lm_eval is not installed (the extra `evaluation`)"
 )

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import nbformat
 import pandas as pd
-import psutil
 import pytest
+import warm_python
 
 from cream import models, results
 from cream.evaluation import __main__ as evaluation
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CREAM_COMMIT": "tested"}
-ALONE = [sys.executable, "-m"]
-TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend",
-       "c10d", "--rdzv-endpoint", "localhost:0", "-m"]  # fmt: skip
+ALONE = ["-m"]
+TWO = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d",
+       "--rdzv-endpoint", "localhost:0", "-m"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -49,20 +47,12 @@ def answered(rows: Path) -> int:
 
 
 def start(launcher: list[str], arguments: list[str], log: Path) -> subprocess.Popen:
+    python = warm_python.executable()
     with log.open("ab") as file:
         return subprocess.Popen(
-            [*launcher, "cream.evaluation", *arguments], cwd=ROOT, stdout=file, stderr=file,
-            env={**os.environ, **ENVIRONMENT},
+            [python, *launcher, "cream.evaluation", *arguments], cwd=ROOT, stdout=file,
+            stderr=file, env={**os.environ, **ENVIRONMENT, "PYTHON_EXEC": python},
         )  # fmt: skip
-
-
-def kill(child: subprocess.Popen) -> None:
-    """SIGKILL a process and those it started: a launcher's workers outlive it."""
-    family = [*psutil.Process(child.pid).children(recursive=True), psutil.Process(child.pid)]
-    for one in family:
-        one.send_signal(signal.SIGKILL)
-    child.wait()
-    psutil.wait_procs(family, timeout=10)
 
 
 def compared(frame: pd.DataFrame) -> pd.DataFrame:
@@ -82,7 +72,7 @@ def test_killed_three_times_an_evaluation_ends_with_the_same_rows(tmp_path, plac
         while answered(rows) < least:
             assert child.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.002)
-        kill(child)
+        warm_python.kill(child)  # a launcher's workers, too, which would outlive it
         # Not `least` or more: rows on their way from a part into the file are there twice.
         assert 0 < answered(rows) < total
     with rows.open("ab") as file:

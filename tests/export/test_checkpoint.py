@@ -82,6 +82,7 @@ numpy.savez(sys.argv[2], **found)
 """
 
 
+@pytest.mark.slow
 def test_stock_transformers_gives_equal_logits_with_no_code_of_ours(finished, exports, tmp_path):
     """Each scaling, well beyond the window, in a process that never imports this package."""
     tokens = np.random.default_rng(0).integers(2, 600, 400).tolist()
@@ -175,6 +176,7 @@ def test_an_adapter_is_served_where_engines_take_it():
         assert found["vLLM"].startswith("vllm serve a/b --max-model-len 512 --hf-overrides")
 
 
+@pytest.mark.slow
 def test_a_check_asks_another_process_and_is_recorded(exports, tmp_path):
     """The card's row changes, and words that its owner added stay."""
     out = Path(shutil.copytree(exports / "yarn", tmp_path / "out"))

@@ -64,6 +64,7 @@ def test_true_commands_can_be_read(family):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_one_family_run_gives_the_committed_section(tmp_path, monkeypatch):
     """From the stand-in to the check of its export; llama.cpp's lines are not asked here."""
     monkeypatch.chdir(ROOT)

@@ -238,6 +238,7 @@ def test_what_is_torn_or_changed_is_named_and_leaves_nothing(named, tmp_path):
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_the_real_package():
     """Fetched by pip where it can be; the weights are the pinned ones (see `bases.NAMED`)."""
     if not (ROOT / "runs/bases/smollm2-135m").is_dir():

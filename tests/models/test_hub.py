@@ -64,6 +64,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     yield done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_gated_model_names_the_page_and_open_ones(said):
     """Whatever is read first: tokenizer, weights, a base's window."""
     assert len(said) == 6 and len(set(said[:3])) == 1
@@ -73,6 +74,7 @@ def test_a_gated_model_names_the_page_and_open_ones(said):
     assert "They were not tried here" in said[0]
 
 
+@pytest.mark.slow
 def test_it_names_the_parameters_of_the_notebooks(said):
     """01_data calls a base by its tokenizer."""
     for notebook, names in (("01_data", {"tokenizer", "window"}), ("02_train", {"base"})):
@@ -127,6 +129,7 @@ def test_weights_are_of_the_pinned_commit(monkeypatch):
     assert asked == [(name, hub.REVISIONS[name]), (name, "v1")]
 
 
+@pytest.mark.slow
 def test_an_unknown_model_is_said_to_be_unknown(said):
     assert len(set(said[3:])) == 1 and "the Hugging Face Hub has no such model" in said[3]
     assert "Open models" not in said[3]

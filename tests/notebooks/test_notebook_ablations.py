@@ -21,6 +21,7 @@ def printed(grid: Path, here: Path) -> str:
     return "".join(o.get("text", "") or o.get("data", {}).get("text/plain", "") for o in outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("plans", "says", "lacks"),
     [

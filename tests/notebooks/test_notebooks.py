@@ -1,6 +1,6 @@
 """Every notebook runs under papermill with the `tiny` preset, from any folder, and reads well.
 
-The notebooks that run share one corpus, one run and one folder of rows; `--dist loadgroup` keeps
+The notebooks that run share one corpus, one run and one folder of rows; `--dist loadfile` keeps
 them in one worker of pytest-xdist, so that they are made once.
 """
 
@@ -18,8 +18,9 @@ import nbformat
 import pandas as pd
 import papermill
 import pytest
+from PIL import Image
 
-from cream import notebook, presets, results
+from cream import models, notebook, presets, results
 from cream.tasks import needle
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,17 +55,29 @@ def corpus(place: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tuned(place: Path, corpus: Path) -> Path:
+def base(place: Path) -> str:
+    """A random base of one narrow layer with the miniature's tokenizer and window."""
+    config = models.load_config(ROOT / "data" / "miniature")
+    small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 64}
+    config = type(config)(**{**config.to_dict(), **small, **heads})
+    words = models.load_tokenizer(ROOT / "data" / "miniature")
+    return str(models.save(models.create(config, seed=0), words, place / "base"))
+
+
+@pytest.fixture(scope="session")
+def tuned(place: Path, corpus: Path, base: str) -> Path:
     """A run of 02_train, four steps long."""
-    said = run("02_train", place, preset="tiny", corpus=str(corpus), out=str(place / "tuned"))
+    of = {"preset": "tiny", "base": base, "corpus": str(corpus)}
+    said = run("02_train", place, **of, out=str(place / "tuned"))
     assert "Retrieval inside the window" in said
     return place / "tuned"
 
 
 @pytest.fixture(scope="session")
-def rows(place: Path, corpus: Path, tuned: Path) -> Path:
+def rows(place: Path, corpus: Path, base: str, tuned: Path) -> Path:
     """The rows of 03, 04, 05 and 07: three models, the preset's few samples."""
-    asked = {"preset": "tiny", "models": f"original,{SCALED},{tuned}"}
+    asked = {"preset": "tiny", "base": base, "models": f"original,{SCALED},{tuned}"}
     folder = place / "rows"
     run("03_longchat_lines", place, **asked, rows=str(folder / "lines.jsonl"))
     run("04_lost_in_the_middle", place, **asked, rows=str(folder / "pairs.jsonl"))
@@ -160,7 +173,10 @@ def test_08_benchmarks_asks_the_harness(place, corpus):
 @pytest.mark.slow
 @together
 def test_09_figures_draws_the_rows_it_is_given(rows, place):
-    """Every figure, into the folder that was named; the committed ones stay as they are."""
+    """A user's own: every figure, into the folder that was named, each with its rows' hash.
+
+    The committed ones stay as they are.
+    """
     before = {path: path.stat().st_mtime_ns for path in (ROOT / "figures").iterdir()}
     said = run("09_figures", place, rows=str(rows), out=str(place / "figures"))
     written = {path.name for path in (place / "figures").iterdir()}
@@ -168,6 +184,9 @@ def test_09_figures_draws_the_rows_it_is_given(rows, place):
     for name in (*names, "training_curves"):
         assert {f"{name}.png", f"{name}.pdf"} <= written
     assert "Nothing is missing." in said and "means nothing" in said
+    own = results.current(results.read(rows))
+    drawn = results.drawn_from(own[own["task"] == "perplexity"])
+    assert Image.open(place / "figures" / "perplexity.png").text["Rows"] == drawn["rows"]
     assert before == {path: path.stat().st_mtime_ns for path in (ROOT / "figures").iterdir()}
 
 
@@ -185,12 +204,12 @@ def test_a_pretrain_makes_a_base(place):
 
 @pytest.mark.slow
 @together
-def test_scale_64_is_trained_and_asked_at_64_windows(place, corpus):
+def test_scale_64_is_trained_and_asked_at_64_windows(place, corpus, base):
     """The line of the README: -p scale 64; its model then reads 32,768 tokens, of a named base."""
     out, rows = place / "s64", place / "s64.jsonl"
-    run("02_train", place, preset="tiny", corpus=str(corpus), scale=64, out=str(out))
+    run("02_train", place, preset="tiny", base=base, corpus=str(corpus), scale=64, out=str(out))
     asked = {"lengths": "64", "samples": 1, "questions": 1, "rows": str(rows)}
-    named = {"preset": "llama2-7b", "base": "data/miniature", "models": str(out)}
+    named = {"preset": "llama2-7b", "base": base, "models": str(out)}
     run("03_longchat_lines", place, **named, **asked)
     (row,) = results.read(rows).to_dict("records")
     assert row["scale"] == 64 and 0.95 * 64 * 512 < row["num_tokens"] <= 64 * 512

@@ -92,6 +92,7 @@ def _plan(rows, tmp_path, preset="llama2-7b", **changes) -> costs.Plan:
     return costs.plan(config, preset, tmp_path / "run", rows, ".")
 
 
+@pytest.mark.slow
 def test_a_plan_says_hours_memory_and_disk_by_measured_card(write, tmp_path, monkeypatch):
     """The nearest setting of each card; nothing is asked of the hub."""
     monkeypatch.setattr(costs.models, "load_config", lambda *_: pytest.fail("asked the hub"))

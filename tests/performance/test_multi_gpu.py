@@ -161,6 +161,7 @@ def test_a_resumed_run_must_be_equal_to_the_last_bit(tmp_path, monkeypatch, off)
 
 @needs_deepspeed
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_a_shape_stops_and_resumes(tmp_path, capsys):
     """The command's own path: a checkpoint, new processes, the same bits, the model read."""
     common = ["--gpus", "1", "--shape", "tiny", "--compile", "none", "--folder", str(tmp_path)]

@@ -14,6 +14,7 @@ TINY = ["--shape", "tiny", "--layers", "2", "--compile", "none", "--batch-size",
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, capsys):
     """Three processes; the checkpoint's size is that of 14 bytes a parameter, and a little."""
     file = tmp_path / "rows.jsonl"

@@ -21,6 +21,7 @@ def base(tmp_path_factory, tiny_model, tiny_tokenizer) -> str:
     return str(place)
 
 
+@pytest.mark.slow
 def test_every_choice_runs_the_real_trainer(base, monkeypatch):
     """Compilation and workers crossed, on a corpus made on the spot, nothing saved or probed."""
     runs = []

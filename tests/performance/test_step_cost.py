@@ -19,6 +19,7 @@ def _rows(file) -> list[dict]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_both_methods_at_every_target(tmp_path, capfd):
     """CREAM reads windows whatever the target, full-length training all of it; then a step."""
     file = tmp_path / "rows.jsonl"
@@ -37,6 +38,7 @@ def test_both_methods_at_every_target(tmp_path, capfd):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_what_does_not_fit_is_said_and_measured_at_two_depths(tmp_path, monkeypatch):
     """The arithmetic stands in the row; every layer is recomputed; no optimizer step at a depth."""
     file = tmp_path / "rows.jsonl"

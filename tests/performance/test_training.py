@@ -13,6 +13,7 @@ TINY = ["--shape", "tiny", "--steps", "2", "--batch-size", "4", "--workers", "0"
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_settings_are_measured_beside_the_stock_trainer(tmp_path, capsys):
     """Same examples, same losses; one line each, the arithmetic before, rows after."""
     file = str(tmp_path / "rows.jsonl")
@@ -30,6 +31,7 @@ def test_settings_are_measured_beside_the_stock_trainer(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
 def test_a_setting_that_fails_does_not_end_the_rest(capsys):
     """3 does not divide a step of 4 windows; 4 does."""
     training.main([*TINY, "--micro-batch", "3,4"])

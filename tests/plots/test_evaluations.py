@@ -240,6 +240,7 @@ HERE = Path(__file__).resolve().parent
 PLACES = [str(HERE), str(HERE.parent / "support")]
 
 
+@pytest.mark.slow
 def test_the_same_rows_give_the_same_bytes_in_any_process(tmp_path):
     """Two processes with different hash seeds write equal files."""
     for name in ("1", "2"):

@@ -22,6 +22,7 @@ def made() -> dict[str, str]:
     return document.parts([ROOT / "data" / "results"], PAPER)
 
 
+@pytest.mark.slow
 def test_the_committed_file_says_what_the_rows_say(made):
     """Every part; if not, the lines that differ: python -m cream.reproduction --out ..."""
     text = (ROOT / "REPRODUCTION.md").read_text(encoding="utf-8")
@@ -44,6 +45,7 @@ def test_the_file_opens_with_twelve_sentences_and_the_table_of_verdicts(made):
     assert all(word.strip().startswith(known) for word in words if word.strip() not in TITLES)
 
 
+@pytest.mark.slow
 def test_a_changed_number_in_the_file_is_found(made):
     """One digit of one cell, and a row that is gone."""
     text = document.fill((ROOT / "REPRODUCTION.md").read_text(encoding="utf-8"), made)
@@ -55,6 +57,7 @@ def test_a_changed_number_in_the_file_is_found(made):
     assert [line[:18] for line in document.check("\n".join(lines), made)] == ["+ | **RandPos is 0"]
 
 
+@pytest.mark.slow
 def test_the_command_fills_checks_and_says_what_is_wrong(tmp_path, capsys):
     """From a folder with a grid: numbers go in, are found there, and a changed one is shown."""
     table = pa.Table.from_pandas(campaign(("scale64",), samples=4), preserve_index=False)

@@ -9,12 +9,11 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import papermill
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 from made_campaign import campaign
-from made_rows import frame, metrics, write
+from made_rows import frame, metrics
 from PIL import Image
 from ruler_rows import ruler_rows
 
@@ -39,6 +38,7 @@ def keep_metrics(path: Path, method: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_all_rows_give_all_figures(rows):
     """One a task and one for the training."""
     curves = {"pose": pd.DataFrame(metrics("pose"))}
@@ -76,24 +76,6 @@ def test_metrics_are_found_with_the_run_or_beside_the_rows(rows, tmp_path):
     assert set(found) == {"pose", "cream"} and len(found["cream"]) == len(metrics("cream"))
 
 
-def test_the_notebook_draws_a_users_own_rows(tmp_path):
-    """Through papermill, from another folder: figures go where `out` says, with their source."""
-    write(tmp_path / "own", methods=("original", "cream"))
-    keep_metrics(tmp_path / "own" / "metrics" / "cream.jsonl", "cream")
-    committed = {path: path.stat().st_mtime_ns for path in (ROOT / "figures").iterdir()}
-    papermill.execute_notebook(
-        ROOT / "notebooks" / "09_figures.ipynb", tmp_path / "out.ipynb",
-        {"rows": str(tmp_path / "own"), "out": str(tmp_path / "figures")},
-        progress_bar=False, cwd=tmp_path,
-    )  # fmt: skip
-    written = {path.stem for path in (tmp_path / "figures").glob("*.png")}
-    assert {"longchat_lines", "lost_in_the_middle", "perplexity", "training_curves"} <= written
-    own = results.current(results.read(tmp_path / "own"))
-    meta = results.drawn_from(own[own["task"] == "perplexity"])
-    assert Image.open(tmp_path / "figures" / "perplexity.png").text["Rows"] == meta["rows"]
-    assert committed == {path: path.stat().st_mtime_ns for path in (ROOT / "figures").iterdir()}
-
-
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory) -> Path:
     """A made grid of every plan, as `cream.study merge` writes its file."""
@@ -115,6 +97,7 @@ def test_a_grid_beside_rows_is_found_and_not_read_as_rows(rows, grid, tmp_path):
     assert records.find_grid(tmp_path / "both") is None
 
 
+@pytest.mark.slow
 def test_a_grid_gives_its_figures_each_with_the_files_hash(grid, tmp_path):
     """All plans give all; one plan gives its own, and what was not run is left out."""
     answers, runs = tables.load(grid)
@@ -173,16 +156,21 @@ def test_a_figure_that_is_not_there_is_said_to_be_not_run(capsys):
     assert capsys.readouterr().out == "scale64: not run\n"
 
 
+@pytest.fixture(scope="module")
+def committed() -> set[str]:
+    """The hashes of each task's committed rows."""
+    rows = results.current(results.read(ROOT / "data" / "results"))
+    return {results.drawn_from(part)["rows"] for _, part in rows.groupby("task")}
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "figures").glob("*.png")), ids=lambda p: p.stem)
-def test_every_committed_figure_says_what_it_was_drawn_from(path):
+def test_every_committed_figure_says_what_it_was_drawn_from(path, committed):
     """The hash of its rows and a commit; those of committed rows are what the rows have now."""
     text = Image.open(path).text
     assert set(text) >= {"Rows", "Commit"} and text["Commit"] not in ("", "unknown")
     assert b"CreationDate" not in path.with_suffix(".pdf").read_bytes()
-    rows = results.current(results.read(ROOT / "data" / "results"))
-    hashes = {results.drawn_from(part)["rows"] for _, part in rows.groupby("task")}
     if path.stem in reported():
-        assert text["Rows"] in hashes, "draw it again: make figures"
+        assert text["Rows"] in committed, "draw it again: make figures"
 
 
 def test_costs_by_target_are_drawn_where_they_were_measured():
@@ -200,6 +188,7 @@ def test_costs_by_target_need_every_row_of_both_methods():
         reproduction_figures.from_speed(results.current(frame))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="figures are written at a time on Linux alone")
 def test_figures_written_at_a_time_are_those_written_one_by_one(rows, tmp_path, monkeypatch):
     """Byte by byte; and what cannot be written is said."""
@@ -220,6 +209,7 @@ def test_figures_written_at_a_time_are_those_written_one_by_one(rows, tmp_path, 
         reproduction_figures.write(figures, tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_rulers_rows_give_a_heat_map_a_form_and_none_is_missed(rows):
     """Drawn where there are rows; without any, nothing is said."""
     made = ruler_rows(lambda *_: 0.5)

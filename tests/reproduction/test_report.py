@@ -62,6 +62,7 @@ def test_equal_models_do_not_exclude_zero(rows):
     assert text.count("does not exclude 0") == 2
 
 
+@pytest.mark.slow
 def test_one_seed_says_that_a_gap_means_nothing(rows, tmp_path):
     """With three seeds the gap is over pairs of runs instead."""
     assert report.gap(rows) is None
@@ -132,6 +133,7 @@ def _falling(method, task, length, sample):
     return 1.0 if length <= 512 else 0.0 if method == "original" else 0.5
 
 
+@pytest.mark.slow
 def test_rows_of_ruler_have_a_table_and_without_any_nothing_is_said(rows):
     """By form; the cells are the means, and a length that lacks a task is a dash."""
     assert "RULER" not in report.report(rows)

@@ -110,6 +110,7 @@ def test_a_scaling_with_both_near_0_has_one_line_beside_several():
     assert row["claim"].endswith(", YaRN")
 
 
+@pytest.mark.slow
 def test_the_second_look_lists_what_changed(made):
     """Against verdicts of both, taken one by one; nothing where no base was added."""
     assert reproduction_tables.second_look(evidence()).empty

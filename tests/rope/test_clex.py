@@ -225,6 +225,7 @@ def test_stock_transformers_refuses_it_in_a_process_that_imported_cream(extended
         models.load(place)
 
 
+@pytest.mark.slow
 def test_another_process_without_cream_refuses_the_checkpoint(extended, tmp_path):
     place = models.save(extended, tiny_models.tokenizer(), tmp_path / "saved")
     code = f"import transformers; transformers.AutoModelForCausalLM.from_pretrained({str(place)!r})"

@@ -50,6 +50,7 @@ def test_levels_are_those_of_two_level(bases):
         multilevel.group_means(pd.concat([runs, runs]), ["variant"])
 
 
+@pytest.mark.slow
 def test_levels_of_answers_and_perplexities_are_means_over_bases():
     """Against the mean of runs computed by hand; perplexity as exp of the mean loss."""
     frame = campaign(("primary",), samples=4)

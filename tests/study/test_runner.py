@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import lzma
+import multiprocessing
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,14 @@ from cream.study.design import Recipe
 from cream.verify import study
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def quick_workers(monkeypatch):
+    """Workers forked off a process that has imported their module, and knows of no patches."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([worker.__name__, "transformers.models.llama.modeling_llama"])
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +97,7 @@ def test_a_run_does_not_depend_on_those_before_it(known, listed, measured):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_workers")
 def test_compiled_steps_give_the_same_records(known, listed, tmp_path, monkeypatch):
     """In a spawned worker, both shapes, both bases: the answers of steps not compiled, here."""
     tuned = [r for r in listed if r.steps and r.scaling == "yarn"]
@@ -120,6 +130,7 @@ def test_a_step_that_cannot_be_compiled_is_computed_as_it_is(
     assert record["step"] == "eager" and record["losses"] == measured[listed.index(run)]["losses"]
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_processes_write_what_one_bench_measures(known, listed, measured, tmp_path):
     """Through spawned workers and a file; a second call finds nothing to do; a torn line goes."""
     path = tmp_path / "rows.jsonl"
@@ -138,12 +149,14 @@ def test_processes_write_what_one_bench_measures(known, listed, measured, tmp_pa
     assert all(each["card"] == "test" and each["plan"] == "tiny" for each in found)
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_no_run_begins_after_the_deadline(known, listed, tmp_path):
     """Nothing done, nothing failed, nothing hangs."""
     with records.RunLog(tmp_path / "rows.jsonl", {}) as rows:
         assert runner.run([listed], known, rows, processes=1, minutes=0.0)["done"] == 0
 
 
+@pytest.mark.usefixtures("quick_workers")
 def test_a_failed_run_does_not_lose_the_others(known, listed, tmp_path):
     """A corpus that is not there: reported, and the untuned model still has its row."""
     broken = dataclasses.replace(known, corpora={"mixed": "nowhere", "text": "nowhere"})

@@ -23,49 +23,50 @@ def answers(
 ) -> pd.DataFrame:
     """A row an answer, of every variant, condition, scaling, base and seed."""
     rng = np.random.default_rng(seed)
-    parts = []
+    runs, scores = [], []
     for variant, level in levels.items():
         untuned = variant in ("original", "scaled")
         for condition in ("none",) if untuned else conditions:
             for scaling in ("none",) if variant == "original" else scalings:
                 for base in range(bases):
                     for number in range(1 if untuned else seeds):
-                        run = {"plan": plan, "condition": condition, "variant": variant,
+                        runs.append({"plan": plan, "condition": condition, "variant": variant,
                                "method": variant, "scaling": scaling, "base": f"base{base}",
                                "scale": 1 if variant == "original" else 8, "options": "{}",
                                "seed": number, "steps": 100, "learning_rate": 3e-4,
-                               "window": WINDOW, "batch": 32}  # fmt: skip
-                        parts.append(_run(rng, level, samples).assign(**run))
-    return pd.concat(parts, ignore_index=True)
+                               "window": WINDOW, "batch": 32})  # fmt: skip
+                        scores.append(_scores(rng, level, samples))
+    asked = _asked(samples)
+    rows = pd.concat([asked] * len(runs), ignore_index=True).assign(score=np.concatenate(scores))
+    of_run = np.repeat(np.arange(len(runs)), len(asked))
+    return pd.concat([rows, pd.DataFrame(runs).take(of_run).reset_index(drop=True)], axis=1)
 
 
-def _run(rng: np.random.Generator, level: float, samples: int) -> pd.DataFrame:
-    lines = [_cell(rng, "longchat_lines", n, level if n > 1 else 1.0, samples) for n in LINES]
-    pairs = [
-        _cell(rng, "kv_retrieval", 2.4, max(0, level - 0.3 * (gold == 2)), samples, 20.0 * gold)
-        for gold in range(5)
-    ]
+def _asked(samples: int) -> pd.DataFrame:
+    """What every run is asked; only scores differ."""
     texts = [
         pd.DataFrame({"task": "perplexity", "token_length": WINDOW * n, "sample": range(3),
                       "nll": 2.0 * WINDOW * n, "scored_tokens": WINDOW * n})
         for n in (1, 8)
     ]  # fmt: skip
-    needle = _cell(rng, "needle", 4.0, level, samples)
-    return pd.concat([*lines, *pairs, needle, *texts], ignore_index=True)
+    lines = [_cell("longchat_lines", n, samples) for n in LINES]
+    pairs = [_cell("kv_retrieval", 2.4, samples, 20.0 * gold) for gold in range(5)]
+    return pd.concat([*lines, *pairs, _cell("needle", 4.0, samples), *texts], ignore_index=True)
 
 
-def _cell(
-    rng: np.random.Generator,
-    task: str,
-    multiple: float,
-    level: float,
-    samples: int,
-    gold: float | None = None,
-) -> pd.DataFrame:
+def _cell(task: str, multiple: float, samples: int, gold: float | None = None) -> pd.DataFrame:
     return pd.DataFrame(
         {"task": task, "token_length": round(WINDOW * multiple), "sample": range(samples),
-         "gold_index": gold, "score": (rng.random(samples) < level).astype(float)}
+         "gold_index": gold, "score": 0.0}
     )  # fmt: skip
+
+
+def _scores(rng: np.random.Generator, level: float, samples: int) -> np.ndarray:
+    """Right or wrong at the level of each cell of `_asked`; documents have no score."""
+    lines = [level if n > 1 else 1.0 for n in LINES]
+    pairs = [max(0, level - 0.3 * (gold == 2)) for gold in range(5)]
+    right = [rng.random(samples) < chance for chance in (*lines, *pairs, level)]
+    return np.concatenate([*right, np.full(6, np.nan)]).astype(float)
 
 
 def runs(

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import warm_python
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cream import models
@@ -89,6 +90,7 @@ def environment() -> dict[str, str]:
     root = Path(__file__).resolve().parents[2]
     paths = [str(root), os.environ.get("PYTHONPATH", "")]
     given = {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    given["PYTHON_EXEC"] = warm_python.executable()  # torchrun's name for it
     return {**os.environ, **given, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1"}
 
 
@@ -110,7 +112,8 @@ def run_jobs(place: Path, jobs: list[dict], processes: int = 1) -> list[int]:
         many = ["--standalone", f"--nproc-per-node={processes}"]
         command = ["-m", "torch.distributed.run", *many, *command]
     pipe, env = subprocess.PIPE, environment()
-    child = subprocess.Popen([sys.executable, *command], env=env, stdout=pipe, stderr=pipe)
+    python = warm_python.executable()
+    child = subprocess.Popen([python, *command], env=env, stdout=pipe, stderr=pipe)
     try:
         out, errors = child.communicate(timeout=200)
     finally:

@@ -2,13 +2,12 @@
 
 import dataclasses
 import os
-import signal
 import subprocess
-import sys
 import textwrap
 import time
 
 import pytest
+import warm_python
 
 from cream import results
 from cream.evaluation.runner import evaluate, share
@@ -99,7 +98,7 @@ def test_a_killed_evaluation_started_again_ends_with_the_same_rows(
     model.save_pretrained(tmp_path / "model")
     tiny_tokenizer.save_pretrained(tmp_path / "model")
     path, script = tmp_path / "killed.jsonl", textwrap.dedent(KILLED)
-    command = [sys.executable, "-c", script, str(tmp_path / "model")]
+    command = [warm_python.executable(), "-c", script, str(tmp_path / "model")]
     child = subprocess.Popen(
         [*command, "0.3", str(path)], env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -107,8 +106,7 @@ def test_a_killed_evaluation_started_again_ends_with_the_same_rows(
     while not path.exists() or path.read_bytes().count(b"\n") < 3:
         assert child.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    warm_python.kill(child)
     torn = path.read_bytes()
     assert 3 <= torn.count(b"\n") < 12
     path.write_bytes(torn + torn.split(b"\n")[0][:40])

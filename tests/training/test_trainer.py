@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import subprocess
-import sys
 
 import pytest
 import torch
 import training_runs
+import warm_python
 from torch._dynamo.utils import counters
 from torch.utils import checkpoint
 
@@ -104,7 +104,7 @@ def test_compiled_layers_are_one_graph_recomputed_or_not(tiny_model):
 def test_a_launcher_that_takes_deepspeed_away_is_refused(training_place, tmp_path):
     """`accelerate launch --cpu`: else bfloat16 weights would be trained without masters."""
     training_runs.job(tmp_path / "run", precision="master", zero=1)
-    command = [sys.executable, "-m", "cream.training", str(tmp_path / "run"), "--root"]
+    command = [warm_python.executable(), "-m", "cream.training", str(tmp_path / "run"), "--root"]
     env = {**training_runs.environment(), "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run([*command, str(training_place)], env=env, capture_output=True, text=True)
     assert done.returncode and "zero is 1 and accelerate takes MULTI_CPU" in done.stderr

@@ -7,7 +7,6 @@ import logging
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
@@ -16,6 +15,7 @@ import pytest
 import torch
 import training_runs
 import transformers
+import warm_python
 from packaging.version import Version
 from torch.utils.data import DataLoader
 
@@ -78,14 +78,15 @@ def test_killed_from_outside_at_any_moment(training_place, tmp_path, one_thread)
     run, whole = tmp_path / "killed", tmp_path / "whole"
     settings = {**RUN, "steps": 60, "save_steps": 9, "log_steps": 7}
     training_runs.job(run, **settings)
-    command = [sys.executable, "-m", "cream.training", str(run), "--root", str(training_place)]
+    python = warm_python.executable()
+    command = [python, "-m", "cream.training", str(run), "--root", str(training_place)]
     child = subprocess.Popen(command, env=training_runs.environment())
     log = run / "metrics.jsonl"
     while child.poll() is None and not (log.exists() and log.read_text().count("\n") > 4):
         time.sleep(0.01)
     time.sleep(random.random() / 3)  # truly anywhere: no moment may matter
-    child.kill()
-    assert child.wait() == -signal.SIGKILL and not (run / "model").exists()
+    warm_python.kill(child)
+    assert child.returncode == -signal.SIGKILL and not (run / "model").exists()
     for each in (run, whole):
         training_runs.train(training_place, each, **settings)
     assert training_runs.weights(run) == training_runs.weights(whole)

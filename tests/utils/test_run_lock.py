@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import training_runs
+import warm_python
 
 from cream.study import records
 from cream.training import run as training_run
@@ -108,7 +109,8 @@ def test_two_trainings_at_once_leave_one_run(tmp_path, training_place):
     """The second is refused, or finds the run finished where it started late."""
     run = tmp_path / "run"
     training_runs.job(run, steps=40, save_steps=10)
-    command = [sys.executable, "-m", "cream.training", str(run), "--root", str(training_place)]
+    python = warm_python.executable()
+    command = [python, "-m", "cream.training", str(run), "--root", str(training_place)]
     pair = [
         subprocess.Popen(command, env=training_runs.environment(), stdout=subprocess.DEVNULL,
                          stderr=subprocess.PIPE, text=True)

@@ -94,6 +94,7 @@ def test_the_interval_is_students_over_the_means_of_the_bases():
     assert (found["low"], found["high"]) == pytest.approx((ends.low, ends.high))
 
 
+@pytest.mark.slow
 def test_two_levels_cover_the_truth_and_seeds_alone_do_not():
     """3 x 8 runs whose bases differ: 95 in 100 intervals hold it, those over seeds far fewer."""
     held, alone, draws = 0, 0, 200
@@ -106,6 +107,7 @@ def test_two_levels_cover_the_truth_and_seeds_alone_do_not():
     assert alone / draws < 0.75
 
 
+@pytest.mark.slow
 def test_seeds_alone_cover_the_truth_where_bases_are_alike():
     """The second interval is right about what it speaks of."""
     draws, held = 200, 0
@@ -229,6 +231,7 @@ def test_the_middle_is_at_an_end_where_its_places_are():
         assert found["bound"] == bound
 
 
+@pytest.mark.slow
 def test_being_0_says_something_where_another_is_not(frame):
     """RandPos at 0 beside others that are not; where all are, no difference can be measured."""
     table = contrasts(frame)
