@@ -22,16 +22,18 @@ import warm_python
 
 if TYPE_CHECKING:  # pytest-xdist's controller loads this file: what it needs not, fixtures import
     import pandas as pd
+    import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed need not look for others
 
 
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked `gpu` on a host without a CUDA device; `gpu(2)`, with fewer than two."""
     for mark in item.iter_markers("gpu"):
+        import torch
+
         wanted, here = mark.args[0] if mark.args else 1, torch.cuda.device_count()
         if here < wanted:
             pytest.skip(f"needs {wanted} CUDA device{'s' * (wanted > 1)}, and this host has {here}")
@@ -40,6 +42,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
     """The CPU, and a CUDA device where there is one: the test makes its claim of both."""
+    import torch
+
     return torch.device(request.param)
 
 
