@@ -25,7 +25,6 @@ def run(here: Path, name: str, **parameters: object) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("notebooks")
 def test_05_asks_scores_is_judged_and_asks_nothing_twice(tmp_path, haystack):
     """Two models, each cell of the grid; the judge's ratings beside, as many as answers."""
     (tmp_path / "texts").mkdir()
@@ -60,7 +59,6 @@ def test_a_judge_that_cannot_be_asked_stops_it_before_a_model_is(tmp_path, hayst
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("notebooks")
 def test_lengths_up_to_n_alone_are_said_to_be_no_test_of_extension(tmp_path, haystack):
     """One number for `lengths` and a list for `depths`; the preset's own scaling by `scaled`."""
     (tmp_path / "texts").mkdir()

@@ -13,7 +13,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("notebooks")
 def test_12_draws_the_rows_of_the_command_and_says_what_a_length_does_not_hold(
     tmp_path, monkeypatch
 ):

@@ -26,7 +26,6 @@ from cream.tasks import needle
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SCALED = "scaled:yarn:8"
-together = pytest.mark.xdist_group("notebooks")
 
 
 def run(name: str, here: Path, /, **parameters: object) -> str:
@@ -88,7 +87,6 @@ def rows(place: Path, corpus: Path, base: str, tuned: Path) -> Path:
 
 
 @pytest.mark.slow
-@together
 def test_00_method_draws_by_itself(place):
     """No model, no corpus; a window and scale of one's own."""
     said = run("00_method", place, window=512, examples=20)
@@ -96,7 +94,6 @@ def test_00_method_draws_by_itself(place):
 
 
 @pytest.mark.slow
-@together
 def test_01_data_makes_a_corpus(corpus):
     """A manifest and a split for each use."""
     manifest = json.loads((corpus / "manifest.json").read_text())
@@ -105,7 +102,6 @@ def test_01_data_makes_a_corpus(corpus):
 
 
 @pytest.mark.slow
-@together
 def test_02_train_makes_a_model(tuned):
     """A stock checkpoint with its tokenizer, the run's numbers, and retrieval probed twice."""
     config = json.loads((tuned / "model" / "config.json").read_text())
@@ -117,7 +113,6 @@ def test_02_train_makes_a_model(tuned):
 
 
 @pytest.mark.slow
-@together
 def test_02_train_says_what_a_run_takes_and_stops(place):
     """The paper's run, without its weights, its data set or a GPU; nothing is written."""
     said = run("02_train", place, preset="llama2-7b", dry_run="true", out=str(place / "dry"))
@@ -128,7 +123,6 @@ def test_02_train_says_what_a_run_takes_and_stops(place):
 
 
 @pytest.mark.slow
-@together
 def test_03_04_05_07_leave_rows(rows, tuned):
     """As many as models, lengths and samples say, and each model's own."""
     preset = presets.get("tiny").evaluation
@@ -149,7 +143,6 @@ def test_03_04_05_07_leave_rows(rows, tuned):
 
 
 @pytest.mark.slow
-@together
 def test_06_longbench_asks_made_up_samples(place):
     """Three tasks of three kinds, of the base alone."""
     asked = {"preset": "tiny", "models": "original", "tasks": "qasper,trec,lcc"}
@@ -160,7 +153,6 @@ def test_06_longbench_asks_made_up_samples(place):
 
 
 @pytest.mark.slow
-@together
 def test_08_benchmarks_asks_the_harness(place, corpus):
     """The small task of the harness's own form: two models, two metrics a document."""
     pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
@@ -171,7 +163,6 @@ def test_08_benchmarks_asks_the_harness(place, corpus):
 
 
 @pytest.mark.slow
-@together
 def test_09_figures_draws_the_rows_it_is_given(rows, place):
     """A user's own: every figure, into the folder that was named, each with its rows' hash.
 
@@ -195,7 +186,6 @@ def test_09_figures_draws_the_rows_it_is_given(rows, place):
 
 
 @pytest.mark.slow
-@together
 def test_a_pretrain_makes_a_base(place):
     """Tokenizer, corpus, random weights, four steps, and what the base knows (nothing yet)."""
     out = place / "pretrain"
@@ -207,7 +197,6 @@ def test_a_pretrain_makes_a_base(place):
 
 
 @pytest.mark.slow
-@together
 def test_scale_64_is_trained_and_asked_at_64_windows(place, corpus, base):
     """The line of the README: -p scale 64; its model then reads 32,768 tokens, of a named base."""
     out, rows = place / "s64", place / "s64.jsonl"
@@ -295,7 +284,6 @@ def _tokens(source: str) -> list[tokenize.TokenInfo]:
 
 
 @pytest.mark.slow
-@together
 def test_11_efficiency_says_what_was_not_run(place):
     """From committed rows, and from none at all."""
     assert "GPU-hours at best" in run("11_efficiency", place)
@@ -305,7 +293,6 @@ def test_11_efficiency_says_what_was_not_run(place):
 
 
 @pytest.mark.slow
-@together
 def test_13_your_trainer_takes_the_same_step_everywhere(place):
     """With another method and scaling; TRL's part says so where it is not installed."""
     said = run("13_your_trainer", place, out=str(place / "yours"), method="pose", scaling="linear")

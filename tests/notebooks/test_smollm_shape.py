@@ -23,7 +23,6 @@ def run(name: str, here: Path, **parameters: object) -> str:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("smollm")
 def test_a_base_that_never_adds_bos_goes_through_the_notebooks(tmp_path):
     """Corpus without BOS, run, and rows of every task; nothing in them has a BOS either."""
     base = str(smollm_shape.save(tmp_path / "base"))
