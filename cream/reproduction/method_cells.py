@@ -16,6 +16,7 @@ from cream.statistics import Interval, mean_of, proportion, units
 __all__ = [
     "NOT_RUN",
     "answers",
+    "interval_of",
     "method_cells",
     "number",
     "page",
@@ -59,6 +60,11 @@ def page(title: str, said: list[str], head: list[str], lines: list[list[str]]) -
     rows = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
     rows = rows.replace("| --- |", "|---|").replace(" --- |", "---|")
     return f"# {title}\n\n" + "\n\n".join(said) + f"\n\n{rows}\n"
+
+
+def interval_of(one: dict, name: str) -> tuple[float, float, float]:
+    """Return a line's value of that name with the ends of its interval."""
+    return one[name], one[f"{name}_low"], one[f"{name}_high"]
 
 
 def number(value: float, form: Callable[[float], str]) -> str:

@@ -24,6 +24,7 @@ from cream.plots.style import in_order, save, style
 from cream.reproduction.method_cells import (
     NOT_RUN,
     answers,
+    interval_of,
     method_cells,
     page,
     points,
@@ -209,21 +210,17 @@ def markdown(table: pd.DataFrame) -> str:
 def _cells(one: dict) -> list[str]:
     about = style(one["method"]).label, one["scaling"], one["scale"], one["tokens"]
     control = (one["method"], one["scaling"]) == CONTROL
-    lost = points(*_interval(one, "lost"), str(one["lost_seeds"]) if one["lost_seeds"] else "")
+    lost = points(*interval_of(one, "lost"), str(one["lost_seeds"]) if one["lost_seeds"] else "")
     return [
         *method_cells(*about), _nll(one, "perplexity_n"), _nll(one, "perplexity_l"),
-        answers(*_interval(one, "beyond"), _counted(one, "beyond")),
+        answers(*interval_of(one, "beyond"), _counted(one, "beyond")),
         "-" if control or not one["tokens"]
-        else points(*_interval(one, "difference"), _counted(one, "difference")),
-        answers(*_interval(one, "within"), _counted(one, "within")),
+        else points(*interval_of(one, "difference"), _counted(one, "difference")),
+        answers(*interval_of(one, "within"), _counted(one, "within")),
         "-" if one["method"] == "original" else lost,
-        answers(*_interval(one, "ruler"), _counted(one, "ruler")),
+        answers(*interval_of(one, "ruler"), _counted(one, "ruler")),
         served(one["scaling"], one["method"]), f"`{one['model']}`",
     ]  # fmt: skip
-
-
-def _interval(one: dict, name: str) -> tuple[float, float, float]:
-    return one[name], one[f"{name}_low"], one[f"{name}_high"]
 
 
 def _counted(one: dict, name: str) -> str:
@@ -232,7 +229,7 @@ def _counted(one: dict, name: str) -> str:
 
 
 def _nll(one: dict, name: str) -> str:
-    value, low, high = _interval(one, name)
+    value, low, high = interval_of(one, name)
     if math.isnan(value):
         return NOT_RUN
     ends = "no interval" if math.isnan(low) else f"{three(low)} to {three(high)}"

@@ -23,6 +23,7 @@ from cream.plots.smollm2 import in_multiples, sentences_found
 from cream.plots.style import in_order, save, style
 from cream.reproduction.method_cells import (
     answers,
+    interval_of,
     method_cells,
     number,
     page,
@@ -143,23 +144,19 @@ def _records(table: pd.DataFrame) -> list[dict]:
 
 def _cells(one: dict) -> list[str]:
     about = style(one["method"]).label, one["scaling"], one["scale"], one["tokens"]
-    lost = "-" if one["method"] == "original" else points(*_interval(one, "lost"))
+    lost = "-" if one["method"] == "original" else points(*interval_of(one, "lost"))
     return [
         *method_cells(*about),
         number(one["perplexity_n"], three), number(one["perplexity_l"], three),
         _found(one, "beyond"), _found(one, "at_l"), _found(one, "within"), lost,
-        answers(*_interval(one, "ruler"), str(one["ruler_n"])),
+        answers(*interval_of(one, "ruler"), str(one["ruler_n"])),
         served(one["scaling"], one["method"]), f"`{one['model']}`",
     ]  # fmt: skip
 
 
-def _interval(one: dict, name: str) -> tuple[float, float, float]:
-    return one[name], one[f"{name}_low"], one[f"{name}_high"]
-
-
 def _found(one: dict, name: str) -> str:
     counted = f"{one[f'{name}_runs']}, {one[f'{name}_n']}" if one["tokens"] else one[f"{name}_n"]
-    return answers(*_interval(one, name), str(counted))
+    return answers(*interval_of(one, name), str(counted))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
