@@ -122,7 +122,8 @@ def _linear(model: PreTrainedModel) -> dict[str, torch.nn.Linear]:
 
 def _check_rank(model: PreTrainedModel, rank: int) -> None:
     name, one = min(_linear(model).items(), key=lambda pair: min(pair[1].weight.shape))
-    if not 1 <= rank <= (most := min(one.weight.shape)):
+    most = min(one.weight.shape)
+    if not 1 <= rank <= most:
         raise ValueError(f"rank is {rank}: give 1 to {most}, the smaller side of {name}")
 
 
@@ -176,15 +177,15 @@ def _write(model: PreTrainedModel, config: TrainConfig, parts: pd.DataFrame, out
     """Write the adapter folder, whole or not at all."""
     beside = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        lora.save(model, config, beside)
+        made = lora.save(model, config, beside / "adapter")
         about = json.loads(config.to_json())
         told = dict(zip(parts["kind"], zip(parts["squared"], parts["kept"], strict=True),
                         strict=True))  # fmt: skip
         about["low_rank"] = {"rank": config.lora_rank, "squared_and_kept": told}
-        (beside / lora.TRAINING).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        with (beside / "README.md").open("a", encoding="utf-8") as card:
+        (made / lora.TRAINING).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        with (made / "README.md").open("a", encoding="utf-8") as card:
             card.write(CARD.format(rank=config.lora_rank, kept=_share(parts)))
-        beside.rename(out)
+        made.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
 
