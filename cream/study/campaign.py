@@ -462,6 +462,9 @@ def _campaign(given: argparse.Namespace) -> Campaign:
     for job in listed:  # an unknown method or option ends it here, not after the first runs
         fields = job.fields if job.trained else {}
         presets.get(given.preset, **{**fields, **changes, **dict(job.changes)})
+        if job.folder and not (given.root / job.folder / "adapter_config.json").is_file():
+            raise SystemExit(f"{given.root / job.folder} holds no adapter_config.json: it is no "
+                             "LoRA adapter")  # fmt: skip
     until = given.until or time.time() + 60 * given.minutes
     return Campaign(
         given.out, listed, questions, tasks, changes, given.root, until, given.batch_tokens,

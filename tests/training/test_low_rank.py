@@ -148,9 +148,10 @@ def test_what_is_refused(training_place, run, tmp_path):
         (run, FULL + 1, ValueError, "rank is 33: give 1 to 32, the smaller side of"),
         (run, 0, ValueError, "rank is 0: give 1 to 32"),
         (_changed(run, tmp_path / "lora", lora_rank=2), 2, ValueError, "trained LoRA of rank 2"),
-        (_changed(run, tmp_path / "clex", scaling="clex"), 2, ValueError, "has the scaling clex"),
+        (_changed(run, tmp_path / "clex", scaling="clex", method="clex"), 2, ValueError,
+         "has the scaling clex"),
         (tmp_path / "nowhere", 2, FileNotFoundError, "does not exist"),
-    ]
+    ]  # fmt: skip
     unfinished = _changed(run, tmp_path / "unfinished")
     shutil.rmtree(unfinished / "model")
     cases.append((unfinished, 2, FileNotFoundError, "has no finished model"))
