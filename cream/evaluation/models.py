@@ -4,6 +4,7 @@
     scaled                the base with its RoPE scaled as the preset trains it, not tuned
     scaled:yarn:8         the same with a scaling and a scale of your own
     runs/x                what a run trained; or any folder with a checkpoint
+    adapter:runs/x        a LoRA adapter's folder, merged into the base as it is loaded
     growing:runs/x        a CLEX model whose t rises with its cache (`rope.clex_growing`)
     http://host/v1#NAME   what an OpenAI-compatible server calls NAME (see `inference.server`)
 
@@ -41,10 +42,13 @@ if TYPE_CHECKING:
     from cream.presets import Preset
 
 __all__ = [
+    "Adapter",
     "Base",
     "Loaded",
     "ModelSpec",
     "ServedModel",
+    "adapter_name",
+    "adapter_training",
     "base_of",
     "device_name",
     "evaluate_models",
@@ -54,6 +58,7 @@ __all__ = [
 ]
 
 GROWING = "growing:"  # before the name of a CLEX model
+ADAPTER = "adapter:"  # before a LoRA adapter's folder
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class ModelSpec:
 
     def load(self, dtype: torch.dtype | None = None) -> "Loaded":
         """Load the model (see `models.load` for dtype) and its tokenizer, and hash its weights."""
-        model = models.load(self.path, scaling=self.rope, dtype=dtype)
+        model = self._read(dtype)
         tokenizer = models.load_tokenizer(self.path)
         models.check_pair(model, tokenizer)
         settings = {"dtype": str(model.dtype).removeprefix("torch.")}
@@ -93,6 +98,14 @@ class ModelSpec:
             "settings": settings,
         }
         return Loaded(model, tokenizer, header, header["scaling"] == "none")
+
+    def _read(self, dtype: torch.dtype | str | None, device: str | None = None) -> PreTrainedModel:
+        return models.load(self.path, scaling=self.rope, dtype=dtype, device=device)
+
+    @property
+    def place(self) -> str:
+        """The folder, or hub id, that holds what this model has of its own."""
+        return self.path
 
     def header(self, config: PreTrainedConfig) -> dict[str, object]:
         """Return the columns that say what the model is, wherever it is evaluated."""
@@ -122,12 +135,54 @@ class ModelSpec:
 
     def weights_hash(self) -> str:
         """Hash the weights as they are stored."""
-        stored = models.load(self.path, scaling=self.rope, dtype="auto", device="cpu")
-        return models.weights_hash(stored)
+        return models.weights_hash(self._read("auto", "cpu"))
 
     def _hash(self, model: PreTrainedModel) -> str:
         """Hash the weights as stored: a copy narrowed to bfloat16 would be another model."""
         return models.weights_hash(model) if model.dtype == torch.float32 else self.weights_hash()
+
+
+@dataclass(frozen=True)
+class Adapter(ModelSpec):
+    """A base with a LoRA adapter merged into it as it is loaded; `path` is the base's."""
+
+    adapter: str = ""
+
+    def _read(self, dtype: torch.dtype | str | None, device: str | None = None) -> PreTrainedModel:
+        from cream.training import lora  # imports peft, which no other name needs
+
+        return lora.load(self.adapter, self.path, dtype=dtype, device=device)
+
+    @property
+    def place(self) -> str:
+        """The adapter's folder."""
+        return self.adapter
+
+    def config(self) -> PreTrainedConfig:
+        """Read the adapter's config, which holds the scaling."""
+        return models.load_config(self.adapter)
+
+    def weights_hash(self) -> str:
+        """Hash the weights merged in float32 on the CPU, as a run's model/ is."""
+        return models.weights_hash(self._read(torch.float32, "cpu"))
+
+    def _hash(self, model: PreTrainedModel) -> str:
+        """Hash what a CPU computes: a card's sums in merging may differ in their last bits."""
+        here = model.dtype == torch.float32 and model.device.type == "cpu"
+        return models.weights_hash(model) if here else self.weights_hash()
+
+
+def adapter_name(folder: Path) -> str:
+    """Call an adapter by its run, or by its folder."""
+    return folder.resolve().parent.name if folder.name == "adapter" else folder.name
+
+
+def adapter_training(folder: Path) -> dict[str, object]:
+    """What is known of an adapter's training: from its own file, or from its run directory."""
+    for file in (folder / "training.json", folder.parent / "config.json"):
+        if file.is_file() and "model_type" not in (found := json.loads(file.read_text())):
+            return found
+    return {}
 
 
 @dataclass(frozen=True)
@@ -260,13 +315,13 @@ def _refuse_same(
         )
     if ours is None or theirs is None:
         return
-    first, second = checkpoint_place(ours.path), checkpoint_place(theirs.path)
+    first, second = checkpoint_place(ours.place), checkpoint_place(theirs.place)
     if ours.growing != theirs.growing:
         return
-    if ours.path == theirs.path or (first is not None and first == second):
+    if ours.place == theirs.place or (first is not None and first == second):
         if (ours.scaling, ours.scale) == (theirs.scaling, theirs.scale):
             raise ValueError(
-                f"models names {name} and {other}, which are one model ({ours.path}): its answers "
+                f"models names {name} and {other}, which are one model ({ours.place}): its answers "
                 "would be counted twice, so name it once"
             )
         return
@@ -396,6 +451,8 @@ def _parse_spec(
         return ServedModel(name, address, path, checkpoint, preset)
     if name.startswith(GROWING):
         return _growing(_parse_spec(name.removeprefix(GROWING), base, root, preset))
+    if name.startswith(ADAPTER):
+        return _adapter(name.removeprefix(ADAPTER), path, root, named)
     if name == "original":
         return ModelSpec(path=path, method="original", **named)
     if name == "scaled" or name.startswith("scaled:"):
@@ -422,6 +479,26 @@ def _growing(spec: ModelSpec | ServedModel) -> ModelSpec:
     return dataclasses.replace(
         spec, name=GROWING + spec.name, method=f"{spec.method} growing", growing=True
     )
+
+
+def _adapter(name: str, path: str, root: Path, named: dict[str, str | None]) -> Adapter:
+    """An adapter by its folder's name: a mean over methods does not mix it with its run."""
+    within = folder_name(os.path.expanduser(name), root)
+    folder = root / within
+    if not (folder / "adapter_config.json").is_file():
+        raise FileNotFoundError(f"{ADAPTER}{name}: {folder} holds no adapter_config.json, so it is "
+                                "no LoRA adapter; a run's is in its folder adapter")  # fmt: skip
+    known = adapter_training(folder)
+    theirs = Path(str(known.get("base", named["base"]))).name
+    if theirs != named["base"]:
+        raise ValueError(
+            f"{ADAPTER}{name} was made for the base {theirs}, and the base here is "
+            f"{named['base']}: on another one its numbers would mean nothing"
+        )
+    return Adapter(
+        path=path, method=adapter_name(folder), seed=known.get("seed"), foreign=True,
+        adapter=str(folder), **{**named, "name": ADAPTER + within},
+    )  # fmt: skip
 
 
 def _place(base: str | Path, root: Path) -> str:

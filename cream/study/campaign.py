@@ -3,10 +3,10 @@
     python -m cream.study.campaign runs/smollm2 --models original,scaled:yarn:8,cream:yarn:8:0 \\
         --needle 5 --passkeys 20 --documents 16
 
-A model is `original`, `scaled:SCALING:SCALE`, or a run METHOD:SCALING:SCALE:SEED, which is trained
-by the preset first; `cream:yarn:8:0:float8=tensorwise` changes fields of that run alone, and
-`clex:clex+frozen:8:0` sets the scaling's option `frozen`. The methods beside CREAM on the
-miniature, one seed of eight:
+A model is `original`, `scaled:SCALING:SCALE`, `adapter:FOLDER` (a LoRA adapter below root, merged
+into the preset's base), or a run METHOD:SCALING:SCALE:SEED, which is trained by the preset first;
+`cream:yarn:8:0:float8=tensorwise` changes fields of that run alone, and `clex:clex+frozen:8:0` sets
+the scaling's option `frozen`. The methods beside CREAM on the miniature, one seed of eight:
 
     python -m cream.study.campaign runs/methods --preset miniature --dtype float32 \\
         --tasks longchat_lines,perplexity,ruler --lines 100 --ruler 5 --ruler-lengths 1126 \\
@@ -84,13 +84,14 @@ KINDS = ("code", "manual")  # of the text that sentences are hidden in
 
 @dataclass(frozen=True)
 class Job:
-    """One model of a campaign: the base as it is or scaled, or a run that is trained."""
+    """One model of a campaign: the base as it is or scaled, an adapter, or a run to be trained."""
 
     method: str
     scaling: str | None = None
     scale: int | None = None
     seed: int | None = None
     changes: tuple[tuple[str, object], ...] = ()  # fields of this run alone
+    folder: str | None = None  # of an adapter, below root
 
     @property
     def trained(self) -> bool:
@@ -100,6 +101,8 @@ class Job:
     @property
     def name(self) -> str:
         """A file name that no other job of a campaign has."""
+        if self.folder is not None:
+            return f"adapter-{evaluation_models.adapter_name(Path(self.folder))}"
         parts = [self.method, self.scaling, self.scale and str(self.scale)]
         seed = [f"seed{self.seed}"] if self.trained else []
         changed = [f"{field}-{value}" for field, value in self.changes]
@@ -116,6 +119,8 @@ class Job:
         """Name the model as evaluations name it."""
         if self.trained:
             return f"{out}/{self.name}"
+        if self.folder is not None:
+            return f"{evaluation_models.ADAPTER}{self.folder}"
         return ":".join(str(x) for x in (self.method, self.scaling, self.scale) if x is not None)
 
 
@@ -124,7 +129,8 @@ def jobs(models: str) -> list[Job]:
     found = [_job(each.strip()) for each in models.split(",") if each.strip()]
     if not found:
         raise ValueError("models names no model: use for example original,cream:yarn:8:0")
-    if twice := [each.name for each in found if found.count(each) > 1]:
+    names = [each.name for each in found]
+    if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"models names {twice[0]} twice")
     return found
 
@@ -135,15 +141,17 @@ def _job(name: str) -> Job:
     parts = [part for part in parts if part not in changed]
     if name == "original":
         return Job(name)
+    if parts[0] == "adapter" and len(parts) == 2 and parts[1]:
+        return Job("adapter", folder=parts[1])
     numbers = all(part.isdecimal() for part in parts[2:])
     if parts[0] == "scaled" and len(parts) == 3 and numbers:
         return Job("scaled", parts[1], int(parts[2]))
-    if parts[0] not in ("original", "scaled") and len(parts) == 4 and numbers:
+    if parts[0] not in ("original", "scaled", "adapter") and len(parts) == 4 and numbers:
         return Job(parts[0], parts[1], int(parts[2]), int(parts[3]), tuple(map(_change, changed)))
     raise ValueError(
-        f"{name!r} is no model: write original, scaled:SCALING:SCALE or METHOD:SCALING:SCALE:SEED, "
-        "for example cream:yarn:8:0, and after it FIELD=VALUE for fields of that run alone, for "
-        "example cream:yarn:8:0:float8=tensorwise"
+        f"{name!r} is no model: write original, scaled:SCALING:SCALE, adapter:FOLDER or "
+        "METHOD:SCALING:SCALE:SEED, for example cream:yarn:8:0, and after it FIELD=VALUE for "
+        "fields of that run alone, for example cream:yarn:8:0:float8=tensorwise"
     )
 
 
@@ -454,6 +462,9 @@ def _campaign(given: argparse.Namespace) -> Campaign:
     for job in listed:  # an unknown method or option ends it here, not after the first runs
         fields = job.fields if job.trained else {}
         presets.get(given.preset, **{**fields, **changes, **dict(job.changes)})
+        if job.folder and not (given.root / job.folder / "adapter_config.json").is_file():
+            raise SystemExit(f"{given.root / job.folder} holds no adapter_config.json: it is no "
+                             "LoRA adapter")  # fmt: skip
     until = given.until or time.time() + 60 * given.minutes
     return Campaign(
         given.out, listed, questions, tasks, changes, given.root, until, given.batch_tokens,

@@ -21,21 +21,20 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from cream import models, plots, presets, results, statistics
 from cream.data import long_documents
 from cream.data.chat import UserTurn
 from cream.evaluation import models as evaluation_models
-from cream.evaluation.models import Loaded, ModelSpec
+from cream.evaluation.models import Adapter, ModelSpec, adapter_name, adapter_training
 from cream.evaluation.runner import evaluate, keyed
 from cream.models import bases
 from cream.plots.hidden_sentences import found_sentences
@@ -49,7 +48,7 @@ from cream.training import lora
 from cream.training.trainer import decoder_layers
 from cream.utils.downloads import fetch_file
 
-__all__ = ["Adapter", "held_out_texts", "hidden", "main", "pack", "show"]
+__all__ = ["held_out_texts", "hidden", "main", "pack", "show"]
 
 PRESET = "smollm2-135m"
 SHIPPED = "data/smollm2/adapter"
@@ -76,29 +75,6 @@ SENTENCES = (
 )  # fmt: skip
 _READING = "{desc}: {percentage:3.0f} % read |{bar}| {elapsed}, {remaining} left"
 _ANSWERING = "{desc}: {percentage:3.0f} % read |{bar}| {elapsed}, answering"
-
-
-@dataclass(frozen=True)
-class Adapter(ModelSpec):
-    """A base with a LoRA adapter merged into it as it is loaded."""
-
-    adapter: str = ""
-
-    def load(self, dtype: torch.dtype | None = None) -> Loaded:
-        """Load the base, stretched as the adapter's config says, and merge."""
-        model = lora.load(self.adapter, self.path, dtype=dtype)
-        tokenizer = models.load_tokenizer(self.path)
-        header = {
-            **self.header(model.config),
-            "model_hash": models.weights_hash(model),
-            "card": evaluation_models.device_name(model.device),
-            "settings": {"dtype": str(model.dtype).removeprefix("torch.")},
-        }
-        return Loaded(model, tokenizer, header, allow_beyond=False)
-
-    def config(self) -> PreTrainedConfig:
-        """Read the adapter's config, which holds the scaling."""
-        return models.load_config(self.adapter)
 
 
 # --------------------------------------------------------------------- what is asked
@@ -176,23 +152,10 @@ def subjects(
     found = list(evaluation_models.find(names, base, root, PRESET))
     if adapter is None:
         return found
-    method, base_name = str(_trained(adapter).get("method", "adapter")), Path(base).name
-    tuned = Adapter(_named(adapter), found[0].path, method, base=base_name, preset=PRESET,
+    method, base_name = str(adapter_training(adapter).get("method", "adapter")), Path(base).name
+    tuned = Adapter(adapter_name(adapter), found[0].path, method, base=base_name, preset=PRESET,
                     adapter=str(adapter))  # fmt: skip
     return [*found, tuned]
-
-
-def _named(adapter: Path) -> str:
-    """Call an adapter by its run, or by its folder."""
-    return adapter.resolve().parent.name if adapter.name == "adapter" else adapter.name
-
-
-def _trained(adapter: Path) -> dict[str, object]:
-    """What is known of an adapter's training: of a packed one, or from its run directory."""
-    for file in (adapter / lora.TRAINING, adapter.parent / "config.json"):
-        if file.is_file() and "model_type" not in (found := json.loads(file.read_text())):
-            return found
-    return {}
 
 
 # --------------------------------------------------------------------- asking
@@ -282,7 +245,7 @@ def pack(adapter: str | Path, out: str | Path, most: int = MOST) -> int:
             f"{most / 1e6:.1f}: train rank {int(rank * most / size)} or fewer modules"
         )
     shutil.copytree(adapter, out, ignore=shutil.ignore_patterns(lora.WEIGHTS))
-    known = {k: v for k, v in _trained(adapter).items() if k not in ("corpus", "probe")}
+    known = {k: v for k, v in adapter_training(adapter).items() if k not in ("corpus", "probe")}
     if (base := _named_base(known.pop("base", None))) is not None:
         known = {"base": base, **known}
     (out / lora.TRAINING).write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")

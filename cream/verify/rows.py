@@ -103,7 +103,7 @@ def _models(frame: pd.DataFrame, root: Path) -> tuple[list[_Model], list[Uncheck
             unchecked.append(Unchecked(run, len(rows), f"not here ({_short(error)})"))
             continue
         # A base is shipped: if it is another than the rows', that is what has to be said.
-        if here == hashed or Path(spec.path).is_relative_to(root / "data"):
+        if here == hashed or Path(spec.place).is_relative_to(root / "data"):
             found.append(_Model(spec, rows))
         else:
             why = f"the folder holds other weights ({here}; the rows are of {hashed})"

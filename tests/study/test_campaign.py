@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import training_runs
 from filelock import FileLock
 
-from cream import presets, results
+from cream import models, presets, results
 from cream.study import campaign
 from cream.study.campaign import Job, claimed, complete, jobs, per_length
 from cream.tasks.base import Example
+from cream.training import lora
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -189,3 +191,35 @@ def test_a_length_that_no_model_finished_is_left_out_where_its_number_is_given()
                           "token_length": [64, 64, 64, 32, 8], "key": list("12345")})  # fmt: skip
     assert list(complete(frame, 3)["key"]) == ["1", "2", "3", "5"]
     assert len(complete(frame)) == 5
+
+
+def test_an_adapter_is_a_model(tmp_path):
+    """Its file of rows is called by its folder; two of one name would share one."""
+    one, of_a_run = jobs("adapter:runs/x/rank19,adapter:runs/cream/adapter")
+    assert (one.name, of_a_run.name) == ("adapter-rank19", "adapter-cream")
+    assert one.evaluation_name("runs/y") == "adapter:runs/x/rank19" and not one.trained
+    for listed, said in {"adapter:a/x,adapter:b/x": "adapter-x twice", "adapter:": "is no model",
+                         "adapter:yarn:8:0": "is no model"}.items():  # fmt: skip
+        with pytest.raises(ValueError, match=said):
+            jobs(listed)
+    with pytest.raises(SystemExit, match=r"nowhere holds no adapter_config\.json"):
+        campaign.main(["out", "--models", "adapter:nowhere", "--root", str(tmp_path)])
+
+
+def test_an_adapter_is_asked_as_it_is_merged(training_place, tmp_path, monkeypatch):
+    """Through a whole campaign's job: the rows are of the adapter on the preset's base."""
+    training_runs.share(training_place, tmp_path)
+    training_runs.train(tmp_path, tmp_path / "runs/lora", lora_rank=2, scaling="yarn")
+    asked = Example("perplexity", 0, "", "", 40, tokens=tuple(range(2, 42)), how={"bos": 1})
+    preset = presets.get("tiny", base="base")
+    monkeypatch.setattr(presets, "get", lambda *a, **k: preset)
+    monkeypatch.setattr(campaign.Questions, "build", lambda *a: [asked])
+    wanted = tuple(jobs("original,adapter:runs/lora/adapter"))
+    run = campaign.Campaign("out", wanted, campaign.Questions("tiny"), ("perplexity",), {},
+                            tmp_path, 1e12, 64)  # fmt: skip
+    assert run.work()
+    rows = results.read(tmp_path / "out/rows/adapter-lora.jsonl")
+    assert set(rows["run"]) == {"adapter:runs/lora/adapter"} and set(rows["scale"]) == {8}
+    merged = lora.load(tmp_path / "runs/lora/adapter", tmp_path / "base", device="cpu")
+    assert set(rows["model_hash"]) == {models.weights_hash(merged)}
+    assert (tmp_path / "out/locks/adapter-lora.done").exists()
