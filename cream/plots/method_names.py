@@ -21,7 +21,10 @@ __all__ = ["by_name", "method_name"]
 
 OWN = {"cope": "CoPE", "drope": "DroPE"}  # scalings that are methods, whichever the positions
 FROZEN = "RandPos on frozen NTK"  # CLEX whose W_down stays 0
-SAID = {"lora_rank": "LoRA rank {}", "clex_grad_norm": "matrices clipped apart at {}"}
+SAID = {
+    "lora_rank": "LoRA rank {}", "learning_rate": "rate {}",
+    "clex_grad_norm": "matrices clipped apart at {}",
+}  # fmt: skip
 
 
 def by_name(rows: pd.DataFrame) -> pd.DataFrame:

@@ -439,13 +439,18 @@ def _started(
     arguments: Sequence[str], campaign: Campaign, given: argparse.Namespace
 ) -> list[subprocess.Popen]:
     """Start the processes, each with one card."""
-    cards = given.gpus.split(",") if given.gpus else map(str, range(torch.cuda.device_count()))
     again = [sys.executable, "-m", "cream.study.campaign", *arguments, "--worker"]
     again += ["--until", str(campaign.until)]
     return [
         subprocess.Popen(again, env={**os.environ, "CUDA_VISIBLE_DEVICES": card})
-        for card in list(cards) * given.share
+        for card in _cards(given.gpus) * given.share
     ] or [subprocess.Popen(again)]
+
+
+def _cards(gpus: str | None) -> list[str]:
+    """The cards named, or else those that this process may see, by the host's numbers."""
+    named = gpus or os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(n) for n in range(torch.cuda.device_count())]
 
 
 def _campaign(given: argparse.Namespace) -> Campaign:

@@ -20,7 +20,7 @@ NAMES = {
     ("clex", "clex", "runs/x/clex-clex-8-seed2-clex_grad_norm-1.0"):
         "CLEX, matrices clipped apart at 1.0",
     ("cream", "yarn", "runs/x/cream-yarn-8-seed2-lora_rank-16-learning_rate-0.001"):
-        "CREAM, LoRA rank 16, learning_rate 0.001",
+        "CREAM, LoRA rank 16, rate 0.001",
 }  # fmt: skip
 
 

@@ -125,7 +125,7 @@ def test_runs_that_differ_in_more_than_their_method_are_lines_of_their_own(rows)
     shares = {
         "clex": 0.1, "RandPos on frozen NTK": 0.2, "CoPE, CREAM's positions": 0.3,
         "CLEX, matrices clipped apart at 1.0": 0.4, "DroPE, plain fine-tuning": 0.5,
-        "CREAM, LoRA rank 16, learning_rate 0.001": 0.6,
+        "CREAM, LoRA rank 16, rate 0.001": 0.6,
     }  # fmt: skip
     assert table.loc[list(shares)]["beyond"].to_dict() == pytest.approx(shares)
     assert table.loc["cream"]["beyond_runs"] == 2  # without the adapter

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import training_runs
 from filelock import FileLock
 
@@ -223,3 +224,12 @@ def test_an_adapter_is_asked_as_it_is_merged(training_place, tmp_path, monkeypat
     merged = lora.load(tmp_path / "runs/lora/adapter", tmp_path / "base", device="cpu")
     assert set(rows["model_hash"]) == {models.weights_hash(merged)}
     assert (tmp_path / "out/locks/adapter-lora.done").exists()
+
+
+def test_cards_are_those_that_the_process_may_see(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    assert campaign._cards(None) == ["3", "5"]
+    assert campaign._cards("1") == ["1"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert campaign._cards(None) == ["0", "1"]
