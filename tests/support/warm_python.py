@@ -15,6 +15,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import importlib.util
 import json
 import os
 import runpy
@@ -113,7 +114,12 @@ def served() -> Iterator[None]:
 
 
 def warm_kernels() -> None:
-    """Start the kernels of notebooks warm, whoever starts them: papermill, nbclient, nbval."""
+    """Start the kernels of notebooks warm, whoever starts them: papermill, nbclient, nbval.
+
+    A machine without Jupyter has none to start: it can run the tests marked `gpu` all the same.
+    """
+    if importlib.util.find_spec("jupyter_client") is None:
+        return
     from jupyter_client.provisioning import local_provisioner
 
     launch = local_provisioner.launch_kernel
@@ -133,7 +139,8 @@ def _serve(listener: socket.socket) -> dict | None:
     woken = _woken_by_endings()
     select.select([listener, 0], [], [])
     for name in MODULES:
-        importlib.import_module(name)
+        if importlib.util.find_spec(name.partition(".")[0]):
+            importlib.import_module(name)
     warm_kernels()  # of a papermill that is started warm
     gc.freeze()
     while True:
