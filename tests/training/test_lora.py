@@ -30,7 +30,7 @@ class Kept(TrainerCallback):
 
     @torch.no_grad()
     def on_train_end(self, args, state, control, model=None, **kwargs):
-        self.logits = model(TOKENS, use_cache=False).logits.float()
+        self.logits = model(TOKENS.to(model.device), use_cache=False).logits.float()
         self.frozen = {n: p.clone() for n, p in model.named_parameters() if not p.requires_grad}
         self.trained = [n for n, p in model.named_parameters() if p.requires_grad]
 
