@@ -97,7 +97,9 @@ class MasterAdamW(torch.optim.Optimizer):
         parameter.grad = None
         if not self.offload:  # else later: accelerate moves what it finds to the card
             self._begin(parameter)
-        return parameter.register_post_accumulate_grad_hook(self._take)
+        # Held by the parameter out of the collector's sight, so it must not hold the optimizer.
+        take = weakref.WeakMethod(self._take)
+        return parameter.register_post_accumulate_grad_hook(lambda one: take()(one))
 
     def _begin(self, parameter: torch.Tensor) -> None:
         """Make a parameter's moments, 0."""

@@ -174,8 +174,8 @@ def test_a_stopped_run_goes_on_bit_for_bit(
 # -------------------------------------------------------------------------------------- memory
 
 
-WIDE = LlamaConfig(
-    vocab_size=32_000, hidden_size=1024, intermediate_size=2816, num_hidden_layers=8,
+WIDE = LlamaConfig(  # no matrix is of 11 MiB, of which torch's allocator makes 12
+    vocab_size=32_000, hidden_size=1024, intermediate_size=3072, num_hidden_layers=8,
     num_attention_heads=8, max_position_embeddings=2048,
 )  # fmt: skip
 
@@ -200,11 +200,10 @@ def step_bytes(shape: LlamaConfig, config, device: str, held) -> tuple[int, int]
 @gpu
 @pytest.mark.parametrize("recompute", [0, 4, 8])
 def test_a_step_holds_no_more_than_is_estimated(recompute):
-    """168 million parameters and 16,384 tokens: states to 2 %, the peak within the estimate."""
+    """175 million parameters and 16,384 tokens: states to 2 %, the peak within the estimate."""
 
     def held(most: bool = False) -> int:
-        now = torch.cuda.max_memory_allocated() if most else torch.cuda.memory_allocated()
-        return now - others
+        return torch.cuda.max_memory_allocated() if most else torch.cuda.memory_allocated()
 
     config = training_runs.config(
         precision="master", compile="none", micro_batch=8, batch_size=8, recompute=recompute,
@@ -213,7 +212,6 @@ def test_a_step_holds_no_more_than_is_estimated(recompute):
     needed = memory.needs(WIDE, config, 2048)
     gc.collect()
     torch.cuda.reset_peak_memory_stats()
-    others = torch.cuda.memory_allocated()  # what earlier tests of this process left on the card
     states, peak = step_bytes(WIDE, config, "cuda", held)
     assert states == pytest.approx(needed.states, rel=0.02)
     assert peak <= needed.total, f"{peak:,} bytes were held; {needed}"

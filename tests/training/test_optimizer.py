@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -204,6 +206,15 @@ def test_the_state_of_another_optimizer_is_refused(tiny_model):
         MasterAdamW(model.parameters(), lr=1e-3)
 
 
+def test_an_optimizer_that_is_dropped_is_freed(tiny_model):
+    model = tiny(tiny_model)
+    optimizer = MasterAdamW(model.parameters(), **SETTINGS)
+    gone = weakref.ref(optimizer)
+    del optimizer, model
+    gc.collect()
+    assert gone() is None
+
+
 @pytest.mark.gpu
 def test_moments_in_ram_change_no_bit_on_a_card(tiny_model):
     """Locked to their pages while they are held, and no longer."""
@@ -223,6 +234,7 @@ def test_moments_in_ram_change_no_bit_on_a_card(tiny_model):
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
     address = held[0].data_ptr()
     del held, optimizer, model
+    gc.collect()
     assert torch.cuda.cudart().cudaHostUnregister(address) != torch.cuda.cudart().cudaError.success
 
 
