@@ -289,6 +289,8 @@ def _times(table: pd.DataFrame, tokens: int, machine: parallel.Machine) -> list[
 
 
 def _hours(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} seconds"
     return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 

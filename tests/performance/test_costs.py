@@ -182,6 +182,9 @@ def test_the_miniatures_own_rows_speak_for_it(write, tmp_path, monkeypatch):
     said = str(_plan(rows, tmp_path, "miniature"))
     assert "time: this machine, cpu: 3.3 minutes at 2,048 tokens/s (micro-batch 8" in said
     assert "processors differ; measured with 2 threads" in said
+    assert [costs._hours(one) for one in (2.8, 0.5, 0.002)] == [
+        "2.8 hours", "30.0 minutes", "7 seconds"
+    ]  # fmt: skip
     assert "python -m cream.performance small-training miniature --corpus random" in said
 
 
