@@ -150,7 +150,10 @@ def open_corpus(path: str | Path, tokenizer: PreTrainedTokenizerBase | None = No
     path = Path(path)
     manifest = _manifest(path)
     if manifest is None:
-        raise FileNotFoundError(f"{path} holds no corpus (manifest.json): make one with 01_data")
+        raise FileNotFoundError(
+            f"{path} holds no corpus (manifest.json): make one with 01_data, given the same "
+            "preset, or this folder as out"
+        )
     if manifest.get("format") != FORMAT:
         raise ValueError(
             f"{path} has corpus format {manifest.get('format')}, this code reads {FORMAT}: "

@@ -147,7 +147,13 @@ def _manual(one: Distribution, folder: Path) -> list[tuple[str, str]]:
     kept = folder / f"{one.name}-{hash_of(one.sha256, place, manuals.VERSION)}.json.gz"
     if kept.is_file():
         return [tuple(each) for each in json.loads(gzip.decompress(kept.read_bytes()))]
-    archive = fetch_file(one.pinned, folder)
+    try:
+        archive = fetch_file(one.pinned, folder)
+    except ConnectionError as error:
+        raise ConnectionError(
+            f"{error}\nOnce the registry is reachable, run notebooks/01_data again (what came is "
+            "kept); with -p source FILE it reads text of your own"
+        ) from error
     manual = list(manuals.read_manual(archive, *place))
     atomic_write(kept, gzip.compress(json.dumps(manual).encode(), mtime=0))
     return manual

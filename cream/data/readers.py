@@ -259,6 +259,7 @@ def standard_library() -> Source:
     """Return modules of the running Python as documents, for trying things out offline."""
 
     def read() -> Iterator[dict[str, Any]]:
+        """Yield each module that this Python has as source text, a document of its split."""
         for split, modules in STANDARD_LIBRARY.items():
             for name in modules:
                 found = importlib.util.find_spec(name)

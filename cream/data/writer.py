@@ -63,6 +63,7 @@ class _Split:
     def add(
         self, tokens: np.ndarray, answers: np.ndarray, source: str, name: str, kind: str
     ) -> None:
+        """Append a document of tokens (n,); answers (2 m,) are first and end of m spans of them."""
         self.waiting.append((tokens, answers, source, name, kind))
         self.documents += 1
         self.tokens += len(tokens)
@@ -74,6 +75,7 @@ class _Split:
             self.flush()
 
     def flush(self) -> None:
+        """Write the documents that wait in memory to the stream, as one batch."""
         if not self.waiting:
             return
         ids, answers, *texts = zip(*self.waiting, strict=True)
@@ -92,6 +94,7 @@ class _Split:
         return lists.cast(self.columns.arrow_schema.field(column).type)
 
     def close(self) -> dict[str, Any]:
+        """Save the split as a `datasets` folder; return its counts, in documents and tokens."""
         self.flush()
         self.writer.close()
         self.file.close()

@@ -150,6 +150,7 @@ def _set_pre_tokenizer(converter: dict[str, Any], name: str) -> None:
             continue
 
         def named(self: Any, tokenizer: Any, known: Any = known) -> str:
+            """Return what the converter recognizes, else the given name, and say so."""
             try:
                 return known(self, tokenizer)
             except NotImplementedError:

@@ -55,16 +55,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and arguments[0] in OTHERS:
         return OTHERS[arguments[0]].main(arguments[1:])
-    parser = argparse.ArgumentParser(
-        prog="python -m cream.performance", description=main.__doc__,
-        epilog=f"further commands, with their own --help: {', '.join(OTHERS)}",
-    )  # fmt: skip
+    parser = argparse.ArgumentParser(prog="python -m cream.performance", description=main.__doc__)
     commands = parser.add_subparsers(required=True)
     for name, what, add_options, run in SMALL:
         command = commands.add_parser(name, help=what)
         add_options(command)
         command.add_argument("--rows", metavar="FILE", help="append rows to this JSON Lines file")
         command.set_defaults(run=run)
+    for name, module in OTHERS.items():  # listed; their modules read their own options, above
+        commands.add_parser(name, help=(module.main.__doc__ or "").split("\n")[0])
     given = parser.parse_args(arguments)
     try:
         given.run(given)

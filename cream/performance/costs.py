@@ -277,6 +277,9 @@ def _times(table: pd.DataFrame, tokens: int, machine: parallel.Machine) -> list[
         if row["gib"] is not None and not pd.isna(row["gib"]) and not row["scaled"]:
             parts.append(f"peak {row['gib']:.1f} GiB")
         known = f"from {row['model']}, at its MFU" if row["scaled"] else "measured"
+        if row["card"] == "cpu":
+            threads = row["settings"].get("threads", "some")
+            known = f"processors differ; {known} with {threads} threads"
         lines.append(f"{', '.join(parts)} ({row['how']}; {known} {row['date'][:10]}: "
                      f"{row['command']})")  # fmt: skip
     lines.sort(key=lambda line: not line.startswith("this machine"))
@@ -286,6 +289,8 @@ def _times(table: pd.DataFrame, tokens: int, machine: parallel.Machine) -> list[
 
 
 def _hours(hours: float) -> str:
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} seconds"
     return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 

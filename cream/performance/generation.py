@@ -208,6 +208,7 @@ def _in_batches(batch_size: int | str, allow_beyond: bool) -> Way:
     def answer(
         model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Example]
     ) -> Tokens:
+        """Return the new tokens of each example's answer, in the order of the examples."""
         one, prompts = asked[0], [example.prompt for example in asked]
         done = inference_generation.greedy(
             model, tokenizer, prompts, one.max_new_tokens, one.stop, batch_size,

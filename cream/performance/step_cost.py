@@ -256,6 +256,7 @@ def _written(job: dict, model: PreTrainedModel) -> Iterator:
     def write(
         task: str, one: dict, seconds: float | None, peak: float | None, why: str | None = None
     ) -> None:
+        """Print and append one row: seconds of the pass, peak in GiB, or why neither exists."""
         target, method = one.get("target"), one["method"]
         size = one["micro_batch"] * one["tokens"] if target else None
         how = {**about, "score": "milliseconds", "fits": seconds is not None, "why": why}

@@ -60,7 +60,8 @@ def _strip(
 ) -> None:
     """One example as a strip, paler where only some of the positions are assigned."""
     places = (positions * STRIP // length).astype(int)  # of CLEX beyond N tokens no whole numbers
-    share = np.bincount(places, minlength=STRIP) / (length / STRIP)
+    all_of_them = np.bincount(np.arange(length) * STRIP // length, minlength=STRIP)
+    share = np.bincount(places, minlength=STRIP) / np.maximum(all_of_them, 1)
     strip = np.zeros((1, STRIP, 4))
     strip[0, :, :3] = to_rgb(color)
     strip[0, :, 3] = np.where(share > 0, 0.3 + 0.7 * np.minimum(share, 1), 0)

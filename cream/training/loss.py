@@ -74,6 +74,7 @@ class _SummedLoss(torch.autograd.Function):
         rows: int,
         compiled: bool,
     ) -> torch.Tensor:
+        """Return the loss summed over hidden (n, d), `rows` at a time; weight is (vocab, d)."""
         gradient_of = _compiled() if compiled else _loss_and_gradient
         total = torch.zeros((), device=hidden.device)
         wanted, trained = ctx.needs_input_grad[:2]  # a head may be frozen
@@ -96,6 +97,7 @@ class _SummedLoss(torch.autograd.Function):
     def backward(
         ctx: torch.autograd.function.FunctionCtx, outer: torch.Tensor
     ) -> tuple[torch.Tensor | None, ...]:
+        """Return the gradients by hidden (n, d) and weight (vocab, d), None where frozen."""
         to_hidden, to_weight = ctx.saved_tensors
         hidden = None if to_hidden is None else to_hidden * outer
         weight = None if to_weight is None else (to_weight * outer).to(ctx.dtype)

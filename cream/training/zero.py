@@ -78,6 +78,7 @@ def lose_in_forward(model: PreTrainedModel, compiled: bool = False) -> None:
 
     @functools.wraps(own)
     def forward(*args: object, **inputs: object) -> object:
+        """Return the mean loss over labels (batch, n) alone; without labels, the own output."""
         labels = inputs.pop("labels", None)
         if labels is None:
             return own(*args, **inputs)
@@ -96,6 +97,7 @@ def _summing(head: torch.nn.Module, labels: torch.Tensor, compiled: bool) -> Ite
     """Let a head, called meanwhile, return the summed loss of the hidden states it is given."""
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
+        """Return the summed loss, a scalar, of hidden states of shape (batch x n, d)."""
         return summed_loss(hidden, head.weight, labels, compiled=compiled)
 
     head.forward = forward

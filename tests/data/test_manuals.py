@@ -146,6 +146,8 @@ def test_an_unreachable_registry_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(ConnectionError, match=r"could not fetch pkg==1.0 .*registry reachable"):
         fetch_file(PIN.pinned, tmp_path)
+    with pytest.raises(ConnectionError, match=r"fetch celery==(.|\n)*run notebooks/01_data again"):
+        list(distributions.documents(tmp_path, names=["celery"], progress=False))
     assert list(tmp_path.iterdir()) == []
 
 

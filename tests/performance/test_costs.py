@@ -175,11 +175,16 @@ def test_another_size_is_counted_at_the_measured_share_or_not_at_all(write, tmp_
 
 def test_the_miniatures_own_rows_speak_for_it(write, tmp_path, monkeypatch):
     monkeypatch.setattr(costs.parallel.Machine, "here", lambda: Machine())
-    how = {"compile": "auto", "workers": 0, "micro_batch": 8, "precision": "auto", "steps": 20}
+    how = {"compile": "auto", "workers": 0, "micro_batch": 8, "precision": "auto", "steps": 20,
+           "threads": 2}  # fmt: skip
     rows = write("speed_training", 2000.0, card="cpu", preset="miniature", base="miniature",
                  window=512, tokens_per_second=2048.0, settings=how)  # fmt: skip
     said = str(_plan(rows, tmp_path, "miniature"))
     assert "time: this machine, cpu: 3.3 minutes at 2,048 tokens/s (micro-batch 8" in said
+    assert "processors differ; measured with 2 threads" in said
+    assert [costs._hours(one) for one in (2.8, 0.5, 0.002)] == [
+        "2.8 hours", "30.0 minutes", "7 seconds"
+    ]  # fmt: skip
     assert "python -m cream.performance small-training miniature --corpus random" in said
 
 

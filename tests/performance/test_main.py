@@ -121,3 +121,11 @@ def test_bad_input_is_an_error_of_the_command(command, message, base, capsys):
         speed.main([*command, "--base", base])
     assert ended.value.code == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_command_that_is_none_is_refused_with_all_that_are(capsys):
+    """Also those whose modules read their own options."""
+    with pytest.raises(SystemExit):
+        speed.main(["speed"])
+    said = capsys.readouterr().err
+    assert all(name in said for name in (*speed.OTHERS, *(name for name, *_ in speed.SMALL)))

@@ -214,6 +214,12 @@ def test_pictures_of_the_method_draw_every_method():
     assert len(made["middle"].axes) == 4
 
 
+def test_a_run_without_a_gap_is_drawn_in_full_colour():
+    """Whatever share of a column's positions a window that columns do not divide leaves it."""
+    picture = evaluations.indices_picture({"full": sampler("full", 512, 8)}, 5000)
+    assert all((image.get_array()[0, :, 3] == 1).all() for image in picture.axes[0].images)
+
+
 def test_saved_figures_carry_their_rows_and_commit(rows, tmp_path):
     """In the PNG's text and the PDF's keywords; nothing is left beside them."""
     figure = evaluations.accuracy_by_length(of(rows, "longchat_lines"))

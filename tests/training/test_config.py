@@ -148,7 +148,7 @@ def test_a_command_that_cannot_train_ends_in_one_line(tmp_path, capsys):
 
 BAD_RUNS = {
     "another's tokenizer": ({"corpus": "foreign"}, "foreign was tokenised by"),
-    "no corpus": ({"corpus": "nowhere"}, "nowhere holds no corpus"),
+    "no corpus": ({"corpus": "nowhere"}, "nowhere holds no corpus .* given the same preset"),
     "no base": ({"base": "base/typo"}, "base/typo: there is no such checkpoint directory"),
     "no hub": ({"base": "gone/base"}, "gone/base: no such directory here, and the Hugging Face"),
     "scaled base": ({"base": "scaled"}, "this base already scales its RoPE"),

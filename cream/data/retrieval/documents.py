@@ -113,12 +113,14 @@ class _Writer:
             self.add(PAIRS_HEADER)
 
     def add(self, text: str) -> int:
+        """Append text and return the character at which it begins."""
         start = self.length
         self.parts.append(text)
         self.length += len(text)
         return start
 
     def record(self) -> None:
+        """Append the next record of the family and note where it stands."""
         key, value = next(self.source)
         start = self.add(record_text(self.family, key, value, self.wording))
         self.records.append(Record(start, self.length, key, value))
