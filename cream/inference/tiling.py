@@ -27,6 +27,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from cream.models.backbone import backbone
+from cream.rope.clex import ClexLayer
 
 __all__ = ["Tiling", "tiled"]
 
@@ -119,11 +120,14 @@ def _decoder(model: PreTrainedModel) -> tuple[nn.Module | None, list[nn.Module]]
 
 
 def _pointwise(model: PreTrainedModel, how: Tiling) -> list[_Pointwise]:
-    """Candidates: children of layers with weights, that are no attentions; the last norm."""
+    """Candidates: children of layers with weights, that are no attentions; the last norm.
+
+    CLEX's layer has weights, too, but gives angles: it is not given hidden states to split.
+    """
     parent, layers = _decoder(model)
     found = [] if parent is None else [
         child for child in parent.children()
-        if not isinstance(child, nn.ModuleList | nn.Embedding)
+        if not isinstance(child, nn.ModuleList | nn.Embedding | ClexLayer)
     ]  # fmt: skip
     found += [child for layer in layers for child in layer.children() if not _projections(child)]
     return [_Pointwise(one, how) for one in found if any(True for _ in one.parameters())]

@@ -18,6 +18,7 @@ from cream import models, rope
 from cream.inference import tiling
 from cream.inference.likelihood import log_likelihood
 from cream.inference.tiling import Tiling, tiled
+from cream.rope import clex
 
 FINE = Tiling(tokens=32, heads=1)
 HEADS = {"num_attention_heads": 4, "max_position_embeddings": 512}
@@ -201,6 +202,14 @@ def test_what_stays_whole_is_named(model, whole, caplog):
     with tiled(model, 100, FINE) as found:
         assert found == whole
     assert [name in caplog.text for name in whole] == [True] * len(whole)
+    same(model)
+
+
+def test_clex_gives_angles_and_is_no_candidate(caplog):
+    model = models.create(models.extend(tiny_models.config("llama"), rope.scaling("clex", 4)), 0)
+    with clex.chosen(model, 200), tiled(model, 200, FINE) as whole:
+        assert whole == []
+    assert "ClexLayer" not in caplog.text
     same(model)
 
 
