@@ -17,6 +17,7 @@ from cream.plots.style import finish, legend, printed, sheet, style
 
 __all__ = [
     "by_target",
+    "clex_steps",
     "generation",
     "long",
     "losses",
@@ -183,6 +184,17 @@ def losses(rows: pd.DataFrame) -> pd.DataFrame:
          "head's gradient from float32's": _number(one.get("head_gradient_error"), "{:.1e}"),
          "command": one["command"]}
         for one in _task(rows, "speed_loss")
+    ])  # fmt: skip
+
+
+def clex_steps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of what CLEX's ODE adds to a training step, in ms, by head size and t."""
+    return pd.DataFrame([
+        {"beside": one["card"].removeprefix("NVIDIA "), "head size": one["dim"], "t": one["t"],
+         "ms a step": _number(one["score"], "{:.1f}"), "solving": _number(one["solve_ms"], "{:.1f}"),
+         "its gradient": _number(one["gradient_ms"], "{:.1f}"),
+         "longest": _number(one["longest_ms"], "{:.1f}"), "command": one["command"]}
+        for one in _task(rows, "speed_clex", shaped=False)
     ])  # fmt: skip
 
 

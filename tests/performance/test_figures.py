@@ -165,12 +165,21 @@ def test_evaluations_by_two_gpus_have_their_rows_and_times(write):  # noqa: F811
     assert (lines["rows"], lines["equal"], lines["answers that differ"]) == (400, True, 0)
 
 
+def test_what_clexs_ode_adds_is_said_by_head_size_and_t(write):  # noqa: F811
+    rows = write("speed_clex", 14.18, method="clex", settings={
+        "dim": 64, "t": 64, "command": "python -m c", "solve_ms": 7.77, "gradient_ms": 6.62,
+        "longest_ms": 18.48})  # fmt: skip
+    (line,) = figures.clex_steps(rows).to_dict("records")
+    assert (line["head size"], line["t"], line["ms a step"]) == (64, 64, "14.2")
+    assert (line["solving"], line["its gradient"], line["longest"]) == ("7.8", "6.6", "18.5")
+
+
 def test_11_reads_every_committed_speed_row():
     """None is left out of the tables: of each task as many lines as rows."""
     rows = costs.default_rows(ROOT)
     count = rows.groupby("task").size()
     tables = {"speed_long": "long", "speed_loss": "losses", "speed_resume": "resumed",
-              "speed_evaluation": "split"}  # fmt: skip
+              "speed_evaluation": "split", "speed_clex": "clex_steps"}  # fmt: skip
     for task, name in tables.items():
         assert len(getattr(figures, name)(rows)) == count[task] > 0
     assert len(figures.sharded(rows)) == count["check_sharding"] + count["check_processes"]
@@ -189,5 +198,6 @@ def test_the_sentences_name_the_ratio_and_what_is_extrapolated(rows):
 def test_nothing_measured_is_said(tmp_path):
     empty = results.read()
     assert figures.reading(costs.by_target(empty), empty) == "Nothing was run yet."
-    for table in ("run_costs", "losses", "resumed", "long", "generation", "sharded", "split"):
+    for table in ("run_costs", "losses", "resumed", "long", "generation", "sharded", "split",
+                  "clex_steps"):
         assert getattr(figures, table)(empty).empty
