@@ -5,8 +5,8 @@ lm-evaluation-harness. Does not: prompts and scores (`tasks`). Read first: `mode
 `python -m cream.evaluation NOTEBOOK` runs a notebook's evaluation without the notebook.
 """
 
+from cream.evaluation.model_spec import ModelSpec
 from cream.evaluation.models import (
-    ModelSpec,
     base_of,
     evaluate_models,
     find,

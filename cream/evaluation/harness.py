@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from cream.data.chat import UserTurn
 from cream.data.corpus import tokenizer_hash
 from cream.evaluation import harness_ruler
-from cream.evaluation.models import Loaded, ModelSpec, ServedModel
+from cream.evaluation.model_spec import Loaded, ModelSpec, ServedModel
 from cream.inference.prompt_tokens import appended
 from cream.models import load_tokenizer
 from cream.results import Rows, variant

@@ -8,49 +8,42 @@
     growing:runs/x        a CLEX model whose t rises with its cache (`rope.clex_growing`)
     http://host/v1#NAME   what an OpenAI-compatible server calls NAME (see `inference.server`)
 
-What belongs here: from such a name to a loaded model, to the columns its rows have in common, and
-the loop that asks several models the same examples.
+What belongs here: from such a name to a model (`model_spec`, and `adapters` for LoRA's), what
+examples need of a base, and the loop that asks several models the same examples.
 """
 
 import dataclasses
 import json
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
-import torch
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from cream import models, results, rope
 from cream.data.corpus import tokenizer_hash
 from cream.evaluation import distributed
+from cream.evaluation.adapters import ADAPTER, find_adapter
+from cream.evaluation.model_spec import Loaded, ModelSpec, ServedModel
 from cream.evaluation.runner import evaluate, keyed
-from cream.inference.server import Address, Failed, Server, parse
+from cream.inference.server import Failed, parse
 from cream.models import bases
 from cream.models.checkpoints import rope_state
 from cream.models.identity import checkpoint_place, equal_weights, folder_name
-from cream.rope import clex, clex_growing
-from cream.tasks.base import Example, check_lengths
+from cream.rope import clex
+from cream.tasks.base import Example
 from cream.tasks.prompts import spared
 
 if TYPE_CHECKING:
     from cream.presets import Preset
 
 __all__ = [
-    "Adapter",
     "Base",
-    "Loaded",
-    "ModelSpec",
-    "ServedModel",
-    "adapter_name",
-    "adapter_training",
     "base_of",
-    "device_name",
     "evaluate_models",
     "find",
     "prompt_lengths",
@@ -58,188 +51,6 @@ __all__ = [
 ]
 
 GROWING = "growing:"  # before the name of a CLEX model
-ADAPTER = "adapter:"  # before a LoRA adapter's folder
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model to be evaluated, not yet loaded: its place, its scaling, what is known of it."""
-
-    name: str
-    path: str
-    method: str
-    scaling: str | None = None
-    scale: int | None = None
-    base: str | None = None
-    seed: int | None = None
-    tokens_trained: int | None = None
-    preset: str | None = None
-    foreign: bool = False  # no run of ours: the folder's name stands for its method
-    growing: bool = False  # CLEX whose t rises with its cache
-
-    @property
-    def rope(self) -> rope.RopeScaling | None:
-        """The RoPE scaling that it is evaluated with; None: as its checkpoint says."""
-        return None if self.scaling is None else rope.scaling(self.scaling, self.scale or 1)
-
-    def load(self, dtype: torch.dtype | None = None) -> "Loaded":
-        """Load the model (see `models.load` for dtype) and its tokenizer, and hash its weights."""
-        model = self._read(dtype)
-        tokenizer = models.load_tokenizer(self.path)
-        models.check_pair(model, tokenizer)
-        settings = {"dtype": str(model.dtype).removeprefix("torch.")}
-        if self.growing:
-            clex_growing.grow(model)
-            settings["clex_t"] = "growing"
-        header = {
-            **self.header(model.config),
-            "model_hash": distributed.current().from_first(lambda: self._hash(model)),
-            "card": device_name(model.device),
-            "settings": settings,
-        }
-        return Loaded(model, tokenizer, header, header["scaling"] == "none")
-
-    def _read(self, dtype: torch.dtype | str | None, device: str | None = None) -> PreTrainedModel:
-        return models.load(self.path, scaling=self.rope, dtype=dtype, device=device)
-
-    @property
-    def place(self) -> str:
-        """The folder, or hub id, that holds what this model has of its own."""
-        return self.path
-
-    def header(self, config: PreTrainedConfig) -> dict[str, object]:
-        """Return the columns that say what the model is, wherever it is evaluated."""
-        about = models.describe(config)
-        return {
-            "run": self.name,
-            "base": self.base,
-            "preset": self.preset,
-            "method": self.method,
-            "scaling": about["scaling"],
-            "scale": about["scale"],
-            "window": about["window"],
-            "seed": self.seed,
-            "tokens_trained": self.tokens_trained,
-        }
-
-    def config(self) -> PreTrainedConfig:
-        """Read the model's config, scaled as the model will be, without its weights."""
-        config = models.load_config(self.path)
-        return config if self.rope is None else models.extend(config, self.rope)
-
-    def check(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
-        """Refuse (ValueError) examples beyond the model's target length, before it is loaded."""
-        config = self.config()
-        if models.describe(config)["scaling"] != "none":
-            check_lengths(examples, tokenizer, config.max_position_embeddings, self.name)
-
-    def weights_hash(self) -> str:
-        """Hash the weights as they are stored."""
-        return models.weights_hash(self._read("auto", "cpu"))
-
-    def _hash(self, model: PreTrainedModel) -> str:
-        """Hash the weights as stored: a copy narrowed to bfloat16 would be another model."""
-        return models.weights_hash(model) if model.dtype == torch.float32 else self.weights_hash()
-
-
-@dataclass(frozen=True)
-class Adapter(ModelSpec):
-    """A base with a LoRA adapter merged into it as it is loaded; `path` is the base's."""
-
-    adapter: str = ""
-
-    def _read(self, dtype: torch.dtype | str | None, device: str | None = None) -> PreTrainedModel:
-        from cream.training import lora  # imports peft, which no other name needs
-
-        return lora.load(self.adapter, self.path, dtype=dtype, device=device)
-
-    @property
-    def place(self) -> str:
-        """The adapter's folder."""
-        return self.adapter
-
-    def config(self) -> PreTrainedConfig:
-        """Read the adapter's config, which holds the scaling."""
-        return models.load_config(self.adapter)
-
-    def weights_hash(self) -> str:
-        """Hash the weights merged in float32 on the CPU, as a run's model/ is."""
-        return models.weights_hash(self._read(torch.float32, "cpu"))
-
-    def _hash(self, model: PreTrainedModel) -> str:
-        """Hash what a CPU computes: a card's sums in merging may differ in their last bits."""
-        here = model.dtype == torch.float32 and model.device.type == "cpu"
-        return models.weights_hash(model) if here else self.weights_hash()
-
-
-def adapter_name(folder: Path) -> str:
-    """Call an adapter by its run, or by its folder."""
-    return folder.resolve().parent.name if folder.name == "adapter" else folder.name
-
-
-def adapter_training(folder: Path) -> dict[str, object]:
-    """What is known of an adapter's training: from its own file, or from its run directory."""
-    for file in (folder / "training.json", folder.parent / "config.json"):
-        if file.is_file() and "model_type" not in (found := json.loads(file.read_text())):
-            return found
-    return {}
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    """A model behind a server: its address, and the checkpoint that it is said to be.
-
-    Rows of a named checkpoint are those of that checkpoint (run, method, hash of its weights, taken
-    at its word) with the server in their settings. Otherwise the run and the method are the
-    server's name for the model, its scaling is "server", and the hash stands for its name and its
-    answers to fixed prompts (`Server.fingerprint`).
-    """
-
-    name: str
-    address: Address
-    base: str
-    checkpoint: ModelSpec | None = None
-    preset: str | None = None
-
-    def check(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise ConnectionError if the server gives no answers, while nothing has been computed."""
-        Server(self.address, tokenizer)
-        if self.checkpoint:
-            self.checkpoint.check(examples, tokenizer)
-
-    def load(self, dtype: torch.dtype | None = None) -> "Loaded":
-        """Reach the server; what it computes in (`dtype`) is its own."""
-        place = self.checkpoint.path if self.checkpoint else self.base
-        tokenizer = models.load_tokenizer(place)
-        server = Server(self.address, tokenizer)
-        first = distributed.current().from_first
-        if self.checkpoint:
-            about = self.checkpoint.header(self.checkpoint.config())
-            hashed = first(self.checkpoint.weights_hash)
-        else:
-            window = models.describe(models.load_config(self.base))["window"]
-            model = self.address.model
-            about = {"run": model, "method": model, "scaling": "server", "scale": 1,
-                     "base": Path(self.base).name, "window": window,
-                     "preset": self.preset}  # fmt: skip
-            hashed = first(server.fingerprint)
-        header = {**about, "model_hash": hashed, "card": "server", "settings": server.settings}
-        return Loaded(server, tokenizer, header, about["scaling"] in ("none", "server"))
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A loaded model, the columns its rows share, and whether it may read beyond its window."""
-
-    model: PreTrainedModel | Server
-    tokenizer: PreTrainedTokenizerBase
-    header: dict[str, object]
-    allow_beyond: bool
-
-    @property
-    def settings(self) -> dict[str, object]:
-        """What of the model's loading decides its answers; goes into every row's key."""
-        return dict(self.header["settings"])
 
 
 class Base(NamedTuple):
@@ -276,11 +87,6 @@ def prompt_lengths(multiples: str | Sequence[float], base: Base, preset: "Preset
     """
     lengths = token_lengths(multiples, base.window)
     return spared(lengths, base.window * preset.train.scale)
-
-
-def device_name(device: torch.device) -> str:
-    """Name the processor that a model is on."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def find(
@@ -452,7 +258,7 @@ def _parse_spec(
     if name.startswith(GROWING):
         return _growing(_parse_spec(name.removeprefix(GROWING), base, root, preset))
     if name.startswith(ADAPTER):
-        return _adapter(name.removeprefix(ADAPTER), path, root, named)
+        return find_adapter(name.removeprefix(ADAPTER), path, root, named)
     if name == "original":
         return ModelSpec(path=path, method="original", **named)
     if name == "scaled" or name.startswith("scaled:"):
@@ -479,26 +285,6 @@ def _growing(spec: ModelSpec | ServedModel) -> ModelSpec:
     return dataclasses.replace(
         spec, name=GROWING + spec.name, method=f"{spec.method} growing", growing=True
     )
-
-
-def _adapter(name: str, path: str, root: Path, named: dict[str, str | None]) -> Adapter:
-    """An adapter by its folder's name: a mean over methods does not mix it with its run."""
-    within = folder_name(os.path.expanduser(name), root)
-    folder = root / within
-    if not (folder / "adapter_config.json").is_file():
-        raise FileNotFoundError(f"{ADAPTER}{name}: {folder} holds no adapter_config.json, so it is "
-                                "no LoRA adapter; a run's is in its folder adapter")  # fmt: skip
-    known = adapter_training(folder)
-    theirs = Path(str(known.get("base", named["base"]))).name
-    if theirs != named["base"]:
-        raise ValueError(
-            f"{ADAPTER}{name} was made for the base {theirs}, and the base here is "
-            f"{named['base']}: on another one its numbers would mean nothing"
-        )
-    return Adapter(
-        path=path, method=adapter_name(folder), seed=known.get("seed"), foreign=True,
-        adapter=str(folder), **{**named, "name": ADAPTER + within},
-    )  # fmt: skip
 
 
 def _place(base: str | Path, root: Path) -> str:

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 
 from cream import models, rope
 from cream.evaluation import models as evaluation_models
+from cream.evaluation.model_spec import ModelSpec
 from cream.inference import generation as inference_generation
 from cream.inference.stopping import StopString, decode
 from cream.performance import harness, long_context
@@ -133,7 +134,7 @@ def _write(path: str, table: pd.DataFrame, header: dict[str, object]) -> None:
 
 
 def generation(
-    spec: evaluation_models.ModelSpec,
+    spec: ModelSpec,
     lengths: Sequence[int],
     samples: int,
     questions: int = 5,

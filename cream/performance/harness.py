@@ -31,7 +31,7 @@ import pandas as pd
 import torch
 from transformers import LlamaConfig
 
-from cream.evaluation import models
+from cream.evaluation.model_spec import device_name
 from cream.results import Rows
 from cream.utils.provenance import hash_of
 
@@ -248,7 +248,7 @@ def card() -> tuple[int | None, str]:
 
 def card_name() -> str:
     """Return the name of the processor that this process measures on, as rows have it."""
-    return models.device_name(place())
+    return device_name(place())
 
 
 def timed(function: Callable[[], T]) -> tuple[float, T]:

@@ -27,7 +27,7 @@ from transformers import PreTrainedModel
 
 from cream import rope
 from cream.data.dataset import collate
-from cream.evaluation import models
+from cream.evaluation.model_spec import device_name
 from cream.performance import harness, random_models
 from cream.performance.harness import GIB
 from cream.positions import sampler
@@ -249,7 +249,7 @@ def _written(job: dict, model: PreTrainedModel) -> Iterator:
              "resident_gib": resident, "card_gib": size and size / GIB,
              "command": job["command"]}  # fmt: skip
     header = harness.shape_header(
-        job["shape"], shape, f"efficiency of {job['shape']}", models.device_name(model.device),
+        job["shape"], shape, f"efficiency of {job['shape']}", device_name(model.device),
         about, scaling="linear",
     )  # fmt: skip
 

@@ -20,14 +20,14 @@ documents, RULER-6, LongChat lines. Answers are rows in OUT/rows/NAME.jsonl as t
 in OUT/NAME; the same command again computes what is missing. `--publish FILE` writes the rows of
 OUT as Parquet, and their training metrics beside it.
 
-What belongs here: which models, in which order, on which card. What is asked, is the tasks'.
+What belongs here: which models, in which order, on which card; what they are asked
+is in `campaign_questions`.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import gc
 import json
 import os
@@ -35,12 +35,9 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -48,38 +45,17 @@ import torch
 from filelock import FileLock, Timeout
 
 from cream import presets, results
-from cream.data.corpus import open_corpus
-from cream.data.tokenization import adds_bos
 from cream.evaluation import models as evaluation_models
+from cream.evaluation.adapters import ADAPTER, adapter_name
+from cream.evaluation.model_spec import Loaded
 from cream.evaluation.runner import evaluate
-from cream.presets import Preset
 from cream.results import Rows
-from cream.tasks import (
-    haystack,
-    longchat_lines,
-    needle,
-    passkey,
-    perplexity,
-    perplexity_texts,
-    prompts,
-    ruler,
-)
+from cream.study.campaign_questions import TASKS, USUAL, Questions
+from cream.tasks import needle
 from cream.tasks.base import Example
 from cream.training.run import train
-from cream.utils.files import atomic_write
-from cream.utils.provenance import commit, hash_of
 
-__all__ = ["KINDS", "TASKS", "Job", "Questions", "claimed", "jobs", "main", "per_length"]
-
-TASKS: dict[str, ModuleType] = {
-    "needle": needle, "passkey": passkey, "perplexity": perplexity, "ruler": ruler,
-    "longchat_lines": longchat_lines,
-}  # fmt: skip
-USUAL = ("needle", "passkey", "perplexity")
-KINDS = ("code", "manual")  # of the text that sentences are hidden in
-
-
-# --------------------------------------------------------------------- which models
+__all__ = ["Job", "claimed", "jobs", "main"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +78,7 @@ class Job:
     def name(self) -> str:
         """A file name that no other job of a campaign has."""
         if self.folder is not None:
-            return f"adapter-{evaluation_models.adapter_name(Path(self.folder))}"
+            return f"adapter-{adapter_name(Path(self.folder))}"
         parts = [self.method, self.scaling, self.scale and str(self.scale)]
         seed = [f"seed{self.seed}"] if self.trained else []
         changed = [f"{field}-{value}" for field, value in self.changes]
@@ -120,7 +96,7 @@ class Job:
         if self.trained:
             return f"{out}/{self.name}"
         if self.folder is not None:
-            return f"{evaluation_models.ADAPTER}{self.folder}"
+            return f"{ADAPTER}{self.folder}"
         return ":".join(str(x) for x in (self.method, self.scaling, self.scale) if x is not None)
 
 
@@ -174,102 +150,6 @@ def claimed(wanted: Sequence[Job], locks: Path) -> Iterator[Job]:
                 yield job
 
 
-# --------------------------------------------------------------------- what is asked
-
-
-@dataclass(frozen=True)
-class Questions:
-    """How many questions of each task, from which split and by which seed."""
-
-    preset: str
-    needle: tuple[int, ...] | None = None  # of a length, depth and kind of text; a length each
-    style: str | None = None
-    passkeys: int | None = None  # a length
-    documents: int | None = None
-    ruler: int = 20  # of each of the six tasks and each length
-    ruler_lengths: tuple[int, ...] = (8192, 16384, 32768)
-    split: str = "test"
-    seed: int = 0
-    lines: int | None = None  # a length
-
-    def build(self, task: str, root: Path) -> list[Example]:
-        """Build the examples of one task; the same on every machine."""
-        preset = presets.get(self.preset)
-        makers = {"needle": self._needles, "passkey": self._passkeys, "perplexity": self._texts,
-                  "ruler": self._ruler, "longchat_lines": self._lines}  # fmt: skip
-        return makers[task](preset, root)
-
-    def _needles(self, preset: Preset, root: Path) -> list[Example]:
-        base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        lengths = evaluation_models.prompt_lengths(asked.needle_lengths, base, preset)
-        counts = per_length(self.needle or (asked.needle_samples,), lengths)
-        corpus = open_corpus(root / preset.train.corpus, base.tokenizer)
-        style = self.style or asked.needle_style
-        with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
-            parts = []
-            for kind in KINDS:
-                text = haystack.from_corpus(corpus, base.tokenizer, self.split, kind)
-                parts += [
-                    pool.submit(needle.grid, base.tokenizer, text, [length], asked.needle_depths,
-                                count, self.seed, style, asked.needle_hidden, "exact", kind)
-                    for length, count in zip(lengths, counts, strict=True)
-                ]  # fmt: skip
-            return [example for part in parts for example in part.result()]
-
-    def _passkeys(self, preset: Preset, root: Path) -> list[Example]:
-        base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        count = self.passkeys or asked.passkeys
-        lengths = evaluation_models.prompt_lengths(asked.needle_lengths, base, preset)
-        return passkey.examples(base.tokenizer, lengths, count, self.seed, "chat")
-
-    def _ruler(self, preset: Preset, root: Path) -> list[Example]:
-        tokenizer = evaluation_models.base_of(preset.train.base, root).tokenizer
-        style = preset.evaluation.ruler_style or "official"
-        return ruler.examples(tokenizer, self.ruler_lengths, self.ruler, self.seed, style)
-
-    def _lines(self, preset: Preset, root: Path) -> list[Example]:
-        base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        lengths = evaluation_models.token_lengths(asked.lines_lengths, base.window)
-        style = self.style or prompts.default_style(preset.name, base.window)
-        count = self.lines or asked.lines_samples
-        return longchat_lines.examples(base.tokenizer, lengths, count, self.seed, style)
-
-    def _texts(self, preset: Preset, root: Path) -> list[Example]:
-        base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        lengths = evaluation_models.token_lengths(asked.perplexity_lengths, base.window)
-        bos = base.tokenizer.bos_token_id if adds_bos(base.tokenizer) else None
-        corpus = open_corpus(root / preset.train.corpus, base.tokenizer)
-        documents = perplexity_texts.from_corpus(corpus, bos, self.split)
-        count = self.documents or asked.perplexity_documents
-        return perplexity.examples(documents, lengths, count, bos_token_id=bos)
-
-
-def per_length(counts: Sequence[int], lengths: Sequence[int]) -> list[int]:
-    """Return one count a length: one stands for all; ValueError for any other number of them."""
-    if len(counts) not in (1, len(lengths)):
-        raise ValueError(f"{len(counts)} counts for {len(lengths)} lengths: give 1, or one each")
-    if min(counts) < 1:
-        raise ValueError(f"count {min(counts)} must be at least 1")
-    return list(counts) * (len(lengths) if len(counts) == 1 else 1)
-
-
-def kept(path: Path, build: Callable[[], list[Example]]) -> list[Example]:
-    """Return what `build` gave the first process that came; the others wait for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
-        if not path.exists():
-            atomic_write(path, json.dumps([dataclasses.asdict(one) for one in build()]))
-    return [_example(one) for one in json.loads(path.read_text())]
-
-
-def _example(fields: dict[str, object]) -> Example:
-    """Return an example as it was before it was written; JSON has no tuples."""
-    for name in ("tokens", "context"):
-        if fields[name] is not None:
-            fields[name] = tuple(fields[name])
-    return Example(**fields)
-
-
 # --------------------------------------------------------------------- one GPU's share
 
 
@@ -289,10 +169,7 @@ class Campaign:
 
     def examples(self, task: str) -> list[Example]:
         """The questions of one task, built once for all models."""
-        # Other counts, another style or other code are other questions.
-        asked = hash_of(dataclasses.asdict(self.questions), commit())
-        path = self.root / self.out / "questions" / f"{task}-{asked}.json"
-        return kept(path, lambda: self.questions.build(task, self.root))
+        return self.questions.examples(task, self.root, self.root / self.out / "questions")
 
     def work(self) -> bool:
         """Take one model after another, until none is left or the time is over.
@@ -346,7 +223,7 @@ class Campaign:
                 _say(f"{job.name} {task}: {len(frame)} rows, {took:.0f} s, {_means(frame, task)}")
         return True
 
-    def _evaluate(self, loaded: evaluation_models.Loaded, task: str, rows: Rows) -> pd.DataFrame:
+    def _evaluate(self, loaded: Loaded, task: str, rows: Rows) -> pd.DataFrame:
         """Ask one task, the longest prompts first, as many at once as `batch_tokens` are."""
         examples = self.examples(task)
         lengths = sorted({example.token_length for example in examples}, reverse=True)

@@ -34,7 +34,8 @@ from cream import models, plots, presets, results, statistics
 from cream.data import long_documents
 from cream.data.chat import UserTurn
 from cream.evaluation import models as evaluation_models
-from cream.evaluation.models import Adapter, ModelSpec, adapter_name, adapter_training
+from cream.evaluation.adapters import Adapter, adapter_name, adapter_training
+from cream.evaluation.model_spec import ModelSpec
 from cream.evaluation.runner import evaluate, keyed
 from cream.models import bases
 from cream.plots.hidden_sentences import found_sentences

@@ -36,7 +36,7 @@ from transformers.utils.logging import disable_progress_bar
 from cream import models
 from cream.data import mixture
 from cream.data.corpus import open_corpus, tokenizer_hash
-from cream.evaluation import models as evaluation_models
+from cream.evaluation.model_spec import device_name
 from cream.study import conditions
 from cream.study import records as study_records
 from cream.study.analysis.contrasts import contrasts
@@ -368,7 +368,7 @@ def _plan(given: argparse.Namespace, bases: Sequence[str], began: float) -> None
     conditions = [c for c in dict.fromkeys(r.condition for r in listed) if c != "none"]
     known = setting(given.out, bases, sorted({r.asked for r in listed}), given.cache,
                     not given.eager, False if given.no_compile else None, conditions)  # fmt: skip
-    card = evaluation_models.device_name(torch.device(_devices()[0]))
+    card = device_name(torch.device(_devices()[0]))
     header = {"card": card, "versions": versions(), "commit": commit(),
               "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")}  # fmt: skip
     with RunLog(given.rows, header) as rows:

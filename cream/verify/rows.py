@@ -21,6 +21,7 @@ import torch
 
 from cream import results
 from cream.evaluation import models
+from cream.evaluation.model_spec import Loaded, ModelSpec
 from cream.evaluation.runner import evaluate, keyed
 from cream.tasks.base import Example
 from cream.tasks.registry import find
@@ -52,7 +53,7 @@ class Checked(NamedTuple):
 class _Model(NamedTuple):
     """A model whose rows can be checked, and all of them."""
 
-    spec: models.ModelSpec
+    spec: ModelSpec
     rows: pd.DataFrame
 
 
@@ -151,7 +152,7 @@ def _again(model: _Model, wanted: pd.DataFrame, corpus: Path, progress: bool) ->
 
 
 def recompute(
-    loaded: models.Loaded,
+    loaded: Loaded,
     task: str,
     examples: Sequence[Example],
     progress: bool,

@@ -21,6 +21,7 @@ import pandas as pd
 import torch
 
 from cream.evaluation import models
+from cream.evaluation.model_spec import Loaded, ModelSpec
 from cream.study import records as study_records
 from cream.study import runner
 from cream.study.analysis.endpoints import ENDPOINTS, units
@@ -60,7 +61,7 @@ WHY_TUNED = (
 class _Model(NamedTuple):
     """An untuned model, and the cache of built questions that all models share."""
 
-    loaded: models.Loaded
+    loaded: Loaded
     base: models.Base
     built: dict[Hashable, dict[Hashable, Example]]
 
@@ -101,7 +102,7 @@ def _with_base(frame: pd.DataFrame, root: Path) -> tuple[pd.DataFrame, list[Unch
     for (base, hashed), part in frame.groupby(["base", "base_hash"]):
         places = [root / "data" / base, root / "runs" / "bases" / base]
         there = [place for place in places if (place / "config.json").is_file()]
-        same = [p for p in there if models.ModelSpec("", str(p), "").weights_hash() == hashed]
+        same = [p for p in there if ModelSpec("", str(p), "").weights_hash() == hashed]
         if same:
             keep.append(part.assign(place=str(same[0])))
         else:
@@ -121,10 +122,10 @@ def _short(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[Unchecked]]:
     return frame[~long], [Unchecked(what, int(long.sum()), why)]
 
 
-def _model_spec(row: pd.Series) -> models.ModelSpec:
+def _model_spec(row: pd.Series) -> ModelSpec:
     scaled = row["variant"] == "scaled"
     how = {"scaling": row["scaling"], "scale": int(row["scale"])} if scaled else {}
-    return models.ModelSpec(str(row["variant"]), str(row["place"]), str(row["variant"]), **how)
+    return ModelSpec(str(row["variant"]), str(row["place"]), str(row["variant"]), **how)
 
 
 def _pick(frame: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:

@@ -132,12 +132,6 @@ def test_no_length_of_a_preset_exceeds_the_length_it_trains_for(name):
         assert max(evaluation_models.prompt_lengths(multiples, base, preset)) + 50 <= target
 
 
-def test_cards_have_names():
-    import torch
-
-    assert evaluation_models.device_name(torch.device("cpu")) == "cpu"
-
-
 def retrained(root, tokenizer, **change):
     """Write a run again with other weights (scale 1.01) or another RoPE."""
     model = models.load(root / "base", **{"scaling": "yarn", "scale": 4, **change})

@@ -1,9 +1,8 @@
-"""A campaign's plan: which models, who takes which, how many questions, what is published."""
+"""A campaign's plan: which models, who takes which, what is published."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,11 +12,10 @@ from filelock import FileLock
 
 from cream import models, presets, results
 from cream.study import campaign
-from cream.study.campaign import Job, claimed, complete, jobs, per_length
+from cream.study.campaign import Job, claimed, complete, jobs
+from cream.study.campaign_questions import KINDS, Questions
 from cream.tasks.base import Example
 from cream.training import lora
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_models_are_named_as_evaluations_name_them():
@@ -52,20 +50,6 @@ def test_an_unknown_option_is_refused_before_anything_starts(tmp_path):
         campaign.main([str(tmp_path), "--models", "clex:clex+typo:8:0", "--preset", "miniature"])
 
 
-def test_lines_are_asked_as_the_notebook_asks_them():
-    asked = campaign.Questions("miniature", lines=2)
-    examples = asked.build("longchat_lines", ROOT)
-    assert len(examples) == 2 * len(presets.get("miniature").evaluation.lines_lengths)
-    assert max(each.token_length for each in examples) <= 8 * 512
-
-
-def test_ruler_is_asked_as_the_preset_asks_it():
-    """A base without a chat template is asked in the benchmark's own words."""
-    asked = campaign.Questions("miniature", ruler=1, ruler_lengths=(1126,))
-    examples = asked.build("ruler", ROOT)
-    assert len(examples) == 6 and max(each.token_length for each in examples) <= 1126
-
-
 def test_two_models_never_share_a_name():
     listed = "original,scaled:yarn:8,scaled:ntk:8,pose:yarn:8:0,pose:yarn:8:1,pose:yarn:16:0"
     names = [each.name for each in jobs(listed)]
@@ -95,28 +79,6 @@ def test_nobody_takes_what_another_has_or_has_finished(tmp_path):
     assert list(claimed(wanted, tmp_path)) == wanted[1:]
 
 
-def test_one_count_stands_for_all_lengths():
-    assert per_length((5,), [1, 2, 3]) == [5, 5, 5]
-    assert per_length((5, 4, 3), [1, 2, 3]) == [5, 4, 3]
-    with pytest.raises(ValueError, match="2 counts for 3 lengths"):
-        per_length((5, 4), [1, 2, 3])
-    with pytest.raises(ValueError, match="at least 1"):
-        per_length((0,), [1])
-
-
-def test_questions_are_built_once(tmp_path):
-    built = []
-    question = Example("perplexity", 0, "", "", 3, tokens=(1, 2, 3), how={"bos": 1})
-
-    def build():
-        built.append(1)
-        return [question]
-
-    for _ in range(2):
-        assert campaign.kept(tmp_path / "x" / "needle.json", build) == [question]
-    assert built == [1]
-
-
 def _rows(file, run, lengths):
     header = {"run": run, "method": run, "model_hash": run, "settings": {}}
     with results.Rows(file, header) as rows:
@@ -143,7 +105,7 @@ def test_lengths_half_asked_are_not_published(tmp_path):
 def test_both_kinds_of_text_are_published(tmp_path):
     header = {"run": "a", "model_hash": "a", "settings": {}}
     with results.Rows(tmp_path / "rows/a.jsonl", header) as rows:
-        for kind in campaign.KINDS:
+        for kind in KINDS:
             rows.append({"task": "needle", "prompt_hash": kind, "sample": 0, "token_length": 10,
                          "settings": {"style": "chat", "haystack": kind}})  # fmt: skip
     campaign.publish(tmp_path, tmp_path / "made.parquet")
@@ -172,7 +134,7 @@ def test_perplexity_is_over_all_tokens_and_scores_are_means():
 
 def test_a_model_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     wanted = jobs("original,scaled:yarn:8")
-    asked = campaign.Questions("tiny")
+    asked = Questions("tiny")
     run = campaign.Campaign("out", tuple(wanted), asked, (), {}, tmp_path, 1e12, 1)
 
     def ask(self, job):
@@ -214,9 +176,9 @@ def test_an_adapter_is_asked_as_it_is_merged(training_place, tmp_path, monkeypat
     asked = Example("perplexity", 0, "", "", 40, tokens=tuple(range(2, 42)), how={"bos": 1})
     preset = presets.get("tiny", base="base")
     monkeypatch.setattr(presets, "get", lambda *a, **k: preset)
-    monkeypatch.setattr(campaign.Questions, "build", lambda *a: [asked])
+    monkeypatch.setattr(Questions, "build", lambda *a: [asked])
     wanted = tuple(jobs("original,adapter:runs/lora/adapter"))
-    run = campaign.Campaign("out", wanted, campaign.Questions("tiny"), ("perplexity",), {},
+    run = campaign.Campaign("out", wanted, Questions("tiny"), ("perplexity",), {},
                             tmp_path, 1e12, 64)  # fmt: skip
     assert run.work()
     rows = results.read(tmp_path / "out/rows/adapter-lora.jsonl")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from cream import models, plots, results
-from cream.evaluation import models as evaluation_models
+from cream.evaluation.adapters import adapter_training
 from cream.plots.hidden_sentences import found_sentences
 from cream.study import real_model
 from cream.training import lora
@@ -136,8 +136,8 @@ def test_an_adapter_is_packed_to_bfloat16(adapter, training_place, tmp_path):
     assert about["base_model_name_or_path"] is None
     known = json.loads((tmp_path / "packed" / lora.TRAINING).read_text())
     assert known["method"] == "cream" and known["steps"] == 3 and "base" not in known
-    assert evaluation_models.adapter_training(tmp_path / "packed") == known
-    assert evaluation_models.adapter_training(tmp_path / "nowhere") == {}
+    assert adapter_training(tmp_path / "packed") == known
+    assert adapter_training(tmp_path / "nowhere") == {}
     whole, narrow = (lora.load(one, training_place / "base", device="cpu")
                      for one in (adapter, tmp_path / "packed"))  # fmt: skip
     for name, one in whole.state_dict().items():

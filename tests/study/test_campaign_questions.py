@@ -1,0 +1,49 @@
+"""A campaign's questions: how many, as the preset has them, built once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cream import presets
+from cream.study.campaign_questions import Questions, kept, per_length
+from cream.tasks.base import Example
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_lines_are_asked_as_the_notebook_asks_them():
+    asked = Questions("miniature", lines=2)
+    examples = asked.build("longchat_lines", ROOT)
+    assert len(examples) == 2 * len(presets.get("miniature").evaluation.lines_lengths)
+    assert max(each.token_length for each in examples) <= 8 * 512
+
+
+def test_ruler_is_asked_as_the_preset_asks_it():
+    """A base without a chat template is asked in the benchmark's own words."""
+    asked = Questions("miniature", ruler=1, ruler_lengths=(1126,))
+    examples = asked.build("ruler", ROOT)
+    assert len(examples) == 6 and max(each.token_length for each in examples) <= 1126
+
+
+def test_one_count_stands_for_all_lengths():
+    assert per_length((5,), [1, 2, 3]) == [5, 5, 5]
+    assert per_length((5, 4, 3), [1, 2, 3]) == [5, 4, 3]
+    with pytest.raises(ValueError, match="2 counts for 3 lengths"):
+        per_length((5, 4), [1, 2, 3])
+    with pytest.raises(ValueError, match="at least 1"):
+        per_length((0,), [1])
+
+
+def test_questions_are_built_once(tmp_path):
+    built = []
+    question = Example("perplexity", 0, "", "", 3, tokens=(1, 2, 3), how={"bos": 1})
+
+    def build():
+        built.append(1)
+        return [question]
+
+    for _ in range(2):
+        assert kept(tmp_path / "x" / "needle.json", build) == [question]
+    assert built == [1]
