@@ -191,7 +191,8 @@ def clex_steps(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the table of what CLEX's ODE adds to a training step, in ms, by head size and t."""
     return pd.DataFrame([
         {"beside": one["card"].removeprefix("NVIDIA "), "head size": one["dim"], "t": one["t"],
-         "ms a step": _number(one["score"], "{:.1f}"), "solving": _number(one["solve_ms"], "{:.1f}"),
+         "ms a step": _number(one["score"], "{:.1f}"),
+         "solving": _number(one["solve_ms"], "{:.1f}"),
          "its gradient": _number(one["gradient_ms"], "{:.1f}"),
          "longest": _number(one["longest_ms"], "{:.1f}"), "command": one["command"]}
         for one in _task(rows, "speed_clex", shaped=False)
