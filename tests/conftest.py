@@ -111,10 +111,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
 def _texts() -> Iterator[str]:
     import numpy as np
 
-    from cream.data.retrieval import documents
+    from cream.data.retrieval import documents, records
 
     rng = np.random.default_rng(0)
-    for family in documents.FAMILIES:
+    for family in records.FAMILIES:
         for _ in range(20):
             yield documents.training_document(family, rng, 300, text=TEXT).text
 

@@ -26,7 +26,6 @@ from transformers import PreTrainedTokenizerBase
 
 from cream.data.overlap import shared_grams
 from cream.data.tokenization import adds_bos, encoded, pieces
-from cream.data.tokenizer import train_tokenizer
 from cream.data.writer import FORMAT, SHORT, CorpusWriter, atomic_directory, token_type
 from cream.models.embeddings import never_in_text
 from cream.utils.provenance import commit, hash_of, versions
@@ -39,7 +38,6 @@ __all__ = [
     "build",
     "open_corpus",
     "tokenizer_hash",
-    "train_tokenizer",
 ]
 
 TEXT_KINDS = ("text", "code", "manual")  # of documents that people wrote, and no conversations

@@ -25,6 +25,7 @@ from cream.data.chat import ChatTemplate
 from cream.data.columns import unpadded
 from cream.data.corpus import TEXT_KINDS, Corpus, build
 from cream.data.retrieval import documents as retrieval_documents
+from cream.data.retrieval import records as retrieval_records
 from cream.data.tokenization import adds_bos, count_tokens
 from cream.utils.provenance import hash_of
 from cream.utils.text_files import printable
@@ -62,7 +63,7 @@ class Recipe:
     piece_tokens: int | None = 4096  # training texts are cut into pieces of at least this many
     share: float = 0.5  # of the training tokens that is generated retrieval documents
     generated_tokens: int = 4096  # at least this many a generated document
-    families: tuple[str, ...] = retrieval_documents.FAMILIES
+    families: tuple[str, ...] = retrieval_records.FAMILIES
     query_placement: str = "interleaved"  # or "end": see findings on data that decides who wins
     evaluation_form: float = 0.2  # share of generated documents that begin like an evaluation
     fill: tuple[float, float] = (0.2, 0.95)  # share of a document that such a beginning takes
@@ -87,9 +88,9 @@ class Recipe:
             raise ValueError(
                 f"generated_tokens {self.generated_tokens} is below the window {self.window}"
             )
-        if unknown := set(self.families) - set(retrieval_documents.FAMILIES):
+        if unknown := set(self.families) - set(retrieval_records.FAMILIES):
             raise ValueError(
-                f"unknown families {sorted(unknown)}: choose from {retrieval_documents.FAMILIES}"
+                f"unknown families {sorted(unknown)}: choose from {retrieval_records.FAMILIES}"
             )
 
 
@@ -420,7 +421,7 @@ def spans(
 def _generator_hash(recipe: Recipe) -> str:
     """Return what changes when the generators do, so that a corpus of old ones is not reused."""
     texts = []
-    for family in retrieval_documents.FAMILIES:
+    for family in retrieval_records.FAMILIES:
         rng = np.random.default_rng(recipe.seed)
         texts.append(retrieval_documents.training_document(
             family, rng, 500, text="Some text. " * 50, query_placement=recipe.query_placement,

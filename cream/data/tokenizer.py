@@ -12,7 +12,7 @@ import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from cream.data.retrieval import documents
+from cream.data.retrieval import documents, records
 from cream.data.writer import atomic_directory
 
 __all__ = ["BOS", "EOS", "sample", "save_tokenizer", "train_tokenizer"]
@@ -76,7 +76,7 @@ def sample(
     rng = np.random.default_rng(seed)
     haystack = "".join(heads[:100])
     for index in range(retrieval_documents):
-        family = documents.FAMILIES[index % len(documents.FAMILIES)]
+        family = records.FAMILIES[index % len(records.FAMILIES)]
         yield documents.training_document(family, rng, 1_000, text=haystack).text
 
 

@@ -22,7 +22,7 @@ from transformers import (
 from cream.inference import memory
 from cream.inference.batching import Batch, plan
 from cream.inference.kv_cache import keeps_all, read_heads
-from cream.inference.likelihood import check_window, log_likelihood
+from cream.inference.likelihood import check_window
 from cream.inference.padding import heeds_padding
 from cream.inference.prompt_tokens import prompt_ids, prompts_ids
 from cream.inference.stopping import StopString, cut, decode, until_end
@@ -33,9 +33,7 @@ from cream.rope.length import depends_on_length
 __all__ = [
     "BOS_POLICY",
     "Completion",
-    "cut",
     "greedy",
-    "log_likelihood",
     "settings",
     "tokenize",
 ]

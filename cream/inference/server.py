@@ -23,8 +23,9 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from transformers import PreTrainedTokenizerBase
 
-from cream.inference.generation import Completion, cut, tokenize
+from cream.inference.generation import Completion, tokenize
 from cream.inference.http import Endpoint, RequestFailed, short
+from cream.inference.stopping import cut
 from cream.utils.provenance import hash_of
 
 __all__ = ["Address", "Failed", "Request", "Server", "parse"]

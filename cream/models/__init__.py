@@ -5,20 +5,18 @@ Belongs here: what turns a path into a model and back, and what a card can hold.
 gaps in the position ids as packed documents.
 """
 
+from cream.models.checkpoints import save
 from cream.models.loading import (
     check_pair,
-    check_rotation,
     create,
-    describe,
-    extend,
     guard_positions,
     load,
     load_config,
     load_tokenizer,
-    rotary_dim,
-    save,
     weights_hash,
 )
+from cream.rope.base import rotary_dim
+from cream.rope.config import check_rotation, describe, extend
 
 __all__ = [
     "check_pair",

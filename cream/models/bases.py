@@ -37,7 +37,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cream.models import loading
+from cream.models import checkpoints, loading
 from cream.models.checkpoints import weights_digest
 from cream.utils.downloads import Pinned, fetch_file
 from cream.utils.provenance import hash_of, versions
@@ -232,7 +232,7 @@ def _finish(
     part = folder.with_name(f".{folder.name}.made")
     shutil.rmtree(part, ignore_errors=True)
     try:
-        loading.save(model, tokenizer, part)
+        checkpoints.save(model, tokenizer, part)
         origin = {
             "name": named.name, "package": named.pinned._asdict(), "file": named.member,
             "file_sha256": named.member_sha256, "licence": named.licence, "weights": digest,

@@ -38,28 +38,22 @@ from cream.models.checkpoints import (
     check_place,
     check_shapes,
     check_unexpected,
-    save,
     weights_digest,
 )
 from cream.models.embeddings import check_embedded
 from cream.rope import clex
-from cream.rope.config import check_rotation, describe, extend, fix_longrope, rotary_dim
+from cream.rope.config import check_rotation, extend, fix_longrope
 from cream.rope.length import start_afresh
 from cream.utils.launcher import whole
 
 __all__ = [
     "check_pair",
-    "check_rotation",
     "check_vocabulary",
     "create",
-    "describe",
-    "extend",
     "guard_positions",
     "load",
     "load_config",
     "load_tokenizer",
-    "rotary_dim",
-    "save",
     "weights_hash",
 ]
 

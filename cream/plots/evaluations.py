@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, PercentFormatter
 
-from cream.plots.positions import distance_coverage, indices_picture, middle_histogram
 from cream.plots.style import (
     PAPER,
     curve,
@@ -26,7 +25,6 @@ from cream.plots.style import (
     legend,
     printed,
     published_curve,
-    save,
     sheet,
     style,
 )
@@ -38,15 +36,11 @@ from cream.utils.jsonl import whole_objects
 __all__ = [
     "accuracy_by_length",
     "accuracy_by_position",
-    "distance_coverage",
     "document_lengths",
     "extensions",
-    "indices_picture",
     "lengths_panel",
-    "middle_histogram",
     "of_extension",
     "perplexity_by_length",
-    "save",
     "training_curves",
     "training_metrics",
 ]

@@ -345,10 +345,10 @@ def method_pictures(window: int = 4096, scale: int = 8) -> dict[str, Figure]:
     # Long enough for every sampler, full length among them.
     num_tokens = window * scale + window
     found = {
-        "indices": evaluations.indices_picture(samplers, num_tokens),
-        "distance_coverage": evaluations.distance_coverage(samplers, num_tokens),
+        "indices": positions.indices_picture(samplers, num_tokens),
+        "distance_coverage": positions.distance_coverage(samplers, num_tokens),
         "distance_coverage-x64": positions.coverage_far(),
-        "middle_histogram": evaluations.middle_histogram(window),
+        "middle_histogram": positions.middle_histogram(window),
     }
     commit = _commit_of(Path(positions.__file__).parents[1], "positions", "plots/positions.py")
     drawn = {"rows": "none: drawn from cream.positions", "commit": commit}
@@ -370,7 +370,7 @@ def write(figures: Mapping[str, Figure], out: str | Path) -> list[str]:
     """
 
     def save(name: str) -> str:
-        return evaluations.save(figures[name], Path(out) / name, figures[name].drawn)[0].name
+        return save(figures[name], Path(out) / name, figures[name].drawn)[0].name
 
     cores = min(len(figures), AT_ONCE, len(os.sched_getaffinity(0))) if ON_LINUX else 1
     return _by_copies(save, list(figures), cores) if cores > 1 else [save(name) for name in figures]

@@ -27,7 +27,7 @@ from cream.reproduction.verdicts import (
 )
 from cream.statistics import intervals
 from cream.study.analysis import contrasts
-from cream.study.analysis.tables import UNLIKE
+from cream.study.figures.forest import UNLIKE
 
 __all__ = ["bases_and_seeds", "dense_retrieval", "first_look", "needle", "opening"]
 

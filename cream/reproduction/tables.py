@@ -43,8 +43,8 @@ from cream.reproduction.verdicts import (
 )
 from cream.study import conditions, training_data
 from cream.study.analysis import contrasts, endpoints
-from cream.study.analysis.tables import UNLIKE
 from cream.study.figures import exposure
+from cream.study.figures.forest import UNLIKE
 
 __all__ = ["GROUPS", "comparisons", "leakage", "markdown", "measured", "queries", "releases",
            "second_look", "sensitivity", "slips", "verdicts"]  # fmt: skip

@@ -19,7 +19,7 @@ from cream.plots.style import style
 from cream.reproduction.paper_claims import SCALING, Entry
 from cream.study import conditions
 from cream.study.analysis import contrasts
-from cream.study.analysis.tables import UNLIKE
+from cream.study.figures.forest import UNLIKE
 
 __all__ = ["DATA", "DIFFER", "EXPLORED", "NOT_RUN", "ORDER", "VERDICTS", "Setting", "all_of",
            "at_an_end", "compared", "is_fragile", "named", "places", "settings_of"]  # fmt: skip

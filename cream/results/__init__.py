@@ -5,17 +5,8 @@ and intervals (`statistics`). Read first: `schema`, then `rows`.
 """
 
 from cream.results.published import PAPER_WINDOW, read_published
-from cream.results.rows import (
-    COLUMNS,
-    SCHEMA,
-    Rows,
-    current,
-    drawn_from,
-    read,
-    row_key,
-    to_parquet,
-    variant,
-)
+from cream.results.rows import Rows, current, drawn_from, read, to_parquet, variant
+from cream.results.schema import COLUMNS, SCHEMA, row_key
 
 __all__ = [
     "COLUMNS",

@@ -31,14 +31,11 @@ from cream.utils.provenance import commit, hash_of, versions
 from cream.utils.text_files import folder_of
 
 __all__ = [
-    "COLUMNS",
     "Rows",
-    "SCHEMA",
     "current",
     "drawn_from",
     "needs",
     "read",
-    "row_key",
     "to_parquet",
     "variant",
 ]

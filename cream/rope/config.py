@@ -25,7 +25,6 @@ __all__ = [
     "extend",
     "fix_longrope",
     "recorded_base",
-    "rotary_dim",
 ]
 
 logger = logging.getLogger(__name__)

@@ -39,7 +39,6 @@ from cream.data.corpus import open_corpus, tokenizer_hash
 from cream.evaluation.model_spec import device_name
 from cream.study import conditions
 from cream.study import records as study_records
-from cream.study.analysis.contrasts import contrasts
 from cream.study.design import (
     CHOOSING,
     PLANS,
@@ -51,18 +50,16 @@ from cream.study.design import (
     groups,
     plan,
 )
-from cream.study.records import RunLog, read, records
+from cream.study.records import RunLog, records
 from cream.study.scoring import SETS, Questions, build, store, stored
 from cream.study.worker import Setting, Worker
 from cream.utils.files import atomic_write
 from cream.utils.provenance import commit, hash_of, versions
 
 __all__ = [
-    "contrasts",
     "main",
     "merge",
     "prepare",
-    "read",
     "read_recipes",
     "run",
     "setting",

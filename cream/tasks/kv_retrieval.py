@@ -15,7 +15,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from cream.data.chat import UserTurn
-from cream.data.retrieval.documents import answer_text, draw_records, pair_prompt
+from cream.data.retrieval.records import answer_text, draw_records, pair_prompt
 from cream.tasks.base import Example
 from cream.tasks.prompts import checked_lengths, counter, depth, largest_that_fits, sample_rng
 from cream.utils.jsonl import json_lines

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cream.data.chat import UserTurn
 from cream.data.retrieval import vocabulary
-from cream.data.retrieval.documents import Prompt, draw_records, line_prompt, line_text
+from cream.data.retrieval.records import Prompt, draw_records, line_prompt, line_text
 from cream.tasks.base import Example
 from cream.tasks.prompts import checked_lengths, counter, depth, largest_that_fits, sample_rng
 from cream.utils.jsonl import json_lines

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from cream.data.chat import UserTurn
-from cream.data.retrieval.documents import (
+from cream.data.retrieval.records import (
     Prompt,
     answer_text,
     draw_records,

@@ -17,11 +17,11 @@ from typing import NamedTuple
 import numpy as np
 from transformers import PreTrainedModel
 
-from cream.inference.generation import log_likelihood
+from cream.inference.likelihood import log_likelihood
 from cream.rope import clex
 from cream.rope.length import depends_on_length
 from cream.tasks.base import Example
-from cream.tasks.perplexity_texts import Document, choose, from_corpus
+from cream.tasks.perplexity_texts import Document, choose
 from cream.tasks.prompts import checked_lengths
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "TASK",
     "Window",
     "examples",
-    "from_corpus",
     "measure",
     "needed_tokens",
     "perplexity",

@@ -15,8 +15,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedModel
 
-from cream.inference.generation import log_likelihood
-from cream.inference.likelihood import cached_log_likelihood
+from cream.inference.likelihood import cached_log_likelihood, log_likelihood
 from cream.statistics import perplexities
 from cream.tasks.base import Example
 from cream.tasks.perplexity import Window, needed_tokens, reads_alike, split_bos, windows

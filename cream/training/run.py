@@ -54,7 +54,6 @@ from cream.training.trainer import (
     CreamTrainer,
     compile_layers,
     decoder_layers,
-    learning_rate_factor,
     recompute_layers,
     recomputing_cheaply,
 )
@@ -63,13 +62,9 @@ from cream.utils.launcher import NAMES, check_complete, reports_waiting, whole
 from cream.utils.run_lock import run_lock
 
 __all__ = [
-    "ExampleDataset",
-    "TrainConfig",
     "base_place",
     "check_directory",
     "claim",
-    "collate",
-    "learning_rate_factor",
     "load_inputs",
     "train",
     "trainer_arguments",

@@ -23,7 +23,7 @@ import pandas as pd
 from transformers.utils import logging
 
 from cream import notebook, results
-from cream.study import records, runner
+from cream.study import records
 from cream.verify import rows as verify_rows
 from cream.verify import study
 from cream.verify.rows import CORPUS, Checked
@@ -83,7 +83,7 @@ def _recompute(given: argparse.Namespace, root: Path, seed: int) -> list[Checked
         print(_report(checked, len(found), "key, prompt, prediction and scores"), flush=True)
         done.append(checked)
     if place := records.find_grid(*paths):
-        answers = runner.read(place)
+        answers = records.read(place)
         print(f"{given.rows} of {len(answers):,} answers of the grid, by --seed {seed}", flush=True)
         checked = study.verify_grid(answers, root, given.rows, seed, bar)
         print(_report(checked, len(answers), "targets, scores and texts"), flush=True)
@@ -96,7 +96,7 @@ def _trained(given: argparse.Namespace, root: Path, seed: int) -> list[Checked]:
     place = records.find_grid(*[root / path for path in given.paths])
     if place is None:
         raise FileNotFoundError(f"there is no grid in {', '.join(given.paths)}")
-    answers = runner.read(place)
+    answers = records.read(place)
     answers = answers[answers["steps"] > 0]
     if given.plan is not None:
         plans = sorted(answers["plan"].unique())

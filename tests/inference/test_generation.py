@@ -7,9 +7,10 @@ import torch
 from transformers import DynamicCache, GenerationConfig, LlamaForCausalLM
 
 from cream import models, rope
-from cream.inference import generation, memory
-from cream.inference.generation import greedy, log_likelihood
+from cream.inference import generation, memory, stopping
+from cream.inference.generation import greedy
 from cream.inference.kv_cache import keeps_all, read_heads
+from cream.inference.likelihood import log_likelihood
 
 scalings = pytest.mark.parametrize("scaling", tiny_models.STOCK_KINDS)
 
@@ -64,7 +65,7 @@ def test_the_stop_string_ends_a_row_and_its_tail_is_cut(tiny_model, tiny_tokeniz
     stop = free[0][4:6]
     stopped = greedy(model, tiny_tokenizer, prompts, 20, stop=stop, batch_size=4)
     for one in stopped:
-        assert one.text == generation.cut(free[one.index], stop)
+        assert one.text == stopping.cut(free[one.index], stop)
         kept = tiny_tokenizer.decode(one.tokens, skip_special_tokens=True)
         assert kept.startswith(one.text) and (stop not in kept[: len(one.text) - 1])
 

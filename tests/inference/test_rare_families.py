@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from cream import models, rope
 from cream.inference import kv_cache, memory
-from cream.inference.generation import greedy, log_likelihood
+from cream.inference.generation import greedy
+from cream.inference.likelihood import log_likelihood
 from cream.inference.padding import heeds_padding
 from cream.inference.stopping import until_end
 from cream.inference.tiling import Tiling

@@ -11,6 +11,7 @@ import tiny_models
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from cream import models
 from cream.models import loading
 
 # A head, a middle and a tail, as the samplers make them (field.md 0.1).
@@ -30,7 +31,7 @@ def uncompiled():
 
 
 def _scaled(family: str, attention: str) -> torch.nn.Module:
-    config = loading.extend(tiny_models.config(family), loading.rope.scaling("yarn", 16))
+    config = models.extend(tiny_models.config(family), loading.rope.scaling("yarn", 16))
     model = loading.create(config, seed=0, attention=attention)
     return model.to("cuda", torch.bfloat16) if attention == "flash_attention_2" else model
 
@@ -93,7 +94,7 @@ def test_without_both_guards_the_tail_is_blind(family, attention, batch):
 def test_a_loaded_model_is_guarded_too(tmp_path, device, attention, batch):
     """In the dtype that each device gets by default."""
     base = loading.create(tiny_models.config("llama"), 0)
-    loading.save(base, tiny_models.tokenizer(), tmp_path / "m")
+    models.save(base, tiny_models.tokenizer(), tmp_path / "m")
     model = loading.load(tmp_path / "m", "linear", 16, attention=attention, device=device)
     guarded = _effect(model, batch)
     assert (guarded > 1e-4).all()
@@ -158,7 +159,7 @@ def test_a_scaling_set_after_building_does_nothing():
     tokens = torch.arange(2, 62)[None]
     model = loading.create(tiny_models.config("llama"), 0)
     before = model(tokens).logits
-    after_the_fact = loading.extend(model.config, loading.rope.scaling("linear", 8))
+    after_the_fact = models.extend(model.config, loading.rope.scaling("linear", 8))
     model.config.rope_parameters = after_the_fact.rope_parameters
     assert torch.equal(model(tokens).logits, before)
     assert not torch.equal(loading.create(after_the_fact, 0)(tokens).logits, before)

@@ -16,6 +16,7 @@ import tiny_models
 import torch
 from transformers import modeling_flash_attention_utils as flash
 
+from cream import models
 from cream.data.dataset import collate
 from cream.models import loading
 from cream.positions import METHODS, sampler
@@ -108,7 +109,7 @@ def _logits(model: torch.nn.Module, batch: dict[str, torch.Tensor], masked: bool
 @pytest.mark.parametrize("method", ["cream", "pose", "pose-v1", "randpos"])
 def test_on_its_path_a_model_computes_what_it_does_elsewhere(calls, method, count, masked):
     """With the collator's mask and with our guard's; one window and several; tail sees head."""
-    config = loading.extend(tiny_models.config("llama"), loading.rope.scaling("linear", SCALE))
+    config = models.extend(tiny_models.config("llama"), loading.rope.scaling("linear", SCALE))
     model = loading.create(config, 0, attention="sdpa")
     batch = _batch(method, count)
     expected = _logits(model, batch, masked=True)

@@ -13,6 +13,7 @@ import tiny_models
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from cream import models
 from cream.models import loading
 
 # A head, a middle and a tail, as the samplers make them.
@@ -40,7 +41,7 @@ def base(tmp_path_factory):
         for weight in model.parameters():
             weight.copy_(weight.half())
     folder = tmp_path_factory.mktemp("kernels") / "base"
-    loading.save(model, tiny_models.tokenizer(), folder)
+    models.save(model, tiny_models.tokenizer(), folder)
     return folder
 
 

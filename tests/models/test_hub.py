@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig
 
-from cream import presets, rope
-from cream.evaluation import models
+from cream import models, presets, rope
+from cream.evaluation import models as evaluation_models
 from cream.models import hub, loading
 from cream.notebook import declared
 
@@ -86,10 +86,10 @@ READERS = {
     "tokenizer": lambda name: loading.load_tokenizer(name),
     "config": lambda name: loading.load_config(name),
     "weights": lambda name: loading.load(name),
-    "base": lambda name: models.base_of(name),
-    "original": lambda name: models.find("original", name)[0].config(),
-    "scaled": lambda name: models.find("scaled:yarn:8", name)[0].load(),
-    "server": lambda name: models.find("http://localhost:1/v1#x", name)[0].load(),
+    "base": lambda name: evaluation_models.base_of(name),
+    "original": lambda name: evaluation_models.find("original", name)[0].config(),
+    "scaled": lambda name: evaluation_models.find("scaled:yarn:8", name)[0].load(),
+    "server": lambda name: evaluation_models.find("http://localhost:1/v1#x", name)[0].load(),
 }
 
 
@@ -173,6 +173,6 @@ def test_the_open_models_shapes_can_be_extended(card, kind):
         max_position_embeddings=window,
         rope_parameters={"rope_type": "default", "rope_theta": theta},
     )  # fmt: skip
-    model = loading.create(loading.extend(config, rope.scaling(kind, 8)), 0)
-    loading.check_rotation(model)
-    assert loading.describe(model.config)["target_length"] == 8 * window
+    model = loading.create(models.extend(config, rope.scaling(kind, 8)), 0)
+    models.check_rotation(model)
+    assert models.describe(model.config)["target_length"] == 8 * window

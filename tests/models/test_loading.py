@@ -12,7 +12,7 @@ import torch
 from tiny_models import WINDOW
 from transformers import AutoModelForCausalLM, GPT2Config
 
-from cream import rope
+from cream import models, rope
 from cream.models import loading
 from cream.rope import clex
 
@@ -25,7 +25,7 @@ def bases(tmp_path_factory):
     """One saved base a family: {family: directory}."""
     root = tmp_path_factory.mktemp("bases")
     return {
-        family: loading.save(
+        family: models.save(
             loading.create(tiny_models.config(family), 0), tiny_models.tokenizer(), root / family
         )
         for family in FAMILIES
@@ -52,7 +52,7 @@ def test_a_loaded_model_turns_by_the_formulas(bases, family, name):
     stock = AutoModelForCausalLM.from_pretrained(bases[family]).eval()
     if getattr(stock.config, "sliding_window", None):
         stock.config.sliding_window = None
-    theta, dim = stock.config.rope_parameters["rope_theta"], loading.rotary_dim(stock.config)
+    theta, dim = stock.config.rope_parameters["rope_theta"], models.rotary_dim(stock.config)
     frequencies, factor = tiny_models.reference_rotation(name, 8, theta, dim, WINDOW)
     for module in stock.modules():
         if hasattr(module, "inv_freq"):
@@ -68,10 +68,10 @@ def test_a_loaded_model_turns_by_the_formulas(bases, family, name):
 def test_an_extended_config_says_so(family, name):
     base = tiny_models.config(family)
     theta = base.rope_parameters["rope_theta"]
-    config = loading.extend(base, rope.scaling(name, 8))
+    config = models.extend(base, rope.scaling(name, 8))
     scale = 8
     assert config.max_position_embeddings == scale * WINDOW
-    about = loading.describe(config)
+    about = models.describe(config)
     assert about.pop("options", {}) == rope.scaling(name, 8).options
     assert about == {
         "window": WINDOW,
@@ -80,7 +80,7 @@ def test_an_extended_config_says_so(family, name):
         "theta": theta,
         "target_length": scale * WINDOW,
     }
-    assert loading.describe(base)["scaling"] == "none", "the base's config was changed"
+    assert models.describe(base)["scaling"] == "none", "the base's config was changed"
     part = base.rope_parameters.get("partial_rotary_factor")
     assert config.rope_parameters.get("partial_rotary_factor") == part
 
@@ -95,15 +95,15 @@ def test_describe_names_a_scaling_of_others():
         "original_max_position_embeddings": 32,
     }
     config = tiny_models.config("llama", rope_parameters=rope_parameters)
-    about = loading.describe(config)
+    about = models.describe(config)
     assert about["scaling"] == "llama3" and about["target_length"] == WINDOW
-    assert loading.extend(config, rope.NoScaling()).to_dict() == config.to_dict()
+    assert models.extend(config, rope.NoScaling()).to_dict() == config.to_dict()
 
 
 def test_scaling_twice_is_refused_by_name(bases, tmp_path):
     once = loading.load(bases["llama"], "yarn", 4, device="cpu")
-    loading.save(once, tiny_models.tokenizer(), tmp_path / "once")
-    assert loading.describe(loading.load(tmp_path / "once", device="cpu").config)["scale"] == 4
+    models.save(once, tiny_models.tokenizer(), tmp_path / "once")
+    assert models.describe(loading.load(tmp_path / "once", device="cpu").config)["scale"] == 4
     for again in rope.KINDS:
         with pytest.raises(ValueError, match=r"already scales its RoPE \(yarn\)"):
             loading.load(tmp_path / "once", again, 4)
@@ -111,22 +111,22 @@ def test_scaling_twice_is_refused_by_name(bases, tmp_path):
 
 def test_bases_that_cannot_be_extended_are_refused_with_the_reason():
     with pytest.raises(ValueError, match="gpt2 config has no rope_parameters"):
-        loading.extend(GPT2Config(), rope.Linear(8))
+        models.extend(GPT2Config(), rope.Linear(8))
     with pytest.raises(ValueError, match="ALiBi"):
-        loading.extend(tiny_models.config("llama", alibi=True), rope.Linear(8))
+        models.extend(tiny_models.config("llama", alibi=True), rope.Linear(8))
 
 
 def test_a_family_that_ignores_its_config_is_refused():
     """The built model is measured, so no family can pass by quietly not following."""
     model = loading.create(tiny_models.config("llama"), 0)
-    model.config = loading.extend(model.config, rope.Yarn(8))
+    model.config = models.extend(model.config, rope.Yarn(8))
     with pytest.raises(ValueError, match="does not turn by the yarn frequencies"):
-        loading.check_rotation(model)
+        models.check_rotation(model)
 
 
 def test_a_tampered_checkpoint_is_refused(bases, tmp_path):
     model = loading.load(bases["llama"], "ntk", 8, device="cpu")
-    folder = loading.save(model, tiny_models.tokenizer(), tmp_path / "ntk")
+    folder = models.save(model, tiny_models.tokenizer(), tmp_path / "ntk")
     text = (folder / "config.json").read_text()
     (folder / "config.json").write_text(text.replace('"scale": 8', '"scale": 4'))
     with pytest.raises(ValueError, match="does not turn by the ntk frequencies"):
@@ -135,22 +135,22 @@ def test_a_tampered_checkpoint_is_refused(bases, tmp_path):
 
 @pytest.mark.parametrize("sliding", [WINDOW, 4 * WINDOW])
 def test_a_sliding_window_that_never_acted_is_lifted(sliding, caplog):
-    config = loading.extend(tiny_models.config("mistral", sliding_window=sliding), rope.Linear(4))
+    config = models.extend(tiny_models.config("mistral", sliding_window=sliding), rope.Linear(4))
     assert config.sliding_window is None and "lifted" in caplog.text
     kinds = ["sliding_attention"] * 2
     config = tiny_models.config(
         "qwen2", use_sliding_window=True, sliding_window=sliding, layer_types=kinds
     )
-    assert loading.extend(config, rope.Linear(4)).layer_types == ["full_attention"] * 2
+    assert models.extend(config, rope.Linear(4)).layer_types == ["full_attention"] * 2
 
 
 def test_sliding_windows_that_act_are_refused_or_kept():
     with pytest.raises(ValueError, match="every layer slides over 32 tokens"):
-        loading.extend(tiny_models.config("mistral", sliding_window=32), rope.Linear(4))
-    config = loading.extend(tiny_models.alternating(), rope.Linear(4))
+        models.extend(tiny_models.config("mistral", sliding_window=32), rope.Linear(4))
+    config = models.extend(tiny_models.alternating(), rope.Linear(4))
     assert config.sliding_window == 32 and "sliding_attention" in config.layer_types
     idle = tiny_models.config("qwen2", use_sliding_window=False, sliding_window=8)
-    assert loading.extend(idle, rope.Linear(4)).layer_types == ["full_attention"] * 2
+    assert models.extend(idle, rope.Linear(4)).layer_types == ["full_attention"] * 2
 
 
 def test_extending_reaches_tokens_beyond_a_lifted_window(bases):
@@ -187,7 +187,7 @@ def test_load_defaults_and_choices(bases, caplog):
 def test_a_scaling_with_its_own_scale_and_options_takes_no_others(bases, more):
     """They would be dropped in silence."""
     given = rope.scaling("yarn", 8)
-    assert loading.describe(loading.load(bases["llama"], given, device="cpu").config)["scale"] == 8
+    assert models.describe(loading.load(bases["llama"], given, device="cpu").config)["scale"] == 8
     with pytest.raises(ValueError, match="has its own scale and options"):
         loading.load(bases["llama"], given, device="cpu", **more)
 
@@ -279,10 +279,10 @@ def test_extended_positions_are_finite_far_out(bases):
 def test_an_unscaled_model_keeps_the_scale_it_was_trained_at(bases, tmp_path):
     """Positions went to 8 N; the saved model said scale 1, and the run's scale was lost."""
     plain, far = (loading.load(bases["llama"], "none", scale, device="cpu") for scale in (1, 8))
-    folder = loading.save(far, tiny_models.tokenizer(), tmp_path / "far")
-    about = loading.describe(loading.load(folder, device="cpu").config)
+    folder = models.save(far, tiny_models.tokenizer(), tmp_path / "far")
+    about = models.describe(loading.load(folder, device="cpu").config)
     assert (about["scaling"], about["scale"]) == ("none", 8)
     assert about["target_length"] == 8 * WINDOW and about["window"] == WINDOW
     ids = torch.arange(5)[None]
     assert torch.equal(plain(ids).logits, loading.load(folder, device="cpu")(ids).logits)
-    assert loading.describe(plain.config)["scale"] == 1 and not hasattr(plain.config, "cream")
+    assert models.describe(plain.config)["scale"] == 1 and not hasattr(plain.config, "cream")

@@ -15,7 +15,8 @@ from matplotlib.container import ErrorbarContainer
 from PIL import Image
 
 from cream import results
-from cream.plots import evaluations, style
+from cream.plots import evaluations, positions, style
+from cream.plots.style import save
 from cream.positions import METHODS, coverage, sampler
 from cream.results.published import read_published
 
@@ -200,9 +201,9 @@ def test_distance_counts_are_counted():
 def pictures() -> dict:
     samplers = {m: sampler(m, 512, 8) for m in METHODS}
     return {
-        "indices": evaluations.indices_picture(samplers, 5000),
-        "coverage": evaluations.distance_coverage(samplers, 5000, examples=20),
-        "middle": evaluations.middle_histogram(1024, examples=50),
+        "indices": positions.indices_picture(samplers, 5000),
+        "coverage": positions.distance_coverage(samplers, 5000, examples=20),
+        "middle": positions.middle_histogram(1024, examples=50),
     }
 
 
@@ -216,14 +217,14 @@ def test_pictures_of_the_method_draw_every_method():
 
 def test_a_run_without_a_gap_is_drawn_in_full_colour():
     """Whatever share of a column's positions a window that columns do not divide leaves it."""
-    picture = evaluations.indices_picture({"full": sampler("full", 512, 8)}, 5000)
+    picture = positions.indices_picture({"full": sampler("full", 512, 8)}, 5000)
     assert all((image.get_array()[0, :, 3] == 1).all() for image in picture.axes[0].images)
 
 
 def test_saved_figures_carry_their_rows_and_commit(rows, tmp_path):
     """In the PNG's text and the PDF's keywords; nothing is left beside them."""
     figure = evaluations.accuracy_by_length(of(rows, "longchat_lines"))
-    png, pdf = evaluations.save(figure, tmp_path / "out" / "lines", results.drawn_from(rows))
+    png, pdf = save(figure, tmp_path / "out" / "lines", results.drawn_from(rows))
     assert [p.name for p in sorted(png.parent.iterdir())] == ["lines.pdf", "lines.png"]
     text = Image.open(png).text
     assert text == {"Rows": results.drawn_from(rows)["rows"], "Commit": "0123abc"}
@@ -236,10 +237,10 @@ sys.path[:0] = {tests!r}
 from test_evaluations import *
 made = frame(Path({rows!r}))
 figure = evaluations.accuracy_by_length(of(made, "longchat_lines"))
-evaluations.save(figure, Path({out!r}) / "lines", results.drawn_from(made))
+save(figure, Path({out!r}) / "lines", results.drawn_from(made))
 samplers = {{m: sampler(m, 512, 8) for m in METHODS}}
-picture = evaluations.indices_picture(samplers, 5000)
-evaluations.save(picture, Path({out!r}) / "indices", {{"commit": "x"}})
+picture = positions.indices_picture(samplers, 5000)
+save(picture, Path({out!r}) / "indices", {{"commit": "x"}})
 """
 
 HERE = Path(__file__).resolve().parent
@@ -268,7 +269,7 @@ def test_a_failed_save_leaves_nothing(rows, tmp_path, monkeypatch):
 
     monkeypatch.setattr(figure, "savefig", full)
     with pytest.raises(OSError, match="No space"):
-        evaluations.save(figure, tmp_path / "lines", {})
+        save(figure, tmp_path / "lines", {})
     assert not list(tmp_path.iterdir())
 
 

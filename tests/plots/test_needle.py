@@ -9,8 +9,9 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.container import ErrorbarContainer
 
-from cream.plots import evaluations, needle
+from cream.plots import needle
 from cream.plots.needle import needle_heatmap, passkey_by_length
+from cream.plots.style import save
 from cream.results import COLUMNS
 from cream.results.published import read_published
 from cream.statistics import wilson
@@ -147,7 +148,7 @@ def test_pass_keys_are_drawn_with_wilsons_intervals():
 
 def test_the_same_rows_give_the_same_bytes(tmp_path):
     written = [
-        evaluations.save(needle_heatmap(rows()), tmp_path / name / "needle", {"rows": "x"})
+        save(needle_heatmap(rows()), tmp_path / name / "needle", {"rows": "x"})
         for name in ("a", "b")
     ]
     for first, second in zip(*written, strict=True):

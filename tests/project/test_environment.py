@@ -289,3 +289,16 @@ def test_numbers_of_the_citation_and_the_package_agree():
     assert citation["version"] == PROJECT["version"] == importlib.metadata.version(PROJECT["name"])
     assert citation["license"] == PROJECT["license"]["text"] == "Apache-2.0"
     assert json.dumps(citation["preferred-citation"]["authors"])
+
+
+@modules
+def test_a_public_name_is_exported_where_it_is_defined(module):
+    """And once more by the room's door, its __init__, at most."""
+    if MODULES[module].name in ("__init__.py", "__main__.py"):
+        pytest.skip("a door")
+    brought = {
+        alias.asname or alias.name
+        for node in TREES[module].body if isinstance(node, ast.ImportFrom)
+        for alias in node.names if (node.module or "").startswith("cream")
+    }  # fmt: skip
+    assert not brought.intersection(_public(TREES[module]) or ())

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from cream import models
-from cream.inference import generation
+from cream.inference import generation, likelihood
 from cream.models import clex_checkpoints
 from cream.rope import clex, clex_ode, scalings
 
@@ -390,7 +390,7 @@ def test_log_likelihood_reads_at_the_t_of_the_document(tiny_model, tiny_tokenize
     models.save(tiny_model(), tiny_tokenizer, tmp_path / "base")
     model = shaken(models.load(tmp_path / "base", scaling="clex", scale=4))
     ids = np.arange(2, 152)
-    found = generation.log_likelihood(model, ids)
+    found = likelihood.log_likelihood(model, ids)
     clex.choose(model, 150)
     with torch.no_grad():
         scores = model(input_ids=torch.from_numpy(ids)[None], use_cache=False).logits[0, :-1]

@@ -176,8 +176,8 @@ def test_merged_rows_say_everything(home, known, measured, tmp_path):
     one, two = tmp_path / "one.parquet", tmp_path / "two.parquet"
     runner.merge(files, home / "out", one, str(home / "base0"), "runs/sources")
     runner.merge(files[::-1], home / "out", two, str(home / "base0"), "runs/sources")
-    frame = runner.read(one)
-    pd.testing.assert_frame_equal(frame, runner.read(two))
+    frame = records.read(one)
+    pd.testing.assert_frame_equal(frame, records.read(two))
     asked = known.questions["tiny"]
     assert len(frame) == len(measured) * (len(asked.items) + 2)
     assert frame["key"].nunique() == len(measured)
@@ -254,7 +254,7 @@ def test_files_of_others_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="start the grid"):
         records.records(tmp_path / "none.jsonl")
     with pytest.raises(FileNotFoundError, match=r"python -m cream\.study"):
-        runner.read(tmp_path / "none.parquet")
+        records.read(tmp_path / "none.parquet")
 
 
 def test_bases_of_other_tokenizers_are_refused(home, tmp_path):

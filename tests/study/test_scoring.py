@@ -10,8 +10,9 @@ import torch
 
 from cream import models
 from cream.data import corpus
-from cream.data.retrieval import documents as retrieval_documents
-from cream.inference.generation import greedy, log_likelihood
+from cream.data.retrieval import records as retrieval_records
+from cream.inference.generation import greedy
+from cream.inference.likelihood import log_likelihood
 from cream.study import scoring
 from cream.study.scoring import QuestionSpec, answer, build, right_tokens
 from cream.tasks import kv_retrieval, longchat_lines, needle
@@ -31,7 +32,7 @@ def asked(tmp_path_factory):
     """A small set, its text generated words."""
     tokenizer, rng = models.load_tokenizer(BASE), np.random.default_rng(0)
     text = (
-        " ".join(retrieval_documents.draw_records("pairs", rng, 1000)[k][1] for k in range(1000))
+        " ".join(retrieval_records.draw_records("pairs", rng, 1000)[k][1] for k in range(1000))
         + "."
     )
     documents = [{"split": split, "source": "test", "name": f"{split} {k}", "kind": "text",

@@ -14,7 +14,8 @@ from cream.rope import clex, scalings
 from cream.rope.config import extend
 from cream.statistics import perplexities
 from cream.tasks import perplexity as task
-from cream.tasks.perplexity import examples, from_corpus, measure, perplexity, windows
+from cream.tasks.perplexity import examples, measure, perplexity, windows
+from cream.tasks.perplexity_texts import from_corpus
 
 DOCUMENTS = [(f"d{i}", np.random.default_rng(i).integers(2, 600, 100 * (i + 1))) for i in range(4)]
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cream.data import corpus, readers
+from cream.data.tokenizer import train_tokenizer
 from cream.tasks import perplexity_texts
 from cream.tasks.perplexity_texts import PAPER, choose, of_corpus, of_source
 
@@ -93,7 +94,7 @@ def test_a_corpus_of_another_tokenizer_is_refused(tmp_path, texts, tiny_tokenize
     made = [{"split": "test", "source": "s", "name": "n", "kind": "text", "text": texts[1]}]
     corpus.build(tmp_path / "made", made, tiny_tokenizer, 64, {}, progress=False)
     assert [name for name, _ in of_corpus(tmp_path / "made", tiny_tokenizer).documents] == ["n"]
-    other = corpus.train_tokenizer(texts, 300)
+    other = train_tokenizer(texts, 300)
     with pytest.raises(ValueError, match="not by the tokenizer given .300 entries."):
         of_corpus(tmp_path / "made", other)
 

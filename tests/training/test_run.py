@@ -17,6 +17,7 @@ from cream.data.dataset import collate
 from cream.positions import METHODS, sampler
 from cream.training import callbacks
 from cream.training import run as training_run
+from cream.training.trainer import learning_rate_factor
 
 SKIPPING = [method for method in METHODS if method not in ("plain", "full")]
 
@@ -108,7 +109,7 @@ def test_a_compiled_tail_learns_from_the_head(monkeypatch, training_place, tmp_p
 
 def test_the_schedule_wastes_no_step():
     """Llama-2-7B's base run (1,000 steps, warm-up 10) and chat run (100, none)."""
-    factor = training_run.learning_rate_factor
+    factor = learning_rate_factor
     base = [factor(step, 1000, 10) for step in range(1000)]
     assert base[:10] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     assert (base[10], base[505], base[999]) == (1.0, 0.5, 1 / 990)
@@ -135,7 +136,7 @@ def test_the_logged_rates_are_those_used(monkeypatch, training_place, tmp_path, 
     monkeypatch.setattr(training_run, "CheckpointSeal", lambda: rates)
     training_runs.train(training_place, tmp_path / "run", steps=8, warmup_steps=warmup)
     rows = callbacks.read_metrics(tmp_path / "run" / "metrics.jsonl")
-    expected = [1e-3 * training_run.learning_rate_factor(step, 8, warmup) for step in range(8)]
+    expected = [1e-3 * learning_rate_factor(step, 8, warmup) for step in range(8)]
     assert rates.used == pytest.approx(expected, rel=1e-9)
     assert [row["learning_rate"] for row in rows] == pytest.approx(expected, rel=1e-9)
 

@@ -14,46 +14,22 @@ from typing import NamedTuple
 import numpy as np
 
 from cream.data.retrieval.records import (
-    FAMILIES,
     OTHER,
     PAIRS_HEADER,
     WORDINGS,
-    Prompt,
     answer_text,
     boundary,
     check_family,
-    draw_records,
     endless_records,
-    line_prompt,
-    line_text,
-    needle_prompt,
-    needle_text,
-    pair_prompt,
-    pair_text,
     question_text,
     record_text,
 )
-from cream.data.retrieval.vocabulary import SPLITS
 
 __all__ = [
     "CHARACTERS_PER_TOKEN",
-    "FAMILIES",
-    "PAIRS_HEADER",
-    "SPLITS",
     "Document",
-    "Prompt",
     "Query",
     "Record",
-    "WORDINGS",
-    "answer_text",
-    "draw_records",
-    "line_prompt",
-    "line_text",
-    "needle_prompt",
-    "needle_text",
-    "pair_prompt",
-    "pair_text",
-    "question_text",
     "training_document",
 ]
 

@@ -35,7 +35,7 @@ PERPLEXITIES = ("log_ppl_near", "log_ppl_far", "rise")
 
 
 def units(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a run with its endpoints, from rows of answers (`runner.read`).
+    """Return a row a run with its endpoints, from rows of answers (`records.read`).
 
     lines: mean accuracy of LongChat-Lines over 4, 6 and 7.8 N; lines_all: over every length asked
     beyond N; far: over those from half the target on; kv, middle_accuracy, middle: key-value

@@ -16,15 +16,11 @@ import pyarrow.parquet as parquet
 from cream.plots.style import in_order
 from cream.statistics.multilevel import group_means
 from cream.study.analysis.contrasts import CLAIMS, contrasts
-from cream.study.analysis.endpoints import ENDPOINTS, units
-from cream.study.figures.forest import UNLIKE, NotRun
+from cream.study.analysis.endpoints import units
+from cream.study.figures.forest import UNLIKE
 
 __all__ = [
-    "ENDPOINTS",
-    "UNLIKE",
-    "NotRun",
     "counts",
-    "group_means",
     "levels",
     "load",
     "not_run",

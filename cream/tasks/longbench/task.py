@@ -31,9 +31,7 @@ from cream.tasks.longbench.definitions import (
 from cream.utils.provenance import hash_of
 
 __all__ = [
-    "CATEGORIES",
     "CHATS",
-    "TASKS",
     "TWELVE",
     "LongBenchExample",
     "averages",

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from cream.data.retrieval import documents as retrieval_documents
+from cream.data.retrieval import records as retrieval_records
 from cream.data.retrieval import vocabulary
-from cream.data.retrieval.documents import FAMILIES, training_document
+from cream.data.retrieval.documents import training_document
+from cream.data.retrieval.records import FAMILIES
 
 PLACEMENTS = [{"evaluation_form": 0.0}, {"evaluation_form": 1.0}, {"query_placement": "end"}]
 
@@ -55,7 +57,7 @@ def test_lines_can_be_read_back_by_a_pattern():
 @pytest.mark.parametrize("options", PLACEMENTS)
 def test_pairs_are_valid_json_objects(options):
     document = make("pairs", 3, "", **options)
-    assert document.text.startswith(retrieval_documents.PAIRS_HEADER + "{")
+    assert document.text.startswith(retrieval_records.PAIRS_HEADER + "{")
     objects = [json.loads(found) for found in re.findall(r"\{.*?\}", document.text, re.S)]
     told = {key: value for one in objects for key, value in one.items()}
     assert told == {record.key: record.value for record in document.records}
@@ -132,7 +134,7 @@ def test_evaluation_form_begins_like_an_evaluation_prompt(family, haystack):
         assert len(before) == 1
         return
     build = (
-        retrieval_documents.line_prompt if family == "lines" else retrieval_documents.pair_prompt
+        retrieval_records.line_prompt if family == "lines" else retrieval_records.pair_prompt
     )
     prompt = build([(r.key, r.value) for r in before], query.record)
     assert document.text.startswith(prompt.prompt + prompt.answer)
@@ -177,7 +179,7 @@ def test_generation_is_fast_enough_for_pre_training(haystack):
 @pytest.mark.parametrize("depth", [0, 13, 50, 77, 100])
 def test_a_needle_stands_at_its_depth(depth, haystack):
     text = haystack[:3000]
-    prompt = retrieval_documents.needle_prompt(text, ("Kavudo", "lamok a dotel in tizam"), depth)
+    prompt = retrieval_records.needle_prompt(text, ("Kavudo", "lamok a dotel in tizam"), depth)
     needle = "The best thing to do in Kavudo is to lamok a dotel in tizam."
     assert prompt.prompt.count(needle) == 1
     assert abs(prompt.prompt.index(needle) - 30 * depth) < 300
@@ -194,9 +196,9 @@ def test_a_needle_stands_at_its_depth(depth, haystack):
         (lambda rng: training_document("lines", rng, 0), "min_tokens 0"),
         (lambda rng: training_document("lines", rng, 9, query_placement="x"), "query_placement"),
         (lambda rng: training_document("lines", rng, 9, split="test"), "unknown split 'test'"),
-        (lambda rng: retrieval_documents.line_prompt([("a", "b")], 1), "gold_index 1"),
+        (lambda rng: retrieval_records.line_prompt([("a", "b")], 1), "gold_index 1"),
         (
-            lambda rng: retrieval_documents.needle_prompt("text", ("a", "b"), 101),
+            lambda rng: retrieval_records.needle_prompt("text", ("a", "b"), 101),
             "depth_percent 101",
         ),
     ],
@@ -208,9 +210,9 @@ def test_bad_input_is_named(call, message):
 
 def test_more_records_than_there_are_keys_are_refused():
     """Rather than looked for without end: 35 x 35 two-syllable words, a seventh in evaluation."""
-    assert len(retrieval_documents.draw_records("pairs", np.random.default_rng(0), 1225)) == 1225
+    assert len(retrieval_records.draw_records("pairs", np.random.default_rng(0), 1225)) == 1225
     with pytest.raises(ValueError, match="pairs has only 1,225 different keys for evaluation"):
-        retrieval_documents.draw_records("pairs", np.random.default_rng(0), 1226)
+        retrieval_records.draw_records("pairs", np.random.default_rng(0), 1226)
 
 
 def test_far_needles_ask_over_most_of_the_window_and_only_of_the_needle_family() -> None:
@@ -260,13 +262,13 @@ def test_another_wording_has_no_words_of_the_evaluations(family):
     rng = np.random.default_rng(1)
     asked = ""
     for one, make_prompt in (
-        ("lines", retrieval_documents.line_prompt),
-        ("pairs", retrieval_documents.pair_prompt),
+        ("lines", retrieval_records.line_prompt),
+        ("pairs", retrieval_records.pair_prompt),
     ):
-        asked += "".join(make_prompt(retrieval_documents.draw_records(one, rng, 6), 2)) + "\n"
+        asked += "".join(make_prompt(retrieval_records.draw_records(one, rng, 6), 2)) + "\n"
     asked += "".join(
-        retrieval_documents.needle_prompt(
-            "", retrieval_documents.draw_records("needle", rng, 1)[0], 0
+        retrieval_records.needle_prompt(
+            "", retrieval_records.draw_records("needle", rng, 1)[0], 0
         )
     )
     theirs = re.findall(r"\w+", asked)

@@ -13,16 +13,8 @@ from cream.results import Rows
 from cream.tasks.longbench import metrics, synthetic
 from cream.tasks.longbench import task as longbench_task
 from cream.tasks.longbench.data import read
-from cream.tasks.longbench.definitions import definition
-from cream.tasks.longbench.task import (
-    CATEGORIES,
-    TASKS,
-    TWELVE,
-    averages,
-    examples,
-    score,
-    truncate,
-)
+from cream.tasks.longbench.definitions import CATEGORIES, TASKS, definition
+from cream.tasks.longbench.task import TWELVE, averages, examples, score, truncate
 
 absent = [n for n in ("lm_eval", "rouge", "jieba", "fuzzywuzzy") if not importlib.util.find_spec(n)]
 needs_lm_eval = pytest.mark.skipif(
