@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from cream.performance import costs
 from cream.performance import figures as performance_figures
 from cream.plots import evaluations, needle, positions, published, ruler
+from cream.plots.style import save
 from cream.positions import METHODS, sampler
 from cream.results import drawn_from, variant
 from cream.results.published import read_published
@@ -369,11 +370,11 @@ def write(figures: Mapping[str, Figure], out: str | Path) -> list[str]:
     process, which have the figures already.
     """
 
-    def save(name: str) -> str:
+    def written(name: str) -> str:
         return save(figures[name], Path(out) / name, figures[name].drawn)[0].name
 
     cores = min(len(figures), AT_ONCE, len(os.sched_getaffinity(0))) if ON_LINUX else 1
-    return _by_copies(save, list(figures), cores) if cores > 1 else [save(name) for name in figures]
+    return _by_copies(written, list(figures), cores) if cores > 1 else list(map(written, figures))
 
 
 def _by_copies(save: Callable[[str], str], names: Sequence[str], number: int) -> list[str]:
