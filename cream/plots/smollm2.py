@@ -100,7 +100,7 @@ def _parts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     others = ~table["scaling"].isin((*SHARED, "none"))
     if others.any():
         beside = (table["method"] == "cream") & (table["scaling"] == "yarn")
-        found["scalings of their own, CREAM by yarn"] = table[others | original | beside]
+        found["own scalings, CREAM yarn"] = table[others | original | beside]
     return found
 
 

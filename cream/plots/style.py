@@ -269,7 +269,11 @@ def in_windows(axes: Axes, multiples: Iterable[float]) -> None:
     place = axes.get_subplotspec()
     share = len(place.colspan) / place.get_gridspec().ncols
     room = 0.8 * axes.figure.get_figwidth() * share / np.log2(ticks[-1] / ticks[0])
-    close = {a for a, b in zip(ticks, ticks[1:], strict=False) if room * np.log2(b / a) < 0.26}
+    close = {
+        a
+        for a, b in zip(ticks, ticks[1:], strict=False)
+        if room * np.log2(b / a) < max(0.26, 0.045 * len(times_n(a) + times_n(b)))
+    }
     axes.xaxis.set_major_formatter(FuncFormatter(lambda m, _: "" if m in close else times_n(m)))
     axes.axvline(1, color=GREY, linewidth=0.7, linestyle=(0, (1, 2)), zorder=1)
     axes.set_xlim(found[0] * 0.88, found[-1] * 1.14)
