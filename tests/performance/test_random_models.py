@@ -8,7 +8,15 @@ from transformers import AutoConfig
 
 from cream import models, rope
 from cream.data.corpus import open_corpus
-from cream.performance import harness, lora, random_models, resume, step_cost, training
+from cream.performance import (
+    harness,
+    lora,
+    multi_gpu,
+    random_models,
+    resume,
+    step_cost,
+    training,
+)
 
 
 def test_a_shape_at_another_depth():
@@ -49,7 +57,7 @@ def test_random_weights_stand_in_for_a_loaded_model(tmp_path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
-@pytest.mark.parametrize("command", [training, lora, resume, step_cost])
+@pytest.mark.parametrize("command", [training, lora, resume, step_cost, multi_gpu])
 def test_a_large_shape_is_not_trained_without_a_card(command, monkeypatch, capsys):
     """It would fill the machine's memory for hours; the small shapes are named instead."""
     monkeypatch.setattr(random_models, "lay_out", lambda *given: pytest.fail("files were written"))
