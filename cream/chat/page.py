@@ -119,12 +119,20 @@ def check_address(host: str, port: int) -> None:
         )
 
 
+def beside(chat: Chat, original: ChatModel) -> Chat:
+    """Return the original's conversation; an answer takes at most half of its smaller L."""
+    most = min(chat.answer_tokens, max(1, original.limit // 2))
+    return Chat(original, most, Answers(original.model, original.tokenizer))
+
+
 def serve(chat: Chat, original: ChatModel | None, host: str, port: int) -> None:
     """Serve the page until Ctrl-C."""
     chats = [chat]
     if original:
-        answers = Answers(original.model, original.tokenizer)
-        chats.append(Chat(original, chat.answer_tokens, answers))
+        chats.append(beside(chat, original))
+        if (most := chats[1].answer_tokens) < chat.answer_tokens:
+            print(f"the original answers in at most {most:,} tokens, half of its L; "
+                  f"{chat.model.name} in {chat.answer_tokens:,}")  # fmt: skip
     page = build(chats)
     url = launch(page, host, port)
     print(f"{url}  (Ctrl-C ends)")

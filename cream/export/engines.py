@@ -104,7 +104,10 @@ def check(
     facts = _facts(out)
     if (engine in GGUF) != (gguf is not None):
         raise ValueError(
-            f"--gguf FILE goes with the engine {' or '.join(GGUF)}, and that engine needs it"
+            f"--engine {engine} reads {out} itself: leave --gguf out"
+            if gguf is not None
+            else f"--engine {engine} reads a GGUF file: write one with `python -m cream.export "
+            f"gguf {out} FILE --llama-cpp CLONE` and name it with --gguf FILE"
         )
     if gguf is not None and not Path(gguf).is_file():
         raise FileNotFoundError(f"{gguf} does not exist: python -m cream.export gguf writes it")

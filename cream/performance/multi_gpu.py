@@ -83,6 +83,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parts = [part.strip() for part in given.parts.split(",")]
     if unknown := set(parts) - set(PARTS):
         parser.error(f"parts are {', '.join(PARTS)}; there is no {', '.join(sorted(unknown))}")
+    if parts != ["miniature"]:
+        random_models.refuse_without_card(parser, given.shape, given.layers)
     given.command = harness.typed_command("multi-gpu", arguments)
     if failed := [part for part in parts if not _done(part, given)]:
         raise SystemExit(f"not as it should be: {', '.join(failed)}")

@@ -31,7 +31,9 @@ from cream.performance import harness
 from cream.rope import clex
 from cream.rope.config import fix_longrope
 
-__all__ = ["SHAPES", "add_shape", "lay_out", "random_weights", "shape"]
+__all__ = ["SHAPES", "add_shape", "lay_out", "random_weights", "refuse_without_card", "shape"]
+
+MOST_WITHOUT_CARD = 500_000_000  # weights that a machine without a GPU is asked to train
 
 SHAPES = {
     "llama2-7b": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},  # LlamaConfig's defaults
@@ -60,6 +62,21 @@ def shape(name: str, layers: int | None = None) -> LlamaConfig:
     """Return a shape's config, at another depth where `layers` says so."""
     depth = {"num_hidden_layers": layers} if layers else {}
     return LlamaConfig(**{**SHAPES[name], **depth}, bos_token_id=0, eos_token_id=1)
+
+
+def refuse_without_card(
+    parser: argparse.ArgumentParser, name: str, layers: int | None = None
+) -> None:
+    """Stop a command that would train a large shape where there is no GPU, before any weights."""
+    if torch.cuda.is_available():
+        return
+    with torch.device("meta"):
+        count = AutoModelForCausalLM.from_config(shape(name, layers)).num_parameters()
+    if count > MOST_WITHOUT_CARD:
+        parser.error(
+            f"--shape {name} has {count:,} weights here, and this machine has no GPU; without one "
+            f"at most {MOST_WITHOUT_CARD:,} are trained: give --shape smollm2-135m or tiny"
+        )
 
 
 def lay_out(root: Path, config: LlamaConfig) -> None:

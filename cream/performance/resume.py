@@ -64,6 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if given.steps < 2 or given.steps % 2:
         parser.error(f"steps is {given.steps}; it must be even, for a stop after half of them")
+    random_models.refuse_without_card(parser, given.shape, given.layers)
     said = harness.typed_command("resume", arguments)
     with harness.scratch(given.folder) as root:
         _compare(given, root, said)

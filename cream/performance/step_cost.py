@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     window = random_models.shape(given.shape).max_position_embeddings
     if wrong := [one for one in given.targets if one % window or one < 2 * window]:
         parser.error(f"target {wrong[0]} is not a multiple of the window {window}, from 2 on")
+    random_models.refuse_without_card(parser, given.shape)
     said = harness.typed_command("step-cost", arguments)
     for job in _jobs(given):
         _run({**job, "command": said}, given.limit)

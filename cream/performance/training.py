@@ -95,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if given.steps < 2:
         parser.error(f"steps is {given.steps}; the first is left out, so it must be at least 2")
+    random_models.refuse_without_card(parser, given.shape, given.layers)
     _measure(given, harness.typed_command("training", arguments))
 
 

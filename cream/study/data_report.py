@@ -285,6 +285,12 @@ def flagged(table: Mapping[str, Mapping[str, object]]) -> list[str]:
     return found
 
 
+def _missing(folder: Path) -> list[Path]:
+    """The corpora of `CONDITIONS` that are not in a folder."""
+    places = [folder / name for name in CONDITIONS]
+    return [place for place in places if not (place / "manifest.json").is_file()]
+
+
 def main() -> None:
     """Describe the corpora that `python -m cream.study prepare` made."""
     parser = argparse.ArgumentParser(
@@ -295,6 +301,11 @@ def main() -> None:
     parser.add_argument("--cache", default="runs/sources")
     parser.add_argument("--out", default="data/results/grid_data.json", type=Path)
     given = parser.parse_args()
+    if missing := _missing(given.corpora):
+        parser.error(
+            f"there is no corpus at {', '.join(map(str, missing))}: `python -m cream.study "
+            "prepare` makes them, --corpora names their folder"
+        )
     text = json.dumps(describe(given.corpora, given.base, given.cache), indent=1) + "\n"
     atomic_write(given.out, text)
     print(given.out)

@@ -339,6 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
     bases = given.bases.split(",")
     try:
+        if given.what in ("choose", "merge"):
+            _check_files(given)
         if given.what == "prepare":
             every = (*conditions.CONDITIONS, *conditions.DENSE)
             print(prepare(given.out, bases[0], given.cache, every))
@@ -353,6 +355,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _plan(given, bases, began)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"{given.what}: {error}")
+
+
+def _check_files(given: argparse.Namespace) -> None:
+    """Refuse what merge and choose cannot read or write, before a corpus is made."""
+    if not given.files:
+        raise ValueError(f"name the files of records, as in {given.what} runs/grid/primary.jsonl")
+    records(*given.files)
+    if given.what == "merge" and given.out.suffix != ".parquet":
+        raise ValueError(f"--out is {given.out}: name the Parquet file to write, NAME.parquet")
 
 
 def _plan(given: argparse.Namespace, bases: Sequence[str], began: float) -> None:

@@ -131,7 +131,10 @@ def _obstacle(task: str, settings: Mapping[str, object], corpus: Path) -> str | 
     if task not in BUILDERS:
         return "no builder of its questions"
     if find(task).corpus and not corpus.is_dir():
-        return f"its texts are not here: make them with 01_data (looked in {corpus.name})"
+        return (
+            f"its texts are not here: there is no {corpus}; `make reproduce` makes it, and "
+            "--corpus names another folder of 01_data"
+        )
     if settings.get("dtype") != "float32" and not torch.cuda.is_available():
         return f"computed in {settings.get('dtype')}, which needs a GPU"
     return None

@@ -173,6 +173,14 @@ def test_a_port_that_is_taken_is_refused_before_a_model_is_loaded():
             page.check_address("127.0.0.1", taken.getsockname()[1])
 
 
+def test_the_original_of_a_small_window_leaves_room_for_the_question(chats):
+    """An answer that a quarter of the extended L holds may fill the whole window of the base."""
+    wide = Chat(chats[0].model, 2 * chats[1].model.limit, chats[0].answers)
+    beside = page.beside(wide, chats[1].model)
+    assert beside.answer_tokens == chats[1].model.limit // 2
+    assert page.beside(chats[0], chats[1].model).answer_tokens == chats[0].answer_tokens
+
+
 def test_names_of_files_are_escaped(chats):
     chat = Chat(chats[0].model, 24, chats[0].answers)
     chat.add(TextFile("<script>x</script>.txt", "one two"))

@@ -288,7 +288,7 @@ def test_checks_that_cannot_start_are_named(exports, tmp_path):
     out = exports / "linear"
     with pytest.raises(FileNotFoundError, match="it is not an export"):
         engines.check(tmp_path, "transformers")
-    with pytest.raises(ValueError, match="--gguf FILE goes with the engine llama.cpp or"):
+    with pytest.raises(ValueError, match="python -m cream.export gguf"):
         engines.check(out, "llama.cpp")
     with pytest.raises(FileNotFoundError, match="cream.export gguf writes it"):
         engines.check(out, "llama.cpp", gguf=tmp_path / "no.gguf")

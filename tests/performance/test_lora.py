@@ -36,6 +36,7 @@ def test_a_card_that_is_too_small_is_refused_by_arithmetic(capsys, monkeypatch):
     monkeypatch.setattr(harness, "in_child", lambda module, job, limit: lora._inside(job))
     monkeypatch.setattr(random_models, "lay_out", lambda root, shape: shape.save_pretrained(
         root / "base"))  # fmt: skip
+    monkeypatch.setattr(random_models, "refuse_without_card", lambda *given: None)
     with pytest.raises(SystemExit) as ended:
         lora.main(["--gib", "16"])
     said = capsys.readouterr().out

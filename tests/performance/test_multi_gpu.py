@@ -74,7 +74,7 @@ def test_parts_that_fail_leave_the_others_and_are_named(monkeypatch, capsys):
     monkeypatch.setitem(multi_gpu.PARTS, "small", broken)
     monkeypatch.setitem(multi_gpu.PARTS, "resume", lambda given: True)
     with pytest.raises(SystemExit, match="not as it should be: small"):
-        multi_gpu.main(["--parts", "small,resume"])
+        multi_gpu.main(["--shape", "tiny", "--parts", "small,resume"])
     said = capsys.readouterr()
     assert "--- resume: 0 s" in said.out and "no such luck" in said.err
     with pytest.raises(SystemExit):

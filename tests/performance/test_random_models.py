@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from transformers import AutoConfig
 
 from cream import models, rope
 from cream.data.corpus import open_corpus
-from cream.performance import random_models
+from cream.performance import (
+    harness,
+    lora,
+    multi_gpu,
+    random_models,
+    resume,
+    step_cost,
+    training,
+)
 
 
 def test_a_shape_at_another_depth():
@@ -45,3 +54,17 @@ def test_random_weights_stand_in_for_a_loaded_model(tmp_path):
         model(one, position_ids=positions, use_cache=False).logits[0, -1] for one in (tokens, moved)
     )
     assert not torch.equal(still, changed)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("command", [training, lora, resume, step_cost, multi_gpu])
+def test_a_large_shape_is_not_trained_without_a_card(command, monkeypatch, capsys):
+    """It would fill the machine's memory for hours; the small shapes are named instead."""
+    monkeypatch.setattr(random_models, "lay_out", lambda *given: pytest.fail("files were written"))
+    monkeypatch.setattr(harness, "in_child", lambda *given: pytest.fail("a process was started"))
+    with pytest.raises(SystemExit):
+        command.main([])
+    said = capsys.readouterr().err
+    assert "no GPU" in said and "smollm2-135m" in said
+    for small in ("smollm2-135m", "tiny"):
+        assert random_models.refuse_without_card(None, small) is None

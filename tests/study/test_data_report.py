@@ -154,3 +154,16 @@ def test_words_of_the_evaluation_in_training_are_refused(tokenizer, tmp_path):
     odd = Document("", (Record(0, 0, good.records[0].key, "10003"),), (Query(0, 0, 0, 0),))
     with pytest.raises(ValueError, match=r"evaluation's split, \['10003'\]"):
         check_words([good, odd], [])
+
+
+def test_corpora_that_are_not_there_are_named_with_the_command_that_makes_them(
+    tmp_path, monkeypatch, capsys
+):
+    """Before a tokenizer is read, and nothing is written."""
+    words = ["x", "--corpora", str(tmp_path / "no"), "--out", str(tmp_path / "out.json")]
+    monkeypatch.setattr("sys.argv", words)
+    with pytest.raises(SystemExit):
+        data_report.main()
+    said = capsys.readouterr().err
+    assert str(tmp_path / "no/text") in said and "cream.study prepare" in said
+    assert not (tmp_path / "out.json").exists()

@@ -285,10 +285,23 @@ def test_recipes_come_back_as_they_were_written(home, known, measured, tmp_path,
         ["primary", "--shard", "4/4"],
         ["primary", "--seeds", "x"],
         ["primary", "--rows", "x", "--recipe", "none.json"],
+        ["choose"],
+        ["merge", "--out", "x.parquet"],
+        ["merge", "none.jsonl", "--out", "x.parquet"],
     ],
 )
-def test_the_command_refuses_what_it_cannot_do(words, capsys):
+def test_the_command_refuses_what_it_cannot_do(words, monkeypatch):
     """With a sentence, before anything is computed."""
+    monkeypatch.setattr(runner, "prepare", lambda *_: pytest.fail("corpora were made"))
     with pytest.raises(SystemExit) as stopped:
         runner.main(words)
     assert stopped.value.code not in (0, None)
+
+
+def test_merge_needs_a_parquet_file_to_write(tmp_path, measured, monkeypatch):
+    """The default of --out is the corpora's folder."""
+    monkeypatch.setattr(runner, "prepare", lambda *_: pytest.fail("corpora were made"))
+    with records.RunLog(tmp_path / "rows.jsonl", {}) as rows:
+        rows.append(measured[0])
+    with pytest.raises(SystemExit, match="NAME.parquet"):
+        runner.main(["merge", str(tmp_path / "rows.jsonl")])
