@@ -9,7 +9,7 @@ OUT = runs/reproduce#            everything that `make reproduce` writes, but fo
 SCALED = scaled:yarn:8#          the base scaled as the preset trains it, not tuned
 MODELS = original,$(SCALED),$(OUT)/pose,$(OUT)/cream
 # The kernels' progress bars, live: papermill's own would count cells.
-PAPERMILL = $(BIN)/python -m papermill --no-progress-bar --log-level ERROR --stderr-file /dev/stderr
+PAPERMILL = $(BIN)/python -m papermill --no-progress-bar --log-level ERROR --start-timeout 300 --stderr-file /dev/stderr
 
 ENV = $(if $(filter .venv/bin,$(BIN)),.venv/.installed)
 CODE = $(ENV) $(shell find cream -name "*.py") $(wildcard data/miniature/*.safetensors)

@@ -64,5 +64,5 @@ def test_rows_of_other_tasks_are_refused(rows):
 def test_methods_with_scalings_of_their_own_share_a_panel(rows):
     clex = rows[rows["method"] == "pose"].assign(method="clex", scaling="clex", model_hash="c")
     figure = sentences_found(pd.concat([rows, clex], ignore_index=True))
-    (panel,) = [a for a in figure.axes if "of their own" in a.get_title(loc="left")]
+    (panel,) = [a for a in figure.axes if "own scalings" in a.get_title(loc="left")]
     assert {one.get_label() for one in panel.containers} == {"original", "CLEX", "CREAM"}
