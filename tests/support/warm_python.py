@@ -111,6 +111,8 @@ def served() -> Iterator[None]:
             yield
         finally:
             del os.environ[SERVER]
+            # The pipe's end is not enough: a DataLoader's worker, a fork of this, may hold it.
+            os.killpg(server.pid, signal.SIGKILL)
             server.stdin.close()
             server.wait()
 
