@@ -302,6 +302,6 @@ def save(figure: Figure, stem: str | Path, meta: Mapping[str, str]) -> list[Path
         with atomic_path(path) as beside:
             figure.savefig(beside, format=form, dpi=160, metadata=metadata)
         written.append(path)
-        figure.set_layout_engine("none")  # where everything stands is found once
+        figure.set_layout_engine(None)  # where everything stands is found once
     figure.set_layout_engine(engine)
     return written

@@ -150,7 +150,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if isinstance(self.adam_betas, list):  # as JSON and YAML have it
             object.__setattr__(self, "adam_betas", tuple(self.adam_betas))
-        for name, hint in typing.get_type_hints(type(self)).items():
+        for name, hint in _type_hints(type(self)).items():
             _check_type(name, getattr(self, name), hint)
         _check_ranges(self)
         if not 0 <= self.warmup_steps < self.steps:
@@ -223,6 +223,9 @@ def _check_ranges(config: TrainConfig) -> None:
     check_number("clex_grad_norm", config.clex_grad_norm, 0, note="0: as all others")
     for place, beta in enumerate(config.adam_betas):
         check_number(f"adam_betas[{place}]", beta, 0, 1 - 1e-9)
+
+
+_type_hints = functools.cache(typing.get_type_hints)  # a plan makes hundreds of configurations
 
 
 def _check_type(name: str, value: object, hint: object) -> None:

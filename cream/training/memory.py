@@ -8,6 +8,8 @@ kernels and the allocator are counted as `SPARE`. What generating takes is in `m
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 from dataclasses import dataclass
 
 import psutil
@@ -52,6 +54,12 @@ FACTOR = 1.5  # of what lies in RAM, as DeepSpeed's own estimators have it
 
 def parameters(config: PreTrainedConfig) -> int:
     """Return how many parameters a model of this configuration has, tied ones once."""
+    return _counted(type(config), config.to_json_string(use_diff=False))
+
+
+@functools.lru_cache(maxsize=64)
+def _counted(kind: type[PreTrainedConfig], text: str) -> int:
+    config = kind.from_dict(json.loads(text))
     with torch.random.fork_rng(devices=[]), torch.device("meta"), clex.registered():
         model = AutoModelForCausalLM.from_config(config)
     return sum(one.numel() for one in model.parameters())

@@ -120,6 +120,7 @@ def run_jobs(place: Path, jobs: list[dict], processes: int = 1) -> list[int]:
         child.terminate()  # torchrun then ends its own children, which a SIGKILL would leave
     if child.returncode:
         raise RuntimeError(errors.decode())
+    print(errors.decode(), file=sys.stderr)  # pytest shows it where a test fails
     return json.loads(out.splitlines()[-1]) if processes == 1 else []
 
 
@@ -191,6 +192,9 @@ def seen(folder: Path) -> dict[int, list[str]]:
 
 def _forked(job: dict, root: Path) -> None:
     """Train one job in a fork of a process that has computed nothing yet, and end the fork."""
+    # In a fork torch makes its pool of threads anew in the first call: of two threads that load
+    # weights both would do so, and one would find none ("Invalid thread pool!").
+    torch.set_num_threads(torch.get_num_threads())
     try:
         if job["kill"]:
             arm(*job["kill"])

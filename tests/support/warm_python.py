@@ -41,6 +41,8 @@ MODULES = (
     "transformers.trainer", "torch.distributed.run", "cream.plots", "ipykernel.kernelapp",
     "ipykernel.ipkernel", "IPython.core.completer", "IPython.core.interactiveshell",
 )  # fmt: skip
+# accelerate imports DeepSpeed for each Trainer, and a process with a context on a card cannot fork.
+WITHOUT_A_CARD = ("deepspeed",)
 CLIENT = """\
 #!{python} -IS
 import json, os, signal, socket, sys
@@ -109,6 +111,8 @@ def served() -> Iterator[None]:
             yield
         finally:
             del os.environ[SERVER]
+            # The pipe's end is not enough: a DataLoader's worker, a fork of this, may hold it.
+            os.killpg(server.pid, signal.SIGKILL)
             server.stdin.close()
             server.wait()
 
@@ -138,9 +142,10 @@ def _serve(listener: socket.socket) -> dict | None:
     """
     woken = _woken_by_endings()
     select.select([listener, 0], [], [])
-    for name in MODULES:
+    for name in MODULES if Path("/dev/nvidiactl").exists() else (*MODULES, *WITHOUT_A_CARD):
         if importlib.util.find_spec(name.partition(".")[0]):
             importlib.import_module(name)
+    sys.modules["transformers.conversion_mapping"].get_checkpoint_conversion_mapping("llama")
     warm_kernels()  # of a papermill that is started warm
     gc.freeze()
     while True:

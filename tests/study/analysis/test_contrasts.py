@@ -232,24 +232,23 @@ def test_the_middle_is_at_an_end_where_its_places_are():
 
 
 @pytest.mark.slow
-def test_being_0_says_something_where_another_is_not(frame):
+def test_being_0_says_something_where_another_is_not(frame, table):
     """RandPos at 0 beside others that are not; where all are, no difference can be measured."""
-    table = contrasts(frame)
     assert row(table, "randpos is 0")["bound"] == ""
     assert row(table, "original is 0 beyond N", "none", "none")["bound"] == ""
     low = frame.assign(score=frame["score"].where(frame["scaling"] != "linear", 0.0))
     assert row(contrasts(low), "randpos is 0", scaling="linear")["bound"] == "near 0"
 
 
-def test_to_keep_what_the_original_can_do_says_something(frame):
+def test_to_keep_what_the_original_can_do_says_something(table):
     """At the top of the scale, too: a loss would have shown."""
-    found = row(contrasts(frame), "short tasks kept")
+    found = row(table, "short tasks kept")
     assert found["level_a"] > 95 and found["level_b"] > 95 and found["bound"] == ""
 
 
-def test_a_rise_has_the_losses_it_stands_between(frame):
+def test_a_rise_has_the_losses_it_stands_between(table):
     """Of one run of made rows: 2 nats a token at both lengths."""
-    found = row(contrasts(frame), "flat perplexity")
+    found = row(table, "flat perplexity")
     assert (found["level_a"], found["level_b"]) == pytest.approx((200.0, 200.0))
 
 
