@@ -388,6 +388,9 @@ def _plan(given: argparse.Namespace, bases: Sequence[str], began: float) -> None
         print(f"{sum(map(len, todo))} of {len(listed)} runs to do here; ready after "
               f"{time.time() - began:.0f} s", flush=True)  # fmt: skip
         left = given.minutes - (time.time() - began) / 60
+        if todo and left <= 0:
+            raise ValueError(f"--minutes {given.minutes:g} was over before a run could begin: preparing "
+                             f"took {time.time() - began:.0f} s of it; give more")  # fmt: skip
         counted = run(todo, known, rows, given.processes, left) if todo else Counter()
         missing = sum(map(len, todo)) - counted["done"]
     print(f"{counted['done']} done, {counted['failed']} failed, {missing} left", flush=True)

@@ -36,6 +36,7 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from cream import models
+from cream.data.corpus import open_corpus
 from cream.data.dataset import ExampleDataset, collate
 from cream.models import bases
 from cream.models.checkpoints import check_files
@@ -262,6 +263,7 @@ def load_inputs(
 
     Before the weights are loaded; ValueError says which of base, corpus and sampler does not fit.
     """
+    open_corpus(root / config.corpus)  # a missing one is said before the hub is asked for the base
     base = base_place(config.base, root)
     check_files(base)
     tokenizer = models.load_tokenizer(base, revision=config.revision)

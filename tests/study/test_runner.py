@@ -298,6 +298,13 @@ def test_the_command_refuses_what_it_cannot_do(words, monkeypatch):
     assert stopped.value.code not in (0, None)
 
 
+def test_a_time_that_preparing_used_up_is_an_error(home, tmp_path):
+    """Not "0 done": the reader would look for what failed."""
+    words = ["tiny", "--out", str(home / "out"), "--bases", str(home / "base0")]
+    with pytest.raises(SystemExit, match="--minutes 0 was over before a run could begin"):
+        runner.main([*words, "--rows", str(tmp_path / "rows.jsonl"), "--minutes", "0"])
+
+
 def test_merge_needs_a_parquet_file_to_write(tmp_path, measured, monkeypatch):
     """The default of --out is the corpora's folder."""
     monkeypatch.setattr(runner, "prepare", lambda *_: pytest.fail("corpora were made"))

@@ -136,8 +136,9 @@ def test_the_command_line_says_what_is_wrong(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_a_command_that_cannot_train_ends_in_one_line(tmp_path, capsys):
+def test_a_command_that_cannot_train_ends_in_one_line(training_place, tmp_path, capsys):
     """No traceback: what is wrong is the last thing that is read."""
+    training_runs.share(training_place, tmp_path)
     training_runs.job(tmp_path / "run", base="gone/base")
     with pytest.raises(SystemExit) as ended:
         training_run.main([str(tmp_path / "run"), "--root", str(tmp_path)])
@@ -149,6 +150,7 @@ def test_a_command_that_cannot_train_ends_in_one_line(tmp_path, capsys):
 BAD_RUNS = {
     "another's tokenizer": ({"corpus": "foreign"}, "foreign was tokenised by"),
     "no corpus": ({"corpus": "nowhere"}, "nowhere holds no corpus .* given the same preset"),
+    "neither": ({"corpus": "nowhere", "base": "gone/base"}, "nowhere holds no corpus"),
     "no base": ({"base": "base/typo"}, "base/typo: there is no such checkpoint directory"),
     "no hub": ({"base": "gone/base"}, "gone/base: no such directory here, and the Hugging Face"),
     "scaled base": ({"base": "scaled"}, "this base already scales its RoPE"),
