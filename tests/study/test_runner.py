@@ -6,6 +6,7 @@ import dataclasses
 import json
 import lzma
 import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +27,14 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def quick_workers(monkeypatch):
-    """Workers forked off a process that has imported their module, and knows of no patches."""
+    """Workers forked off a process that has imported their module, and whose batches are `home`'s.
+
+    It knows of no patches, so it imports `small_batch`.
+    """
+    support = str(ROOT / "tests" / "support")
+    monkeypatch.setenv("PYTHONPATH", support + os.pathsep + os.environ.get("PYTHONPATH", ""))
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([worker.__name__, "transformers.models.llama.modeling_llama"])
+    context.set_forkserver_preload(["small_batch", "transformers.models.llama.modeling_llama"])
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
 
 
@@ -98,17 +104,15 @@ def test_a_run_does_not_depend_on_those_before_it(known, listed, measured):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_workers")
-def test_compiled_steps_give_the_same_records(known, listed, tmp_path, monkeypatch):
+def test_compiled_steps_give_the_same_records(known, listed, measured, tmp_path):
     """In a spawned worker, both shapes, both bases: the answers of steps not compiled, here."""
     tuned = [r for r in listed if r.steps and r.scaling == "yarn"]
     with records.RunLog(tmp_path / "rows.jsonl", {}) as rows:
         given = dataclasses.replace(known, compiled=True)
         assert runner.run([tuned], given, rows, 1, minutes=5)["done"] == 4
-    monkeypatch.setattr(design, "BATCH", 32)  # a spawned worker knows of no patches
     assert len({(r.base, r.batch) for r in tuned}) == len(tuned) == 4
-    here = worker.Worker(dataclasses.replace(known, compiled=False))
     for run, one in zip(tuned, records.records(tmp_path / "rows.jsonl"), strict=True):
-        wanted = here.measure(run)
+        wanted = measured[listed.index(run)]
         assert (one["key"], one["step"], wanted["step"]) == (wanted["key"], "compiled", "eager")
         assert one["losses"] == pytest.approx(wanted["losses"], abs=2e-4)
         np.testing.assert_allclose(one["nll"], wanted["nll"], rtol=1e-6)
