@@ -389,8 +389,10 @@ def _plan(given: argparse.Namespace, bases: Sequence[str], began: float) -> None
               f"{time.time() - began:.0f} s", flush=True)  # fmt: skip
         left = given.minutes - (time.time() - began) / 60
         if todo and left <= 0:
-            raise ValueError(f"--minutes {given.minutes:g} was over before a run could begin: preparing "
-                             f"took {time.time() - began:.0f} s of it; give more")  # fmt: skip
+            raise ValueError(
+                f"--minutes {given.minutes:g} was over before a run could begin: preparing took "
+                f"{time.time() - began:.0f} s of it; give more"
+            )
         counted = run(todo, known, rows, given.processes, left) if todo else Counter()
         missing = sum(map(len, todo)) - counted["done"]
     print(f"{counted['done']} done, {counted['failed']} failed, {missing} left", flush=True)
