@@ -1,8 +1,10 @@
-"""Batches of 8 for the grid's workers that a test starts; those of test_runner's own process."""
+"""What workers of the grid import in tests: their module, and `test_runner.home`'s batch of 8.
+
+They are forked off a process that knows of no patches.
+"""
 
 from cream.study import design, worker
 
-__all__ = ["BATCH", "worker"]
+__all__ = ["design", "worker"]
 
-BATCH = 8
-design.BATCH = BATCH
+design.BATCH = 8
