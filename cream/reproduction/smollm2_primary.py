@@ -170,7 +170,7 @@ def left_out(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_tokens(counted: pd.DataFrame) -> None:
-    other = counted[counted["tokens_trained"] != TOKENS_TRAINED]
+    other = counted[counted["tokens_trained"].fillna(0) != TOKENS_TRAINED]
     if len(other):
         one = other.iloc[0]
         raise ValueError(

@@ -102,18 +102,27 @@ def _verdicts(table: pd.DataFrame) -> str:
 
 
 def _verdict(row: tuple) -> list[str]:
-    sides = "-" if not row.seeds else f"{row.level_a:.1f} against {row.level_b:.1f}"
+    sides = "-" if not row.seeds else f"{_level(row.level_a)} against {_level(row.level_b)}"
     p = ["taken as 1", "-"] if row.verdict == NOT_DECIDED else [_p(row.p), _p(row.holm)]
-    return [_pair(row), row.column, sides, _points(row.value), ends(row.low, row.high),
+    return [_pair(row), row.column, sides, _points(row.value), _ends(row.low, row.high),
             _seeds(row.seeds), *p, f"**{words(row)}**"]  # fmt: skip
+
+
+# Sums differ in the last bit from one machine to another: a tie must not fall to either side.
+def _level(value: float) -> str:
+    return f"{round(value, 9):.1f}"
+
+
+def _points(value: float) -> str:
+    return "-" if np.isnan(value) else signed(round(value, 9))
+
+
+def _ends(low: float, high: float) -> str:
+    return ends(round(low, 9), round(high, 9))
 
 
 def _p(p: float) -> str:
     return "below 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _points(value: float) -> str:
-    return "-" if np.isnan(value) else signed(value)
 
 
 def _seeds(seeds: Sequence[int]) -> str:
@@ -122,7 +131,7 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def _cell(found: pd.DataFrame, claim: Claim, column: str) -> str:
     one = difference(found, claim, column)
-    return f"{_points(one['value'])} {ends(one['low'], one['high'])}".removesuffix(" -")
+    return f"{_points(one['value'])} {_ends(one['low'], one['high'])}".removesuffix(" -")
 
 
 def _by_length(found: pd.DataFrame) -> str:
@@ -154,10 +163,12 @@ def _values(found: pd.DataFrame) -> str:
 
 def _value(one: dict) -> list[str]:
     beside = " (in no comparison)" * (one["seed"] == BESIDE)
-    lengths = [f"{one[f'sentences, {name}']:.1f} ({one[f'n_{name}']})" for name in LENGTHS.values()]
-    thirds = [f"{one[name]:.1f}" for name in THIRDS]
+    lengths = [
+        f"{_level(one[f'sentences, {name}'])} ({one[f'n_{name}']})" for name in LENGTHS.values()
+    ]
+    thirds = [_level(one[name]) for name in THIRDS]
     label = style(one["method"]).label
-    return [label, f"{one['seed']}{beside}", f"{one['sentences']:.1f}", *lengths, *thirds,
+    return [label, f"{one['seed']}{beside}", _level(one["sentences"]), *lengths, *thirds,
             f"`{one['run']}`"]  # fmt: skip
 
 
