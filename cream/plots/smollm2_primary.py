@@ -18,6 +18,7 @@ __all__ = ["primary_differences"]
 WIDTH, HEIGHT = 4.6, 3.3  # of a panel, inches
 GAP = 0.7  # between two groups of a panel, in places
 SEED, MEAN = 0.17, -0.13  # where in its place a seed's dot and the mean stand
+BESIDE = 0.1  # between the dots of two seeds with one difference
 PALE = 0.4
 
 
@@ -61,10 +62,7 @@ def _panel(
     for row in means.to_dict("records"):
         x = places[row["part"]]
         _interval(panel, x + MEAN, row, alpha)
-        for value in seeds.loc[seeds["part"] == row["part"], "value"]:
-            color = style(a if value > 0 else b).color if value else GREY
-            panel.plot(x + SEED, value, "o", color=color, markersize=2.8, alpha=alpha, zorder=3,
-                       markeredgewidth=0)  # fmt: skip
+        _dots(panel, x + SEED, seeds.loc[seeds["part"] == row["part"], "value"], a, b, alpha)
     _axes(panel, places, means)
     _sides(panel, a, b)
     finish(panel, _title(a, b, means, needed), "", "points")
@@ -86,6 +84,15 @@ def _interval(panel: Axes, x: float, row: dict, alpha: float) -> None:
     panel.plot(x, row["value"], "s", color="white", markersize=5.5, zorder=4)
     panel.plot(x, row["value"], "s", color=color, markersize=5.5, zorder=5, alpha=alpha,
                markerfacecolor=color if row["verdict"] else "white")  # fmt: skip
+
+
+def _dots(panel: Axes, x: float, values: pd.Series, a: str, b: str, alpha: float) -> None:
+    """A dot a seed, in the colour of the method that finds more; equal ones stand side by side."""
+    for value, n in values.round(9).value_counts().items():
+        color = style(a if value > 0 else b).color if value else GREY
+        for beside in range(n):
+            panel.plot(x + BESIDE * beside, value, "o", color=color, markersize=2.8, alpha=alpha,
+                       zorder=3, markeredgewidth=0)  # fmt: skip
 
 
 def _axes(panel: Axes, places: dict[str, float], means: pd.DataFrame) -> None:

@@ -50,6 +50,12 @@ def test_every_seed_is_a_dot_in_the_colour_of_who_finds_more(panels):
     assert by_value[0.0] not in (style("pose").color, style("cream").color)
 
 
+def test_seeds_with_one_difference_do_not_hide_each_other():
+    means, seeds = tables({("cream", "pose"): 6})
+    (panel,) = primary_differences(means, seeds.assign(value=2.5), margin=5, needed=6).axes
+    assert len({float(dot.get_xdata()[0]) for dot in dots(panel)}) == 6 * len(PARTS)
+
+
 def test_what_is_not_decided_is_pale(panels):
     assert {dot.get_alpha() for dot in dots(panels[0])} == {1.0}
     assert {dot.get_alpha() for dot in dots(panels[2])} == {PALE}
