@@ -1,7 +1,7 @@
 """What both tables of methods share: who serves a method, and how a cell is written.
 
-What belongs here: the cells of `smollm2` and `miniature_methods`. Nothing is typed in: what was not
-run is "not run".
+What belongs here: the cells of `smollm2` and `miniature_methods`, and a page's tables. Nothing is
+typed in: what was not run is "not run".
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ __all__ = [
     "NOT_RUN",
     "answers",
     "interval_of",
+    "lines_of",
     "method_cells",
     "number",
     "page",
@@ -56,10 +57,14 @@ def method_cells(label: str, scaling: str, scale: int, tokens: int) -> list[str]
 
 def page(title: str, said: list[str], head: list[str], lines: list[list[str]]) -> str:
     """Return a page of Markdown: a title, sentences and one table."""
+    return f"# {title}\n\n" + "\n\n".join(said) + f"\n\n{lines_of(head, lines)}\n"
+
+
+def lines_of(head: list[str], lines: list[list[str]]) -> str:
+    """Return a table of Markdown from texts."""
     table = [head, ["---"] * len(head), *lines]
     rows = "\n".join(f"| {' | '.join(cells)} |" for cells in table)
-    rows = rows.replace("| --- |", "|---|").replace(" --- |", "---|")
-    return f"# {title}\n\n" + "\n\n".join(said) + f"\n\n{rows}\n"
+    return rows.replace("| --- |", "|---|").replace(" --- |", "---|")
 
 
 def interval_of(one: dict, name: str) -> tuple[float, float, float]:

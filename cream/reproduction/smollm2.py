@@ -3,8 +3,9 @@
     python -m cream.reproduction.smollm2 data/smollm2
 
 reads every file of rows in the folder, writes TABLE.md beside them and figures/smollm2.png and
-.pdf. What belongs here: which numbers stand in the table, and how the lengths are read. Nothing is
-typed: what was not run is "not run".
+.pdf, and the primary comparisons (`smollm2_primary_page`): PRIMARY.md and
+figures/smollm2_primary.png and .pdf. What belongs here: which numbers stand in the table, and how
+the lengths are read. Nothing is typed: what was not run is "not run".
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cream import results
 from cream.plots.method_names import by_name
 from cream.plots.smollm2 import in_multiples, sentences_found
 from cream.plots.style import in_order, save, style
+from cream.reproduction import smollm2_primary_page
 from cream.reproduction.method_cells import (
     answers,
     interval_of,
@@ -160,7 +162,7 @@ def _found(one: dict, name: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the table and the figure of a folder of rows."""
+    """Write the table, the primary comparisons and the figures of a folder of rows."""
     parser = argparse.ArgumentParser(
         prog="python -m cream.reproduction.smollm2", description=main.__doc__
     )
@@ -168,11 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--figures", type=Path, default=Path("figures"))
     parser.add_argument("--table", type=Path, help="default: TABLE.md in the folder of rows")
     given = parser.parse_args(arguments)
-    rows = results.current(results.read(given.rows))
-    path = given.table or given.rows / "TABLE.md"
-    atomic_write(path, markdown(comparison(rows)))
-    written = save(sentences_found(by_name(rows)), given.figures / "smollm2", drawn_from(rows))
-    print(*[path, *written], sep="\n")
+    every = results.read(given.rows)
+    rows, path = results.current(every), given.table or given.rows / "TABLE.md"
+    table, figure = markdown(comparison(rows)), sentences_found(by_name(rows))
+    primary = smollm2_primary_page.write(every, path.with_name("PRIMARY.md"), given.figures)
+    atomic_write(path, table)
+    written = save(figure, given.figures / "smollm2", drawn_from(rows))
+    print(*[path, *written, *primary], sep="\n")
 
 
 if __name__ == "__main__":
