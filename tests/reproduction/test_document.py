@@ -30,12 +30,16 @@ def test_the_committed_file_says_what_the_rows_say(made):
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_file_opens_with_twelve_sentences_and_the_table_of_verdicts(made):
-    """Title, sentences, table, in this order; a reader needs no more; then at most 40,000."""
+def test_the_file_opens_with_the_real_models_verdicts_and_then_the_miniatures(made):
+    """The table of PRIMARY.md, then twelve sentences and the table of verdicts; at most 40,000."""
     text = (ROOT / "REPRODUCTION.md").read_text(encoding="utf-8")
     assert len(text) <= 40_000
-    lines = [line for line in text.splitlines() if line and not line.startswith("<!--")]
-    assert lines[0].startswith("# ")
+    title, first, second = text.split("\n## ")[:3]
+    assert title.startswith("# ") and first.startswith("On a real model")
+    page = (ROOT / "data" / "smollm2" / "PRIMARY.md").read_text(encoding="utf-8")
+    table = page.partition("## Verdicts\n\n")[2].partition("\n\n")[0]
+    assert table.startswith("| comparison |") and table in first
+    lines = [line for line in second.splitlines() if line and not line.startswith("<!--")]
     assert [line.partition(". ")[0] for line in lines[1:13]] == [str(n) for n in range(1, 13)]
     assert all(line.endswith(".") and "..." not in line for line in lines[1:13])
     assert lines[13].startswith("| claim | text, linear |")
