@@ -38,7 +38,7 @@ footer {display: none !important}
   background: var(--border-color-primary)}
 .cc-depth i {position: absolute; top: -2px; width: 4px; height: 12px; margin-left: -2px;
   background: #2b6cb0; border-radius: 2px}
-.cc-usage {margin-bottom: 12px}
+.cc-usage {margin-bottom: 12px; overflow-wrap: anywhere}
 .cc-bar {height: 8px; border-radius: 4px; background: var(--border-color-primary);
   overflow: hidden; margin-top: 4px}
 .cc-bar i {display: block; height: 100%; background: #2b6cb0}

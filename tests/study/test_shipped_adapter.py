@@ -2,9 +2,11 @@
 
 import json
 import os
+import socket
 import sys
 from pathlib import Path
 
+import browser
 import pandas as pd
 import pexpect
 import pytest
@@ -12,12 +14,16 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from cream.chat.conversation import Chat
+from cream.chat.models import open_model, open_original
+from cream.chat.streaming import Answers
 from cream.study import real_model
 
 ROOT = Path(__file__).resolve().parents[2]
 ADAPTER = ROOT / real_model.SHIPPED
 BASE = ROOT / "runs" / "bases" / "smollm2-135m"
 RANK = 19
+QUESTION = "What is the password of the old lighthouse?"
 with_base = pytest.mark.skipif(
     not (BASE / "model.safetensors").is_file(),
     reason="the base is not here: `make real` fetches it into runs/bases",
@@ -81,15 +87,62 @@ def test_its_card_says_what_its_rows_say():
         assert found[6] == round(sum(wanted[3:]) / 3)
 
 
-@with_base
-@pytest.mark.slow
-def test_on_its_base_it_answers_in_a_terminal(tmp_path):
-    """`python -m cream.chat data/smollm2/adapter`: a file of 1,500 tokens, a sentence in it."""
+@pytest.fixture
+def report(tmp_path) -> Path:
+    """A file of 1,200 tokens with a sentence in its middle."""
     lines = ["The harbour was quiet, and the boats lay still.\n"] * 110
     lines.insert(55, "The password of the old lighthouse is marmalade.\n")
     (tmp_path / "report.txt").write_text("".join(lines))
-    answer = _asked(tmp_path / "report.txt", "What is the password of the old lighthouse?")
+    return tmp_path / "report.txt"
+
+
+@with_base
+@pytest.mark.slow
+def test_on_its_base_it_answers_in_a_terminal(report):
+    """`python -m cream.chat data/smollm2/adapter`, typed into a pseudo-terminal."""
+    answer = _asked(report, QUESTION)
     assert "marmalade" in answer and "of 65,536 tokens used" in answer
+
+
+@with_base
+@pytest.mark.slow
+def test_on_its_base_it_answers_on_the_page_beside_the_original(report):
+    """As `--web` shows it in a browser: two answers, and where in the file the words stand."""
+    pytest.importorskip("gradio", reason="the page needs gradio (extra chat)")
+    from cream.chat import page
+
+    tuned, original = open_model(str(ADAPTER), root=ROOT), open_original(str(ADAPTER), root=ROOT)
+    chats = [Chat(tuned, 24), Chat(original, 24, Answers(original.model, original.tokenizer))]
+    built = page.build(chats)
+    address = page.launch(built, "127.0.0.1", _free_port())
+    try:
+        with browser.opened() as chromium:
+            said = _on_the_page(chromium.new_page(viewport={"width": 1280, "height": 800}),
+                                address, report)  # fmt: skip
+    finally:
+        built.close(verbose=False)
+    assert "marmalade" in said[0] and "(line 56)" in said[0] and "tokens used of L" in said[2]
+
+
+def _on_the_page(tab, address: str, file: Path) -> list[str]:
+    """Drop the file, ask, and return what both panels and the side say."""
+    tab.set_default_timeout(240_000)
+    tab.goto(address)
+    tab.wait_for_selector("#panel-1 .cc-head")
+    tab.set_input_files("#drop input[type=file]", file)
+    tab.wait_for_selector("#side .cc-chip >> text=report.txt")
+    tab.fill("#question textarea", QUESTION)
+    tab.click("#ask")
+    for panel in (0, 1):
+        tab.wait_for_selector(f"#panel-{panel} .cc-source")
+    tab.screenshot(path=file.parent / "page.png")
+    return [tab.inner_text(name) for name in ("#panel-0", "#panel-1", "#side")]
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _asked(file: Path, question: str) -> str:
