@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from cream import results
 from cream.plots.method_names import by_name
 from cream.plots.smollm2 import in_multiples, sentences_found
 from cream.plots.style import in_order, save, style
-from cream.reproduction import smollm2_primary_page
+from cream.reproduction import smollm2_primary, smollm2_primary_page
 from cream.reproduction.method_cells import (
     answers,
     interval_of,
@@ -39,7 +40,7 @@ from cream.results.run_names import campaign_model
 from cream.statistics import Interval, difference, share_over_lengths
 from cream.utils.files import atomic_write
 
-__all__ = ["comparison", "main", "markdown"]
+__all__ = ["comparison", "main", "markdown", "pictures"]
 
 MODEL = ["method", "scaling", "scale"]
 BEYOND, WITHIN = (2, 4, 8), (0.25, 0.5, 1)  # lengths in windows of the sentences' two means
@@ -159,6 +160,18 @@ def _cells(one: dict) -> list[str]:
 def _found(one: dict, name: str) -> str:
     counted = f"{one[f'{name}_runs']}, {one[f'{name}_n']}" if one["tokens"] else one[f"{name}_n"]
     return answers(*interval_of(one, name), str(counted))
+
+
+def pictures(every: pd.DataFrame) -> dict[str, Figure]:
+    """Return both figures by their files' names, the second where comparisons have three seeds.
+
+    `every` is of `results.read`. Where there is no row there is no figure.
+    """
+    if every.empty:
+        return {}
+    primary = smollm2_primary_page.drawn(smollm2_primary.values(every))
+    found = {"smollm2": sentences_found(by_name(results.current(every)))}
+    return found if primary is None else {**found, smollm2_primary_page.FIGURE: primary}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

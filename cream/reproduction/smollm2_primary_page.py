@@ -41,7 +41,7 @@ from cream.results import drawn_from
 from cream.study.analysis.contrasts import MARGIN, Claim
 from cream.utils.files import atomic_write
 
-__all__ = ["FIGURE", "ONE_BASE", "drawn", "markdown", "write"]
+__all__ = ["FIGURE", "ONE_BASE", "drawn", "markdown", "verdicts", "write"]
 
 FIGURE = "smollm2_primary"
 DRAWN_FROM = 3  # seeds of both sides that a comparison needs to be drawn
@@ -75,7 +75,7 @@ def markdown(rows: pd.DataFrame) -> str:
     """Return the page: comparisons, the same by length and depth, values, and what is left out."""
     found = values(rows)
     parts = ["# SmolLM2-135M, the primary comparisons", *SAID]
-    parts += ["## Verdicts", _verdicts(compared(found))]
+    parts += ["## Verdicts", verdicts(found)]
     parts += ["## The same by length and by depth", DESCRIPTIVE]
     parts += [_by_length(found), _by_depth(found)]
     parts += ["## What each run found", _counting(), _values(found)]
@@ -95,10 +95,11 @@ def _pair(claim: Claim | tuple) -> str:
     return f"{style(claim.a).label} less {style(claim.b).label}"
 
 
-def _verdicts(table: pd.DataFrame) -> str:
+def verdicts(found: pd.DataFrame) -> str:
+    """Return the five comparisons as a table of Markdown; `found` is of `values`."""
     head = ["comparison", "endpoint", "found", "difference (points)", "95 % over seeds", "seeds",
             "p", "Holm's p", "verdict"]  # fmt: skip
-    return lines_of(head, [_verdict(row) for row in table.itertuples()])
+    return lines_of(head, [_verdict(row) for row in compared(found).itertuples()])
 
 
 def _verdict(row: tuple) -> list[str]:
