@@ -131,11 +131,11 @@ def from_corpus(
 def of_corpus(path: str | Path, tokenizer: PreTrainedTokenizerBase, split: str = "test") -> Texts:
     """Open the texts of a folder that 01_data made, or its conversations where it has no texts.
 
-    ValueError for a corpus of another tokenizer.
+    Texts, code and manuals are taken in turn. ValueError for a corpus of another tokenizer.
     """
     opened = open_corpus(path, tokenizer)
     kinds = set(opened.split(split).column("kind"))
-    kind = "chat" if "chat" in kinds and "text" not in kinds else "text"
+    kind = "chat" if "chat" in kinds and kinds.isdisjoint(TEXT_KINDS) else None
     return Texts(from_corpus(opened, tokenizer.bos_token_id, split, kind))
 
 

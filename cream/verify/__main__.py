@@ -3,11 +3,13 @@
     python -m cream.verify                      # 40 rows of data/results; some seconds to 2 minutes
     python -m cream.verify --seed 7 --rows 200  # another sample, and more of it
     python -m cream.verify --train 1            # one of the grid's runs, trained again
+    python -m cream.verify data/smollm2 --corpus runs/corpora/long-text   # on a GPU; --train, too
 
 Rows of evaluations are compared whole (`rows`), a grid's answers by target, score and text,
 of untuned models alone (`study`). Its tuned models, nearly all of its rows, are not kept: a
 run that --train draws is trained again from its row and compared within limits; --plan says of
-which plan (the runs of `tenth` are the shortest). Exit code 1, with a table of what differs, when a
+which plan (the runs of `tenth` are the shortest). Where the folder holds campaigns and no grid, a
+run of theirs is trained again (`campaign`). Exit code 1, with a table of what differs, when a
 row differs or none could be checked.
 """
 
@@ -24,8 +26,8 @@ from transformers.utils import logging
 
 from cream import notebook, results
 from cream.study import records
+from cream.verify import campaign, study
 from cream.verify import rows as verify_rows
-from cream.verify import study
 from cream.verify.rows import CORPUS, Checked
 
 __all__ = ["main"]
@@ -92,10 +94,10 @@ def _recompute(given: argparse.Namespace, root: Path, seed: int) -> list[Checked
 
 
 def _trained(given: argparse.Namespace, root: Path, seed: int) -> list[Checked]:
-    """Train runs of the grid again; FileNotFoundError without one, ValueError for no such plan."""
+    """Train runs of the grid, or of campaigns, again; ValueError for no such plan."""
     place = records.find_grid(*[root / path for path in given.paths])
     if place is None:
-        raise FileNotFoundError(f"there is no grid in {', '.join(given.paths)}")
+        return [_campaigns(root / path, given.train, root, seed) for path in given.paths]
     answers = records.read(place)
     answers = answers[answers["steps"] > 0]
     if given.plan is not None:
@@ -109,6 +111,15 @@ def _trained(given: argparse.Namespace, root: Path, seed: int) -> list[Checked]:
     limits = ", ".join(f"{name} {most}" for name, most in study.LIMITS.items())
     print(_report(checked, runs, f"within {limits}"), flush=True)
     return [checked]
+
+
+def _campaigns(folder: Path, number: int, root: Path, seed: int) -> Checked:
+    """Train runs of a folder of campaigns again; ValueError where it holds none."""
+    print(f"{number} of the runs in {folder.name}, by --seed {seed}", flush=True)
+    checked = campaign.train_again(folder, root, number, seed)
+    limits = ", ".join(f"{name} {most}" for name, most in campaign.LIMITS.items())
+    print(_report(checked, len(checked.rows), f"within {limits}"), flush=True)
+    return checked
 
 
 def _is_grid(path: Path) -> bool:

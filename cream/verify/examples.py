@@ -47,15 +47,20 @@ class Texts(NamedTuple):
 def identity(row: pd.Series) -> Hashable:
     """Return what a row answers, by all that it says but the prompt's hash."""
     place = tuple(None if pd.isna(row[name]) else row[name] for name in _PLACE)
-    mode = json.loads(row["settings"]).get("mode")
-    return row["task"], int(row["token_length"]), int(row["sample"]), mode, *place
+    return row["task"], int(row["token_length"]), int(row["sample"]), *_how(row["settings"]), *place
 
 
 def identity_of(example: Example) -> Hashable:
     """Return the same of an example."""
     place = tuple(getattr(example, name) for name in _PLACE)
-    return (example.task, example.token_length, example.sample, example.settings.get("mode"),
-            *place)  # fmt: skip
+    how = _how(json.dumps(example.settings))
+    return example.task, example.token_length, example.sample, *how, *place
+
+
+def _how(settings: str) -> tuple[object, object]:
+    """How a question is put together, and in which kind of text a sentence is hidden."""
+    found = json.loads(settings)
+    return found.get("mode"), found.get("haystack")
 
 
 def rebuild(rows: pd.DataFrame, texts: Texts, seed: int = 0) -> dict[Hashable, Example]:
@@ -100,10 +105,11 @@ def _pairs(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[
 def _needles(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
     if settings.get("mode", "alone") != "alone":
         raise ValueError(f"needles in mode {settings['mode']} are not built again here")
-    text = haystack.from_corpus(open_corpus(texts.corpus, texts.tokenizer), texts.tokenizer)
+    corpus, kind = open_corpus(texts.corpus, texts.tokenizer), settings.get("haystack")
+    text = haystack.from_corpus(corpus, texts.tokenizer, kind=kind)
     depths = sorted(float(depth) for depth in rows["depth_percent"].unique())
     return needle.grid(texts.tokenizer, text, _lengths(rows), depths, _samples(rows), seed,
-                       settings["style"])  # fmt: skip
+                       settings["style"], kind=kind)  # fmt: skip
 
 
 def _keys(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
@@ -113,9 +119,10 @@ def _keys(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[E
 
 def _documents(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
     found = perplexity_texts.of_corpus(texts.corpus, texts.tokenizer)
+    bos = None if settings.get("bos") == "none" else texts.tokenizer.bos_token_id
     return perplexity.examples(
-        found.documents, _lengths(rows), _samples(rows), texts.tokenizer.bos_token_id,
-        settings["mode"], settings.get("stride"), corpus=settings.get("corpus"),
+        found.documents, _lengths(rows), _samples(rows), bos, settings["mode"],
+        settings.get("stride"), corpus=settings.get("corpus"),
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from cream import results
 from cream.evaluation import models
 from cream.evaluation.model_spec import Loaded, ModelSpec
 from cream.evaluation.runner import evaluate, keyed
+from cream.models import bases
 from cream.tasks.base import Example
 from cream.tasks.registry import find
 from cream.verify.examples import BUILDERS, Texts, identity, identity_of, rebuild
@@ -98,7 +99,7 @@ def _models(frame: pd.DataFrame, root: Path) -> tuple[list[_Model], list[Uncheck
     found, unchecked = [], []
     for (run, base, hashed), rows in frame.groupby(["run", "base", "model_hash"], dropna=False):
         try:
-            (spec,) = models.find(run, f"data/{base}", root, rows["preset"].iloc[0])
+            (spec,) = models.find(run, _base(base, root), root, rows["preset"].iloc[0])
             here = spec.weights_hash()
         except (OSError, ValueError) as error:
             unchecked.append(Unchecked(run, len(rows), f"not here ({_short(error)})"))
@@ -110,6 +111,15 @@ def _models(frame: pd.DataFrame, root: Path) -> tuple[list[_Model], list[Uncheck
             why = f"the folder holds other weights ({here}; the rows are of {hashed})"
             unchecked.append(Unchecked(run, len(rows), why))
     return found, unchecked
+
+
+def _base(name: str, root: Path) -> str:
+    """Where a base is, by the name that rows have for it; nothing is fetched to check rows."""
+    if name not in bases.NAMED:
+        return f"data/{name}"
+    if not (root / bases.FOLDER / name).is_dir():
+        raise FileNotFoundError(f"{bases.FOLDER}/{name} is made by notebooks/01_data and make real")
+    return name
 
 
 def _short(error: Exception) -> str:

@@ -99,6 +99,15 @@ def test_a_corpus_of_another_tokenizer_is_refused(tmp_path, texts, tiny_tokenize
         of_corpus(tmp_path / "made", other)
 
 
+def test_code_and_manuals_are_texts_and_are_read_in_turn(tmp_path, texts, tiny_tokenizer):
+    """As recipe long-text holds them; conversations are read where there is nothing else."""
+    made = [{"split": "test", "source": "s", "name": f"{kind}{n}", "kind": kind, "text": texts[n]}
+            for kind in ("code", "manual") for n in (0, 1)]  # fmt: skip
+    corpus.build(tmp_path / "made", made, tiny_tokenizer, 64, {}, progress=False)
+    found = [name for name, _ in of_corpus(tmp_path / "made", tiny_tokenizer).documents]
+    assert found == ["code0", "manual0", "code1", "manual1"]
+
+
 # ------------------------------------------------------------------ who is read
 
 
