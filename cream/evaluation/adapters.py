@@ -52,8 +52,11 @@ class Adapter(ModelSpec):
 
 
 def adapter_name(folder: Path) -> str:
-    """Call an adapter by its run, or by its folder."""
-    return folder.resolve().parent.name if folder.name == "adapter" else folder.name
+    """Call an adapter by its run, or by its folder; one named "adapter" alone would say nothing."""
+    if folder.name != "adapter":
+        return folder.name
+    parent = folder.resolve().parent
+    return parent.name if (parent / "config.json").is_file() else f"{parent.name}-adapter"
 
 
 def adapter_training(folder: Path) -> dict[str, object]:

@@ -46,7 +46,7 @@ from filelock import FileLock, Timeout
 
 from cream import presets, results
 from cream.evaluation import models as evaluation_models
-from cream.evaluation.adapters import ADAPTER, adapter_name
+from cream.evaluation.adapters import ADAPTER
 from cream.evaluation.model_spec import Loaded
 from cream.evaluation.runner import evaluate
 from cream.results import Rows
@@ -78,7 +78,8 @@ class Job:
     def name(self) -> str:
         """A file name that no other job of a campaign has."""
         if self.folder is not None:
-            return f"adapter-{adapter_name(Path(self.folder))}"
+            folder = Path(self.folder)
+            return f"adapter-{folder.parent.name if folder.name == 'adapter' else folder.name}"
         parts = [self.method, self.scaling, self.scale and str(self.scale)]
         seed = [f"seed{self.seed}"] if self.trained else []
         changed = [f"{field}-{value}" for field, value in self.changes]

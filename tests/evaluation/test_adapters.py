@@ -52,6 +52,12 @@ def test_a_runs_adapter_is_called_by_the_run(place):
     assert one.config().max_position_embeddings == 512
 
 
+def test_an_adapter_that_is_no_runs_is_called_by_the_place_it_lies_in(place):
+    shutil.copytree(place / "runs/rank4", place / "data/shipped/adapter")
+    (one,) = find("adapter:data/shipped/adapter", "base", place)
+    assert one.method == "shipped-adapter"
+
+
 def test_an_adapter_and_its_base_are_two_models(place, tmp_path, tiny_tokenizer):
     find("original,scaled:yarn:8,adapter:runs/rank4", "base", place)
     with pytest.raises(ValueError, match="are one model"):
