@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from cream.plots.evaluations import extensions, of_extension
+from cream.plots.heat import COLORS, heat_cells
 from cream.plots.style import (
     curve,
     finish,
@@ -31,13 +31,11 @@ from cream.plots.style import (
 from cream.results.rows import needs
 from cream.statistics import by_method
 
-__all__ = ["COLORS", "draw_panel", "heat_panel", "needle_heatmap", "passkey_by_length"]
+__all__ = ["draw_panel", "heat_panel", "needle_heatmap", "passkey_by_length"]
 
 PAPER_WINDOW = 4096
 PAPER_PANEL = "paper, CREAM-Chat, rated"
 MOST_LABELS = 6  # of lengths below a panel; of more, only some are named
-# Lightness grows with the value all the way, so that a grey print says the same.
-COLORS = "cividis"
 VALUES = {
     "score": ("correct (%)", 100.0),
     "contained": ("answer contained (%)", 100.0),
@@ -82,6 +80,7 @@ def needle_heatmap(
         else:
             axis.set_axis_off()
     label, _ = VALUES[value]
+    figure.get_layout_engine().execute(figure)  # the colour bar goes by where the panels stand
     scale = ScalarMappable(Normalize(0, 100), cmap=COLORS)
     figure.colorbar(scale, ax=list(axes.flat), label=label, shrink=0.7, pad=0.01)
     figure.suptitle(_caption(rows, panels, published), fontsize=9, x=0.01, ha="left")
@@ -144,19 +143,12 @@ def draw_panel(axis: Axes, panel: _Panel, first: bool) -> None:
     """Draw one model's cells; `first` has the axis of depths named."""
     lengths = [float(length) for length in panel.cells.columns]
     named = range(0, len(lengths), -(-len(lengths) // MOST_LABELS))
-    seaborn.heatmap(
-        panel.cells, vmin=0, vmax=100, cmap=COLORS, cbar=False, ax=axis, linewidths=0.4,
-        linecolor="white",
-        xticklabels=[
-            times_n(round(x, 2 if x < 1 else 1)) if k in named else ""
-            for k, x in enumerate(lengths)
-        ],
-        yticklabels=[f"{depth:g}" for depth in panel.cells.index],
+    heat_cells(
+        axis, panel.cells,
+        [times_n(round(x, 2 if x < 1 else 1)) if k in named else ""
+         for k, x in enumerate(lengths)],
+        [f"{depth:g}" for depth in panel.cells.index],
     )  # fmt: skip
-    axis.grid(False)
-    axis.tick_params(length=0, labelsize=7.5)
-    axis.tick_params(axis="x", rotation=0)
-    axis.tick_params(axis="y", rotation=0)
     inside = sum(length <= 1.0001 for length in lengths)
     if 0 < inside < len(lengths):  # what lies beyond the window
         axis.axvline(inside, color="white", linewidth=2.2)

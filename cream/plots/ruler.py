@@ -8,14 +8,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import pandas as pd
-import seaborn
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
 from cream.plots.evaluations import needs
-from cream.plots.needle import COLORS
+from cream.plots.heat import COLORS, heat_cells
 from cream.plots.style import finish, in_order, printed, sheet, style, times_n
 from cream.tasks import ruler_scores
 from cream.tasks.ruler_scores import AVERAGE, MODEL, TASKS
@@ -74,14 +73,10 @@ def _panels(table: pd.DataFrame) -> list[_Panel]:
 
 def _draw(axis: Axes, panel: _Panel, window: int, first: bool) -> None:
     lengths = list(panel.cells.columns)
-    seaborn.heatmap(
-        panel.cells, vmin=0, vmax=100, cmap=COLORS, cbar=False, ax=axis, linewidths=0.4,
-        linecolor="white", annot=len(lengths) <= NAMED, fmt=".0f", annot_kws={"fontsize": 7},
-        xticklabels=[times_n(round(length / window, 1)) for length in lengths],
-        yticklabels=LINES if first else False,
+    heat_cells(
+        axis, panel.cells, [times_n(round(length / window, 1)) for length in lengths],
+        LINES if first else [], fontsize=7 if len(lengths) <= NAMED else None,
     )  # fmt: skip
-    axis.grid(False)
-    axis.tick_params(length=0, labelsize=7.5, rotation=0)
     axis.axhline(len(TASKS), color="white", linewidth=3)
     inside = sum(length <= window for length in lengths)
     if 0 < inside < len(lengths):  # what lies beyond the window

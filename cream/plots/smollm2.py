@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
 from cream.plots.evaluations import lengths_panel
-from cream.plots.needle import COLORS, draw_panel, heat_panel
+from cream.plots.heat import COLORS
+from cream.plots.needle import draw_panel, heat_panel
 from cream.plots.style import finish, in_order, legend, note, printed, sheet
 from cream.results.rows import needs
 from cream.statistics import share_over_lengths

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.container import ErrorbarContainer
 
-from cream.plots import needle
+from cream.plots import heat
 from cream.plots.needle import needle_heatmap, passkey_by_length
 from cream.plots.style import save
 from cream.results import COLUMNS
@@ -43,7 +43,7 @@ def rows(
 
 def cells(axes) -> np.ndarray:
     (mesh,) = [each for each in axes.collections if isinstance(each, QuadMesh)]
-    assert mesh.get_clim() == (0, 100) and mesh.get_cmap().name == needle.COLORS
+    assert mesh.get_clim() == (0, 100) and mesh.get_cmap().name == heat.COLORS
     return mesh.get_array()
 
 
@@ -127,7 +127,7 @@ def test_scalings_and_runs():
 
 def test_the_colours_grow_lighter_all_the_way():
     """A grey print keeps the order."""
-    colors = mpl.colormaps[needle.COLORS](np.linspace(0, 1, 50))[:, :3]
+    colors = mpl.colormaps[heat.COLORS](np.linspace(0, 1, 50))[:, :3]
     linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
     luminance = linear @ [0.2126, 0.7152, 0.0722]
     assert (np.diff(luminance) > 0).all() and luminance[-1] > 10 * luminance[0]
