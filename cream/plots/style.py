@@ -193,7 +193,7 @@ def level_curve(
               markerfacecolor=look.color if method == "cream" else "white")  # fmt: skip
     for low, high, width, alpha in (("low", "high", 0.8, 0.55),
                                     ("seeds_low", "seeds_high", 3.2, 0.4)):  # fmt: skip
-        bar = table[[low, high]].astype(float).clip(*ends).to_numpy()
+        bar = table[[low, high]].to_numpy(float).clip(*ends)
         axes.vlines(x, bar[:, 0], bar[:, 1], color=look.color, linewidth=width, alpha=alpha,
                     zorder=2)  # fmt: skip
 
