@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import gc
 import inspect
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,9 +85,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long files, so that no worker ends with one."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: ("notebooks" not in item.path.parts, item.path not in slow))
+    """Begin with the long files, so that no worker ends with one: many slow tests, then many."""
+    tests = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(
+        key=lambda item: ("notebooks" not in item.path.parts, -slow[item.path], -tests[item.path])
+    )
 
 
 @pytest.fixture
