@@ -44,11 +44,10 @@ def heat_cells(
     axis.tick_params(length=0, labelsize=7.5, rotation=0)
     if fontsize is None:
         return
-    for (row, column), value in np.ndenumerate(values):
-        if value is not np.ma.masked:
-            bright = _luminance(mesh.to_rgba(value)[:3]) > BRIGHT
-            axis.text(column + 0.5, row + 0.5, f"{value:.0f}", color=".15" if bright else "w",
-                      ha="center", va="center", fontsize=fontsize)  # fmt: skip
+    for (row, column), value in np.ma.ndenumerate(values):  # those that have a value
+        bright = _luminance(mesh.to_rgba(value)[:3]) > BRIGHT
+        axis.text(column + 0.5, row + 0.5, f"{value:.0f}", color=".15" if bright else "w",
+                  ha="center", va="center", fontsize=fontsize)  # fmt: skip
 
 
 def _luminance(color: Sequence[float]) -> float:

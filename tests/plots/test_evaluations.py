@@ -200,6 +200,8 @@ def test_distance_counts_are_counted(assigned):
     pairs = np.abs(assigned[:, None] - assigned[None, :])[np.triu_indices(len(assigned))]
     expected = np.bincount(pairs, minlength=40)
     assert coverage.distance_counts(assigned, 40).tolist() == expected.tolist()
+    twice = coverage.total_counts([assigned, np.arange(40), assigned], 40)
+    assert twice.tolist() == (2 * expected + np.arange(40, 0, -1)).tolist()
 
 
 def pictures() -> dict:
