@@ -50,6 +50,7 @@ def task_heatmap(rows: pd.DataFrame) -> Figure:
             _draw(axis, panels[place], window, first=place % columns == 0)
         else:
             axis.set_axis_off()
+    figure.get_layout_engine().execute(figure)  # the colour bar goes by where the panels stand
     scale = ScalarMappable(Normalize(0, 100), cmap=COLORS)
     figure.colorbar(scale, ax=list(axes.flat), label="answers named (%)", shrink=0.7, pad=0.01)
     figure.suptitle(_caption(table, window), fontsize=9, x=0.01, ha="left")
