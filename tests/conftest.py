@@ -13,7 +13,8 @@ import argparse
 import contextlib
 import gc
 import inspect
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,8 +30,31 @@ if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed need not look for others
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Collect no garbage while a million objects are imported, which stay."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        _set_aside()
+
+
+_FILES: list[Path] = []  # of which tests have begun
+
+
+def _set_aside() -> None:
+    """Take all objects there are out of later collections; every training run asks for one."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what is marked `gpu` on a host without a CUDA device; `gpu(2)`, with fewer than two."""
+    if _FILES[-1:] != [item.path]:  # what the file before has imported stays as well
+        _FILES.append(item.path)
+        _set_aside()
     for mark in item.iter_markers("gpu"):
         import torch
 
@@ -61,9 +85,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long files, so that no worker ends with one."""
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: ("notebooks" not in item.path.parts, item.path not in slow))
+    """Begin with the long files, so that no worker ends with one: many slow tests, then many."""
+    tests = Counter(item.path for item in items)
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(
+        key=lambda item: ("notebooks" not in item.path.parts, -slow[item.path], -tests[item.path])
+    )
 
 
 @pytest.fixture

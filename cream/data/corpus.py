@@ -13,7 +13,7 @@ import datetime
 import json
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,7 @@ class Corpus:
 
     path: Path
     manifest: dict[str, Any]
+    _opened: dict[str, Documents] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -108,10 +109,12 @@ class Corpus:
         return tuple(self.manifest["splits"])
 
     def split(self, name: str) -> Documents:
-        """Open one split; ValueError names the ones there are."""
+        """Return one split, opened when it is first asked for; ValueError names those there are."""
         if name not in self.splits:
             raise ValueError(f"{self.path} has no split {name!r}; it has {', '.join(self.splits)}")
-        return Documents(self.path / name)
+        if name not in self._opened:
+            self._opened[name] = Documents(self.path / name)
+        return self._opened[name]
 
     def counts(self) -> pd.DataFrame:
         """Return a row a source: split, source, kind, documents kept and dropped, tokens."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from types import MappingProxyType
@@ -142,7 +143,8 @@ class Sheet(Figure):
 
     def _repr_png_(self) -> bytes:
         buffer = io.BytesIO()
-        self.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
+        with _laid_out(self, 90):
+            self.savefig(buffer, format="png", dpi=90, metadata={"Software": None})
         return buffer.getvalue()
 
 
@@ -191,7 +193,7 @@ def level_curve(
               markerfacecolor=look.color if method == "cream" else "white")  # fmt: skip
     for low, high, width, alpha in (("low", "high", 0.8, 0.55),
                                     ("seeds_low", "seeds_high", 3.2, 0.4)):  # fmt: skip
-        bar = table[[low, high]].astype(float).clip(*ends).to_numpy()
+        bar = table[[low, high]].to_numpy(float).clip(*ends)
         axes.vlines(x, bar[:, 0], bar[:, 1], color=look.color, linewidth=width, alpha=alpha,
                     zorder=2)  # fmt: skip
 
@@ -296,12 +298,29 @@ def save(figure: Figure, stem: str | Path, meta: Mapping[str, str]) -> list[Path
         "png": {"Software": None, **{name.capitalize(): value for name, value in meta.items()}},
         "pdf": {"CreationDate": None, "Producer": None, "Creator": None, "Keywords": words},
     }
-    written, engine = [], figure.get_layout_engine()
-    for form, metadata in forms.items():
-        path = stem.with_name(f"{stem.name}.{form}")
-        with atomic_path(path) as beside:
-            figure.savefig(beside, format=form, dpi=160, metadata=metadata)
-        written.append(path)
-        figure.set_layout_engine(None)  # where everything stands is found once
-    figure.set_layout_engine(engine)
+    written = []
+    with _laid_out(figure, 160):
+        for form, metadata in forms.items():
+            path = stem.with_name(f"{stem.name}.{form}")
+            with atomic_path(path) as beside:
+                figure.savefig(beside, format=form, dpi=160, metadata=metadata)
+            written.append(path)
     return written
+
+
+@contextmanager
+def _laid_out(figure: Figure, dpi: float) -> Iterator[None]:
+    """Find where everything stands once, for all that is saved inside.
+
+    With a layout engine `savefig` would find it each time, and draw everything twice.
+    """
+    engine, before = figure.get_layout_engine(), figure.dpi
+    if engine is not None:
+        figure.dpi = dpi
+        engine.execute(figure)
+        figure.dpi = before
+    figure.set_layout_engine(None)
+    try:
+        yield
+    finally:
+        figure.set_layout_engine(engine)

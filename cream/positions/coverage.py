@@ -5,7 +5,7 @@ Measured from draws, never from formulas, so that the numbers speak of the code 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 from scipy import fft
@@ -21,14 +21,49 @@ __all__ = [
     "middle_centres",
     "pair_mass",
     "single_coverage",
+    "total_counts",
 ]
 
 
 def distance_counts(positions: np.ndarray, target_length: int) -> np.ndarray:
     """Return how many token pairs stand at each distance 0 .. L-1: int64, shape (L,).
 
-    The autocorrelation of the assigned positions. Counts are rounded to whole numbers and so exact.
+    The autocorrelation of the assigned positions, exact: from the ends of their runs where these
+    are few, as CREAM's and PoSE's are, otherwise by a transform whose counts are rounded.
     """
+    return total_counts([positions], target_length)
+
+
+def total_counts(drawn: Iterable[np.ndarray], target_length: int) -> np.ndarray:
+    """Return the sum of `distance_counts` over many examples' positions: int64, shape (L,)."""
+    total, bends = np.zeros((2, target_length), dtype=np.int64)
+    tokens = 0
+    for positions in drawn:
+        ends, signs = _ends(positions)
+        if len(ends) ** 2 > 4 * target_length:
+            total += _transformed(positions, target_length)
+            continue
+        # The second difference of an autocorrelation is minus that of its steps.
+        apart = (ends[None, :] - ends[:, None]).ravel()
+        inside = (apart > 0) & (apart < target_length)
+        np.subtract.at(bends, apart[inside], np.outer(signs, signs).ravel()[inside])
+        bends[0] -= len(ends) // 2  # the slope from distance 0 to 1: a pair less a run
+        tokens -= int((ends * signs).sum())
+    rest = np.cumsum(np.cumsum(bends)) + tokens
+    return total + np.concatenate([[tokens], rest[:-1]])
+
+
+def _ends(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where runs of positions begin (sign 1) and the places behind their ends (sign -1)."""
+    assigned = np.unique(positions)
+    last = np.flatnonzero(np.diff(assigned) != 1)
+    begins = assigned[np.concatenate([[0], last + 1])]
+    behind = assigned[np.concatenate([last, [-1]])] + 1
+    return np.concatenate([begins, behind]), np.repeat([1, -1], len(begins))
+
+
+def _transformed(positions: np.ndarray, target_length: int) -> np.ndarray:
+    """`distance_counts` by a Fourier transform."""
     assigned = np.zeros(target_length)
     assigned[positions] = 1
     size = fft.next_fast_len(2 * target_length, real=True)

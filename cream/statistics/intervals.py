@@ -29,6 +29,7 @@ __all__ = [
     "perplexity",
     "proportion",
     "two_level",
+    "two_levels",
     "wilson",
 ]
 
@@ -236,18 +237,53 @@ def two_level(
     The interval is Student's over the means of the bases, which carries both spreads. With one base
     it is over seeds, and speaks of that base only (`unit` says which). NaN ends for a single run.
     """
-    if frame.duplicated([outer, inner]).any():
+    _one_row_a_run(frame, [outer, inner])
+    cells = _cells(frame.groupby(outer)[value])
+    return _two_level(*cells, frame[value].to_numpy(), (outer, inner))
+
+
+def two_levels(
+    frame: pd.DataFrame, value: str, by: str, outer: str = "base", inner: str = "seed"
+) -> dict[object, TwoLevel]:
+    """Return `two_level` of each group of the column `by`; quick where groups are many."""
+    _one_row_a_run(frame, [by, outer, inner])
+    groups = frame.groupby([by, outer])[value]
+    means, variances, sizes = _cells(groups)
+    of_group = pd.Series(range(len(sizes))).groupby(groups.size().index.get_level_values(0)).indices
+    values, rows = frame[value].to_numpy(), frame.groupby(by).indices
+    return {
+        key: _two_level(means[at], variances[at], sizes[at], values[rows[key]], (outer, inner))
+        for key, at in of_group.items()
+    }
+
+
+def _one_row_a_run(frame: pd.DataFrame, keys: list[str]) -> None:
+    if frame.duplicated(keys).any():
+        *_, outer, inner = keys
         raise ValueError(f"several rows have one {outer} and {inner}; there must be one row a run")
-    groups = frame.groupby(outer)[value]
-    means, sizes = groups.mean(), groups.size()
-    freedom = int((sizes - 1).sum())
-    within = groups.var(ddof=0).mul(sizes).sum() / freedom if freedom else np.nan
-    between = means.var() if len(means) > 1 else np.nan
+
+
+def _cells(groups: pd.core.groupby.SeriesGroupBy) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Each base's mean, variance (over all its runs, not all but one) and number of runs."""
+    return groups.mean().to_numpy(), groups.var(ddof=0).to_numpy(), groups.size().to_numpy()
+
+
+def _two_level(
+    means: np.ndarray,
+    variances: np.ndarray,
+    sizes: np.ndarray,
+    values: np.ndarray,
+    names: tuple[str, str],
+) -> TwoLevel:
+    """What `two_level` returns, from the bases' own numbers and the values of all runs."""
+    several, freedom = len(means) > 1, int((sizes - 1).sum())
+    within = (variances * sizes).sum() / freedom if freedom else np.nan
+    between = means.var(ddof=1) if several else np.nan
     noise = (within / sizes).mean() if freedom else 0.0
-    unit, items = (outer, means) if len(means) > 1 else (inner, frame[value])
+    unit, items = (names[0], means) if several else (names[1], values)
     found = mean_interval(items)
-    spread = np.sqrt(max(0.0, between - noise)) if len(means) > 1 else np.nan
-    return TwoLevel(found.value, found.low, found.high, unit, len(items), len(frame),
+    spread = np.sqrt(max(0.0, between - noise)) if several else np.nan
+    return TwoLevel(found.value, found.low, found.high, unit, len(items), len(values),
                     float(spread), float(np.sqrt(within)))  # fmt: skip
 
 

@@ -13,6 +13,9 @@ from cream.statistics.intervals import Interval, mean_of, perplexity, proportion
 
 __all__ = ["accuracies", "by_method", "match", "perplexities", "share_over_lengths", "units"]
 
+# What an interval is computed of: scores, and what a sample hangs on.
+_READ = ("score", "contained", "rouge_l", "judged", "nll", "scored_tokens", "document", "sample")
+
 
 def units(frame: pd.DataFrame) -> pd.Series:
     """Return what each row's sample hangs on: its document, or itself where none is named.
@@ -29,7 +32,9 @@ def units(frame: pd.DataFrame) -> pd.Series:
 
 
 def _variants(frame: pd.DataFrame) -> pd.Series:
-    """The form of its task that each row answers; "" in tables without settings."""
+    """The form of its task that each row answers, if `form` does not say; "" without settings."""
+    if "form" in frame:
+        return frame["form"]
     if "settings" in frame:
         return variant(frame)
     return pd.Series("", index=frame.index, dtype="string")
@@ -122,5 +127,8 @@ def _over_runs(part: pd.DataFrame) -> tuple[float, float, float, int, str, int]:
 def _table(
     frame: pd.DataFrame, by: Sequence[str], interval: Callable[[pd.DataFrame], Interval]
 ) -> pd.DataFrame:
-    found = [(*key, *interval(part)) for key, part in frame.groupby(list(by), dropna=False)]
+    read = [*by, *(name for name in _READ if name in frame and name not in by)]
+    # Other columns would be copied with every group, and settings be parsed in each.
+    groups = frame[read].assign(form=_variants(frame)).groupby(list(by), dropna=False)
+    found = [(*key, *interval(part)) for key, part in groups]
     return pd.DataFrame(found, columns=[*by, *Interval._fields])

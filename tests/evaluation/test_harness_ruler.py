@@ -3,6 +3,7 @@
 No essays and questions are here: made ones stand in for what the harness would download.
 """
 
+import contextlib
 import importlib
 import json
 import random
@@ -38,13 +39,34 @@ def _loaded(name):
     return loader._load_module_with_cache((folder / f"{name}.py").resolve())
 
 
+@contextlib.contextmanager
+def _few_words():
+    """A tenth of the adjectives: on import the harness sorts their millions of pairs with nouns."""
+    import wonderwords
+
+    whole = wonderwords.RandomWord
+
+    class Few(whole):
+        def __init__(self, *given, **named):
+            super().__init__(*given, **named)
+            kinds = dict(self._categories)
+            self._categories = kinds | {"adjectives": list(kinds["adjectives"])[::10]}
+
+    wonderwords.RandomWord = Few
+    try:
+        yield
+    finally:
+        wonderwords.RandomWord = whole
+
+
 @pytest.fixture
 def made(monkeypatch):
     """Essays, a splitter of sentences and a question instead of downloads; few samples of each."""
     import nltk
 
     monkeypatch.setattr(nltk.data, "find", lambda *_: True)  # punkt_tab, wanted at import
-    prepare = importlib.import_module("lm_eval.tasks.ruler.prepare_niah")
+    with _few_words():
+        prepare = importlib.import_module("lm_eval.tasks.ruler.prepare_niah")
     niah, qa = _loaded("niah_utils"), _loaded("qa_utils")
     words = "".join(ESSAY.format(day) for day in range(2000)).split(" ")
     monkeypatch.setattr(niah, "get_haystack", lambda type_haystack: words)

@@ -190,12 +190,18 @@ def test_the_middle_lands_where_the_releases_put_it(scale, mean, mode, centre):
     assert centres.mean() == pytest.approx(centre, abs=0.02)
 
 
-def test_distance_counts_are_counted():
-    """Against every pair, one by one."""
-    assigned = np.array([0, 1, 2, 9, 14, 15])
-    pairs = np.abs(assigned[:, None] - assigned[None, :])[np.triu_indices(6)]
-    expected = np.bincount(pairs, minlength=16)
-    assert coverage.distance_counts(assigned, 16).tolist() == expected.tolist()
+@pytest.mark.parametrize("assigned", [
+    [0, 1, 2, 9, 14, 15], [3], range(40), range(24, 40), range(0, 40, 2),
+    [0, 1, 5, 7, 10, 12, 15, 17, 20, 22, 25, 30, 33, 39], [39, 1, 0],
+])  # fmt: skip
+def test_distance_counts_are_counted(assigned):
+    """Against every pair, one by one: of few runs of positions, and of many."""
+    assigned = np.array(assigned)
+    pairs = np.abs(assigned[:, None] - assigned[None, :])[np.triu_indices(len(assigned))]
+    expected = np.bincount(pairs, minlength=40)
+    assert coverage.distance_counts(assigned, 40).tolist() == expected.tolist()
+    twice = coverage.total_counts([assigned, np.arange(40), assigned], 40)
+    assert twice.tolist() == (2 * expected + np.arange(40, 0, -1)).tolist()
 
 
 def pictures() -> dict:

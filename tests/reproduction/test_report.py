@@ -15,6 +15,12 @@ def rows(tmp_path_factory) -> pd.DataFrame:
     return frame(tmp_path_factory.mktemp("rows"))
 
 
+@pytest.fixture(scope="module")
+def said(rows) -> str:
+    """The report on all rows."""
+    return report.report(rows)
+
+
 def test_every_model_and_cell_is_in_the_table(rows):
     """Four models, six lengths, two sizes, four lengths; tokens trained; n and N in the heading."""
     text = report.report(rows, ["runs/reproduce/figures"])
@@ -29,17 +35,17 @@ def test_every_model_and_cell_is_in_the_table(rows):
     assert max(map(len, lines)) < 200
 
 
-def test_a_cell_is_its_rows(rows):
+def test_a_cell_is_its_rows(rows, said):
     """One cell by hand."""
     part = rows.query("method == 'cream' and task == 'longchat_lines'")
     part = part[part["token_length"] == 2 * WINDOW]
     found = statistics.proportion(part["score"], part["document"])
     cell = f"{100 * found.value:.0f} [{100 * found.low:.0f}, {100 * found.high:.0f}]"
-    line = next(line for line in report.report(rows).splitlines() if line.startswith("CREAM"))
+    line = next(line for line in said.splitlines() if line.startswith("CREAM"))
     assert line.split("  ")[-4].strip() == cell or cell in line
 
 
-def test_differences_are_paired_and_have_a_verdict(rows):
+def test_differences_are_paired_and_have_a_verdict(rows, said):
     """Against pairing by hand; original is no tuned model of this scaling."""
     table = report.differences(rows)
     assert table[["method", "multiple"]].to_numpy().tolist() == [
@@ -50,8 +56,7 @@ def test_differences_are_paired_and_have_a_verdict(rows):
         wide["cream"], wide["scaled"], wide.index.get_level_values("document"), span=1)  # fmt: skip
     ours = table.iloc[-1]
     assert (ours["value"], ours["low"], ours["high"]) == pytest.approx(by_hand[:3])
-    text = report.report(rows)
-    assert text.count("excludes 0") == 4 and "CREAM - scaled, yarn x8, 4N: +" in text
+    assert said.count("excludes 0") == 4 and "CREAM - scaled, yarn x8, 4N: +" in said
 
 
 def test_equal_models_do_not_exclude_zero(rows):
@@ -63,10 +68,10 @@ def test_equal_models_do_not_exclude_zero(rows):
 
 
 @pytest.mark.slow
-def test_one_seed_says_that_a_gap_means_nothing(rows, tmp_path):
+def test_one_seed_says_that_a_gap_means_nothing(rows, said, tmp_path):
     """With three seeds the gap is over pairs of runs instead."""
     assert report.gap(rows) is None
-    assert "on one seed means nothing" in report.report(rows)
+    assert "on one seed means nothing" in said
     made = frame(tmp_path, seeds=(0, 1, 2))
     found = report.gap(made)
     assert found.n == 3 and found.low < found.value < found.high
@@ -134,9 +139,9 @@ def _falling(method, task, length, sample):
 
 
 @pytest.mark.slow
-def test_rows_of_ruler_have_a_table_and_without_any_nothing_is_said(rows):
+def test_rows_of_ruler_have_a_table_and_without_any_nothing_is_said(rows, said):
     """By form; the cells are the means, and a length that lacks a task is a dash."""
-    assert "RULER" not in report.report(rows)
+    assert "RULER" not in said
     made = ruler_rows(_falling)
     short = (made["task"] == "ruler-vt") & (made["token_length"] == 1024)
     text = report.report(pd.concat([rows, made[~(short & (made["method"] == "cream"))]]))

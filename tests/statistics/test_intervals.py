@@ -276,3 +276,24 @@ def test_seeds_inside_given_bases_are_a_one_way_layout():
     ours = intervals.inner_interval(found.value, found.sd_inner, [5, 5, 5])
     assert ours == pytest.approx(theirs, abs=1e-12)
     assert np.isnan(intervals.inner_interval(1.0, np.nan, [1, 1])).all()
+
+
+def test_two_levels_of_many_groups_are_those_of_each():
+    """One base, one run and unequal seeds among them; rows in any order."""
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame(
+        [(group, f"base{base}", seed, rng.standard_normal())
+         for group, seeds in {"a": (3, 1, 4), "b": (5,), "c": (1,), "d": (1, 1)}.items()
+         for base, many in enumerate(seeds) for seed in range(many)],
+        columns=["group", "base", "seed", "value"],
+    )  # fmt: skip
+    mixed = frame.sample(frac=1, random_state=0)
+    found = intervals.two_levels(mixed, "value", "group")
+    assert list(found) == ["a", "b", "c", "d"]
+    for group, part in mixed.groupby("group"):
+        alone = st.two_level(part, "value")
+        assert found[group].unit == alone.unit
+        numbers = [[*one[:3], *one[4:]] for one in (found[group], alone)]
+        assert numbers[0] == pytest.approx(numbers[1], nan_ok=True)
+    with pytest.raises(ValueError, match="one row a run"):
+        intervals.two_levels(pd.concat([frame, frame.tail(1)]), "value", "group")

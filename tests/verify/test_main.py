@@ -1,5 +1,6 @@
 """`make verify` finds committed rows as they are, and every change to one."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -278,6 +279,7 @@ def test_a_grid_that_cannot_be_checked_fails_no_rows_that_can(monkeypatch):
     monkeypatch.setattr(verify, "_report", lambda *_: "")
     monkeypatch.setattr(verify_rows, "verify", lambda rows, *_: asked.append(rows) or some)
     monkeypatch.setattr(study, "verify_grid", lambda *_: none)
+    monkeypatch.setattr(verify.records, "read", functools.cache(verify.records.read))
     assert verify.main(["data/results", "--seed", "0"]) == 0
     assert not asked[0]["task"].str.startswith("speed_").any()
     monkeypatch.setattr(verify_rows, "verify", lambda *_: none)

@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,8 @@ __all__ = ["CLAIMS", "Claim", "MARGIN", "contrasts", "verdict"]
 
 MARGIN = 5.0  # points (or per cent of perplexity): smaller differences count as none
 ALPHA = 0.05
+UNTUNED = ("original", "scaled")
+NO_RUN = np.empty(0, int)
 HOLDS, FAILS, OPEN = "holds", "does not hold", "inconclusive"
 
 
@@ -132,12 +135,7 @@ def contrasts(
     runs = units(runs) if "task" in runs else runs
     runs = runs.assign(variant=runs["plan"].map(TENTH).fillna(runs["variant"]))
     wanted = [c for c in CLAIMS if plans is None or c.plan in plans]
-    rows = [
-        _contrast(runs, claim, condition, scaling)
-        for claim in wanted
-        for condition, scaling in _where(runs, claim)
-    ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(_measured(runs, _where(runs, wanted)))
     at = np.where(table["plan"] == "scale64", ", scale 64", "")
     for condition, variants in (flagged or {}).items():
         uneven = ((table["a"] + at).isin(variants) | (table["b"] + at).isin(variants)) & (
@@ -154,96 +152,177 @@ def contrasts(
     return table
 
 
-def _where(runs: pd.DataFrame, claim: Claim) -> list[tuple[str, str]]:
-    """The conditions and scalings a claim is tested in: those of its plan."""
-    if claim.a == "original":
-        return [("none", "none")]
-    if claim.plan == "primary":
-        return [(condition, scaling) for condition in CONDITIONS for scaling in SCALINGS]
-    of_plan = runs[(runs["plan"] == claim.plan) & (runs["condition"] != "none")]
-    there = set(zip(of_plan["condition"], of_plan["scaling"], strict=True))
-    return [at for at in itertools.product((*CONDITIONS, *DENSE), SCALINGS) if at in there]
+class _Setting(NamedTuple):
+    """A claim, and the condition and scaling that it is tested in."""
+
+    claim: Claim
+    condition: str
+    scaling: str
 
 
-def _contrast(runs: pd.DataFrame, claim: Claim, condition: str, scaling: str) -> dict:
-    pairs = _pairs(runs, claim, condition, scaling)
+def _where(runs: pd.DataFrame, claims: Sequence[Claim]) -> list[_Setting]:
+    """The settings of these claims: the conditions and scalings of their plans."""
+    keys = runs[["plan", "condition", "scaling"]].drop_duplicates()
+    there = {plan: set(part.itertuples(index=False, name=None))
+             for plan, part in keys.set_index("plan").groupby(level=0)}  # fmt: skip
+    primary = list(itertools.product(CONDITIONS, SCALINGS))
+    every = list(itertools.product((*CONDITIONS, *DENSE), SCALINGS))
+    found = []
+    for claim in claims:
+        asked = primary if claim.plan == "primary" else [
+            at for at in every if at in there.get(claim.plan, ())
+        ]  # fmt: skip
+        asked = [("none", "none")] if claim.a == "original" else asked
+        found += [_Setting(claim, *at) for at in asked]
+    return found
+
+
+def _measured(runs: pd.DataFrame, settings: Sequence[_Setting]) -> list[dict]:
+    """A row a setting: its names, numbers and bound."""
+    # `middle` is a difference of places, which is at an end where their mean is.
+    at_end = {number: _Setting(dataclasses.replace(one.claim, endpoint="kv"), *one[1:])
+              for number, one in enumerate(settings) if one.claim.endpoint == "middle"}  # fmt: skip
+    pairs = _pairs(runs, [*settings, *at_end.values()])
+    sizes, levels = _by_base(pairs)
+    found = intervals.two_levels(pairs, "value", "setting")
+    ends = levels | {n: levels.get(len(settings) + k) for k, n in enumerate(at_end)}
+    beside = _beside(runs)
+    return [
+        _row(one, found[n], sizes[n], levels[n]) | {"bound": _bound(one, ends[n], beside)}
+        if n in found
+        else _row(one)
+        for n, one in enumerate(settings)
+    ]
+
+
+def _row(
+    setting: _Setting,
+    found: intervals.TwoLevel | None = None,
+    sizes: np.ndarray | None = None,
+    levels: np.ndarray | None = None,
+) -> dict:
+    """A setting's names and numbers: sizes are the runs of each base, levels its three means."""
+    claim, condition, scaling = setting
     named = {"claim": claim.name, "family": claim.family, "plan": claim.plan,
              "condition": condition, "scaling": scaling, "endpoint": claim.endpoint, "a": claim.a,
              "b": claim.b, "kind": claim.kind}  # fmt: skip
-    sizes = pairs.groupby("base").size()
-    counted = {"n": len(pairs), "bases": len(sizes), "seeds": int(sizes.min()) if len(sizes) else 0,
-               "seeds_most": int(sizes.max()) if len(sizes) else 0}  # fmt: skip
-    if pairs.empty:
-        empty = dict.fromkeys(("value", "low", "high", "seeds_low", "seeds_high"), np.nan)
-        levels = dict.fromkeys(("level_a", "level_b", "p"), np.nan)
-        return {**named, **empty, **counted, **levels, "bound": ""}
-    found = intervals.two_level(pairs, "value")
-    low, high = (found.low, found.high) if len(sizes) > 1 else (np.nan, np.nan)
+    if found is None:
+        nothing = dict.fromkeys(("value", "low", "high", "seeds_low", "seeds_high"), np.nan)
+        counted = dict.fromkeys(("n", "bases", "seeds", "seeds_most"), 0)
+        sides = dict.fromkeys(("level_a", "level_b", "p"), np.nan)
+        return {**named, **nothing, **counted, **sides, "bound": ""}
+    several = len(sizes) > 1
+    low, high = (found.low, found.high) if several else (np.nan, np.nan)
     near, far = intervals.inner_interval(found.value, found.sd_inner, sizes)
-    value, *levels = pairs.groupby("base")[["value", "a", "b"]].mean().mean()
-    p = intervals.p_value(found) if len(sizes) > 1 else np.nan
-    return {**named, "value": value, "low": low, "high": high, "seeds_low": near,
-            "seeds_high": far, **counted, "level_a": levels[0], "level_b": levels[1], "p": p,
-            "bound": _bound(runs, claim, condition, scaling, pairs)}  # fmt: skip
+    return {**named, "value": levels[0], "low": low, "high": high, "seeds_low": near,
+            "seeds_high": far, "n": found.n_runs, "bases": len(sizes), "seeds": int(sizes.min()),
+            "seeds_most": int(sizes.max()), "level_a": levels[1], "level_b": levels[2],
+            "p": intervals.p_value(found) if several else np.nan}  # fmt: skip
 
 
-def _bound(
-    runs: pd.DataFrame, claim: Claim, condition: str, scaling: str, pairs: pd.DataFrame
-) -> str:
+def _by_base(pairs: pd.DataFrame) -> tuple[dict[int, np.ndarray], dict[int, np.ndarray]]:
+    """Of each setting the runs of each base, and the means of value, a and b, bases alike."""
+    keys = ["setting", "base"]
+    # Without NaN: beside them pandas' means of the other rows differ in the last bit.
+    means = pd.DataFrame({name: pairs.dropna(subset=name).groupby(keys)[name].mean()
+                          for name in ("value", "a", "b")})  # fmt: skip
+    sizes = pairs.groupby(keys).size()
+    of_setting = pd.Series(range(len(sizes))).groupby(sizes.index.get_level_values(0)).indices
+    counted, table = sizes.to_numpy(), means.to_numpy()
+    return (
+        {number: counted[at] for number, at in of_setting.items()},
+        {number: table[at].mean(axis=0) for number, at in of_setting.items()},
+    )
+
+
+def _beside(runs: pd.DataFrame) -> pd.DataFrame:
+    """The mean of each endpoint of every variant, by plan, condition and scaling."""
+    endpoints = sorted({claim.endpoint for claim in CLAIMS} & set(runs))
+    keys = ["plan", "condition", "scaling", "variant"]
+    return runs.groupby(keys)[endpoints].mean()
+
+
+def _bound(setting: _Setting, levels: np.ndarray | None, beside: pd.DataFrame) -> str:
     """Where both sides lie at one end of the scale, or, of a single side, all its neighbours.
 
-    `middle` is a difference of places: it is at an end where their mean is. What the original model
-    can do up to N is near 100, and to keep that says something.
+    What the original model can do up to N is near 100, and to keep that says something.
     """
+    claim, condition, scaling = setting
     if claim.endpoint in PERPLEXITIES or (claim.a == "original" and claim.b is None):
         return ""
-    endpoint = {"middle": "kv"}.get(claim.endpoint, claim.endpoint)
     if claim.b is None:
-        beside = runs[(runs["plan"] == claim.plan) & (runs["condition"] == condition)]
-        sides = beside[beside["scaling"] == scaling].groupby("variant")[endpoint].mean()
+        sides = beside.loc[(claim.plan, condition, scaling), claim.endpoint]
     else:
-        if endpoint != claim.endpoint:
-            other = dataclasses.replace(claim, endpoint=endpoint)
-            pairs = _pairs(runs, other, condition, scaling)
-        sides = pairs.groupby("base")[["a", "b"]].mean().mean()
+        sides = np.full(1, np.nan) if levels is None else levels[1:]
     if sides.max() < MARGIN:
         return "near 0"
     return "near 100" if sides.min() > 100 - MARGIN and claim.b != "original" else ""
 
 
-def _pairs(runs: pd.DataFrame, claim: Claim, condition: str, scaling: str) -> pd.DataFrame:
-    """One row a run of `a`: base, seed, a, b (of the same base and seed) and value: a - b or a.
+def _pairs(runs: pd.DataFrame, settings: Sequence[_Setting]) -> pd.DataFrame:
+    """One row a run of `a` in each setting: setting (its number), base, seed, a, b and value.
 
-    Of a rise a is the loss at the target and b that at N.
+    `b` is of the same base and seed, `value` a - b or a. Of a rise a is the loss at the target and
+    b that at N.
     """
-    a = _side(runs, claim, claim.a, condition, scaling)
-    if claim.b is None:
-        levels = {"a": a[claim.endpoint], "b": np.nan}
-        if claim.endpoint == "rise":
-            levels = {"a": a["log_ppl_far"], "b": a["log_ppl_near"]}
-        return a.assign(value=a[claim.endpoint], **levels).dropna(subset="value")
-    b = _side(runs, claim, claim.b, condition, scaling)
+    places = _places(runs)
+    names = [one.claim.endpoint for one in settings]
     # An untuned model has no seed: every tuned one of its base is compared with it.
-    on = ["base"] if claim.b in ("original", "scaled") else ["base", "seed"]
-    b = b[[*on, claim.endpoint]].rename(columns={claim.endpoint: "b"})
-    pairs = a.rename(columns={claim.endpoint: "a"}).merge(b, on=on)
-    return pairs.assign(value=pairs["a"] - pairs["b"]).dropna(subset="value")
+    untuned = [n for n, one in enumerate(settings) if one.claim.b in UNTUNED]
+    a, b = (_side(runs, places, settings, side) for side in "ab")
+    for part in (a, b):
+        part["value"] = _values(runs, part, names)
+        part["match"] = part["seed"].where(~part["setting"].isin(untuned), 0)
+    single = a["setting"].isin([n for n, one in enumerate(settings) if one.claim.b is None])
+    on = ["setting", "base", "match"]
+    pairs = a[~single].merge(b[[*on, "value"]], on=on, suffixes=("_a", "_b"))
+    pairs = pairs.rename(columns={"value_a": "a", "value_b": "b"})
+    pairs["value"] = pairs["a"] - pairs["b"]
+    alone = a[single]
+    first = [{"rise": "log_ppl_far"}.get(name, name) for name in names]
+    second = [{"rise": "log_ppl_near"}.get(name) for name in names]
+    alone = alone.assign(a=_values(runs, alone, first), b=_values(runs, alone, second))
+    columns = ["setting", "base", "seed", "a", "b", "value"]
+    found = pd.concat([pairs[columns], alone[columns]]).dropna(subset="value")
+    return found.sort_values("setting", kind="stable", ignore_index=True)
+
+
+def _values(runs: pd.DataFrame, part: pd.DataFrame, names: Sequence[str | None]) -> np.ndarray:
+    """The runs' values of the endpoints (`names`) of their settings; NaN where there is none."""
+    columns = list(dict.fromkeys(names))
+    table = runs.reindex(columns=columns).to_numpy(float)
+    column = np.array([columns.index(name) for name in names], dtype=int)
+    return table[part["run"], column[part["setting"]]]
 
 
 def _side(
-    runs: pd.DataFrame, claim: Claim, variant: str, condition: str, scaling: str
+    runs: pd.DataFrame, places: dict[tuple, np.ndarray], settings: Sequence[_Setting], side: str
 ) -> pd.DataFrame:
+    """The runs of one side of all settings: setting and run (both as numbers), base and seed."""
+    found = [_chosen(places, one, getattr(one.claim, side)) for one in settings]
+    number = np.repeat(np.arange(len(found)), [len(rows) for rows in found])
+    run = np.concatenate([np.empty(0, int), *found])
+    there = runs[["base", "seed"]].take(run).reset_index(drop=True)
+    return there.assign(setting=number, run=run)
+
+
+def _chosen(places: dict[tuple, np.ndarray], setting: _Setting, variant: str | None) -> np.ndarray:
     """The runs of a variant: a plan's own, and where it has none those of the primary grid."""
-    chosen = runs[runs["variant"] == variant]
-    if variant != "original":
-        chosen = chosen[chosen["scaling"] == scaling]
-        if variant != "scaled":
-            chosen = chosen[chosen["condition"] == condition]
-    own = chosen[chosen["plan"] == claim.plan]
-    if own.empty and claim.plan in ("ablations", "tenth"):
-        own = chosen[chosen["plan"] == "primary"]
-    levels = ("log_ppl_near", "log_ppl_far") if claim.endpoint == "rise" else ()
-    return own.reindex(columns=["base", "seed", claim.endpoint, *levels])
+    claim, condition, scaling = setting
+    key = (
+        variant,
+        "none" if variant in UNTUNED else condition,
+        "none" if variant == "original" else scaling,
+    )
+    plans = (claim.plan, "primary") if claim.plan in ("ablations", "tenth") else (claim.plan,)
+    return next((places[plan, *key] for plan in plans if (plan, *key) in places), NO_RUN)
+
+
+def _places(runs: pd.DataFrame) -> dict[tuple, np.ndarray]:
+    """The runs (as numbers) by plan, variant, condition and scaling, untuned in no condition."""
+    condition = runs["condition"].mask(runs["variant"].isin(UNTUNED), "none")
+    scaling = runs["scaling"].mask(runs["variant"] == "original", "none")
+    return runs.groupby([runs["plan"], runs["variant"], condition, scaling]).indices
 
 
 def verdict(

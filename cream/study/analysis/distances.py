@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from cream.plots.style import finish, in_order, legend, printed, sheet, style, times_n
 from cream.positions import METHODS, Sampler, sampler
-from cream.positions.coverage import distance_counts
+from cream.positions.coverage import total_counts
 from cream.results.rows import needs
 from cream.study.conditions import condition_name
 
@@ -73,11 +73,9 @@ def assigned(
     found = []
     for variant, draw in samplers.items():
         length = draw.target_length
-        total, tokens = np.zeros(length), 0
-        for index in range(1 if draw.name in ("plain", "full") else examples):
-            positions = draw.draw(length + draw.window, seed, 0, index).positions
-            total += distance_counts(positions, length)
-            tokens += len(positions)
+        often = 1 if draw.name in ("plain", "full") else examples
+        drawn = [draw.draw(length + draw.window, seed, 0, k).positions for k in range(often)]
+        total, tokens = total_counts(drawn, length), sum(map(len, drawn))
         total[0] = 0
         edges = np.arange(bins + 1) * length // bins
         sums = np.add.reduceat(total, edges[:-1]) / np.diff(edges)

@@ -15,6 +15,10 @@ RUN = ["plan", "condition", "variant", "method", "scaling", "scale", "base", "se
        "learning_rate", "options"]  # fmt: skip
 
 
+# What endpoints are computed of; a grid's other columns would be copied with every choice of rows.
+ASKED = ["run", "task", "multiple", "gold_index", "score", "nll", "scored_tokens"]
+
+
 # What a reader calls the endpoints of `units`.
 ENDPOINTS = {
     "lines": "LongChat-Lines at 4 to 7.8 N",
@@ -50,11 +54,12 @@ def units(frame: pd.DataFrame) -> pd.DataFrame:
     target = found["scale"].where(
         found["scale"] > 1, frame.groupby("run")["multiple"].max().round()
     )
+    asked = frame[[name for name in ASKED if name in frame]]
     parts = (
-        _lines(frame, target),
-        _pairs_of_keys(frame),
-        _others(frame),
-        _perplexity(frame, target),
+        _lines(asked, target),
+        _pairs_of_keys(asked),
+        _others(asked),
+        _perplexity(asked, target),
     )
     return pd.concat([found, *parts], axis=1).sort_values(RUN, ignore_index=True)
 

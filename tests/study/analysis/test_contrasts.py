@@ -94,28 +94,26 @@ def test_the_interval_is_students_over_the_means_of_the_bases():
     assert (found["low"], found["high"]) == pytest.approx((ends.low, ends.high))
 
 
-@pytest.mark.slow
+def drawn(draws: int = 200, **spread: float) -> pd.DataFrame:
+    """The first claim's rows of as many made grids, each under a condition of its own."""
+    made = [runs({"cream": 5.0, "pose": 0.0}, seed=draw, **spread).assign(condition=str(draw))
+            for draw in range(draws)]  # fmt: skip
+    settings = [analysis_contrasts._Setting(CLAIMS[0], str(draw), "yarn") for draw in range(draws)]
+    return pd.DataFrame(analysis_contrasts._measured(pd.concat(made), settings))
+
+
 def test_two_levels_cover_the_truth_and_seeds_alone_do_not():
     """3 x 8 runs whose bases differ: 95 in 100 intervals hold it, those over seeds far fewer."""
-    held, alone, draws = 0, 0, 200
-    for draw in range(draws):
-        made = runs({"cream": 5.0, "pose": 0.0}, of_base=1.5, of_run=2.0, seed=draw)
-        found = analysis_contrasts._contrast(made, CLAIMS[0], "text", "yarn")
-        held += found["low"] <= 5 <= found["high"]
-        alone += found["seeds_low"] <= 5 <= found["seeds_high"]
-    assert 0.91 < held / draws < 0.99
-    assert alone / draws < 0.75
+    found = drawn(of_base=1.5, of_run=2.0)
+    assert len(found) == 200 and (found["n"] == 24).all()
+    assert 0.91 < ((found["low"] <= 5) & (found["high"] >= 5)).mean() < 0.99
+    assert ((found["seeds_low"] <= 5) & (found["seeds_high"] >= 5)).mean() < 0.75
 
 
-@pytest.mark.slow
 def test_seeds_alone_cover_the_truth_where_bases_are_alike():
     """The second interval is right about what it speaks of."""
-    draws, held = 200, 0
-    for draw in range(draws):
-        made = runs({"cream": 5.0, "pose": 0.0}, of_base=0.0, of_run=2.0, seed=draw)
-        found = analysis_contrasts._contrast(made, CLAIMS[0], "text", "yarn")
-        held += found["seeds_low"] <= 5 <= found["seeds_high"]
-    assert 0.91 < held / draws < 0.99
+    found = drawn(of_base=0.0, of_run=2.0)
+    assert 0.91 < ((found["seeds_low"] <= 5) & (found["seeds_high"] >= 5)).mean() < 0.99
 
 
 def test_runs_are_paired_by_base_and_seed():
