@@ -63,3 +63,19 @@ def test_the_readme_says_by_how_much_plain_leads_on_the_miniature():
     text = " ".join((ROOT / "README.md").read_text().split())
     value, low, high = re.search(r"plain leads CREAM by (\d+) \[(\d+), (\d+)\]", text).groups()
     assert f"| -{value} (-{high} to -{low};" in line("methods", LINES["CREAM"])
+
+
+@pytest.mark.parametrize(("begins", "endpoint", "said"), [
+    ("CREAM less PoSE", "sentences", r"trails PoSE by (\S+) points \[(.*?), (.*?)\] .*?p (\S+)\)"),
+    ("CREAM less PoSE", "middle third", r"of the text by (\S+) \[(.*?), (.*?)\] \((\S+)\)"),
+    ("PoSE less plain", "sentences", r"PoSE leads plain by (\S+) \[(.*?), (.*?)\] \((\S+):"),
+])  # fmt: skip
+def test_the_readme_says_what_the_primary_comparisons_are(begins, endpoint, said):
+    """The difference without its sign, the interval's ends by size, and Holm's p."""
+    lines = (ROOT / "data/smollm2/PRIMARY.md").read_text(encoding="utf-8").splitlines()
+    row = next(x for x in lines if x.startswith(f"| {begins}") and f"| {endpoint} |" in x)
+    _, _, _, difference, interval, _, _, holm, _ = (x.strip() for x in row.strip("|").split("|"))
+    ends = sorted(abs(float(x)) for x in interval.strip("[]").split(","))
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    found = [float(x) for x in re.search(said, text).groups()]
+    assert found == [abs(float(difference)), *ends, float(holm)]
