@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import browser
+import numpy as np
 import pandas as pd
 import pexpect
 import pytest
@@ -74,7 +75,7 @@ def test_it_says_what_it_was_made_by():
 
 
 def test_its_card_says_what_its_rows_say():
-    """Sentences found at six lengths, of it and of the run that it was cut from."""
+    """Sentences found and perplexity at six lengths, of it and of the run it was cut from."""
     card = (ADAPTER / "README.md").read_text(encoding="utf-8").splitlines()
     files = {"this adapter": "smollm2-lora/rank19_test", "the full run": "smollm2/seed5"}
     for label, file in files.items():
@@ -85,6 +86,10 @@ def test_its_card_says_what_its_rows_say():
         wanted = [round(100 * x, 6) for x in asked.mean()]  # 57.5, and not a little less
         assert found[:6] == [int(x + 0.5) for x in wanted] and set(asked.size()) == {80}
         assert found[6] == round(sum(wanted[3:]) / 3)
+        texts = rows[rows["task"] == "perplexity"].groupby("token_length")
+        losses = texts["nll"].sum().astype(float) / texts["scored_tokens"].sum().astype(float)
+        line = next(one for one in card if one.startswith(f"| perplexity of {label}"))
+        assert line.split("|")[2:8] == [f" {x:.2f} " for x in np.exp(losses)]
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def test_a_run_without_settings_losses_or_rows_is_none(copied, tmp_path_factory)
 
 
 def test_runs_that_were_trained_twice_are_far_within_the_limit():
-    """SmolLM2-135M on H200s of two days: seven runs, 30 logged steps each."""
+    """SmolLM2-135M on H200s of two sessions: seven runs, 30 logged steps each."""
     metrics, apart = ROOT / "data/smollm2/metrics", {}
     for file in metrics.glob("primary/*.jsonl"):
         for other in metrics.glob(f"seed*/{file.name}"):
