@@ -5,7 +5,8 @@
     python -m cream.performance generation --shape llama2-7b --tokens 32000 --keys 140
     python -m cream.performance long --shape llama2-7b --lengths 32768,262144
 
-    python -m cream.performance training|step-cost|clex-step|resume|loss|lora|multi-gpu --help
+    python -m cream.performance training|step-cost|clex-step|resume --help
+    python -m cream.performance loss|attention|lora|multi-gpu --help
 
 What belongs here: which module a command is. Each module says what it measures.
 """
@@ -17,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from cream.performance import (
+    attention,
     clex_step,
     generation,
     long_context,
@@ -37,6 +39,7 @@ OTHERS = {
     "clex-step": clex_step,
     "resume": resume,
     "loss": loss,
+    "attention": attention,
     "lora": lora,
     "multi-gpu": multi_gpu,
 }
