@@ -4,13 +4,16 @@
     TrainConfig(..., attention="causal-fa2")        # FlashAttention-2, as torch has it
     TrainConfig(..., attention="causal-fa4")        # the package flash-attn-4 (Hopper, Blackwell)
 
-torch's SDPA chooses one by itself. Another may be faster or slower on a card and shape: a step of
-SmolLM2-135M on an H200 ran at 186,381 tokens/s by torch's choice and 181,121 by cuDNN. causal-fa4
-was not run on a card. Positions never reach these kernels, so skipped ones cannot be read as the
-seams of packed documents. A padded batch, or one behind a KV cache, is an error.
+torch's SDPA chooses one by itself. On an H200 its choice was the fastest of what was run (torch
+2.11): cuDNN's kernel, without repeated keys, forward and backward at 361 and 356 TFLOP/s for heads
+of 64 at 8K tokens and 526 and 538 for heads of 128 at 256K; causal-fa2 at 246 and 231, 320 and 327.
+causal-fa4 was not run on a card.
+
+Positions never reach these kernels, so skipped ones cannot be read as the seams of packed
+documents. A padded batch, or one behind a KV cache, is an error.
 
 What belongs here: the kernels and their names. Which is faster is measured
-(`python -m cream.performance training --attention`).
+(`python -m cream.performance attention`).
 """
 
 from __future__ import annotations
@@ -26,15 +29,23 @@ from transformers.masking_utils import AttentionMaskInterface, flash_attention_m
 __all__ = ["KERNELS", "check_kernel"]
 
 KERNELS = ("causal-cudnn", "causal-fa2", "causal-fa4")
+FLASH4 = ("flash_attn.cute", "cutlass.cute")  # modules of flash-attn-4 and of what it compiles by
 
 
 def check_kernel(attention: str | None) -> None:
-    """Raise ModuleNotFoundError if the package behind an attention's name is not installed."""
-    if attention == "causal-fa4" and importlib.util.find_spec("flash_attn") is None:
+    """Raise ModuleNotFoundError if a package behind an attention's name is not installed."""
+    if attention == "causal-fa4" and (missing := next(filter(_missing, FLASH4), None)):
         raise ModuleNotFoundError(
-            "attention is 'causal-fa4', which the package flash-attn-4 computes, and it is not "
-            "installed: pip install --pre flash-attn-4; or choose attention 'auto'"
+            f"attention is 'causal-fa4', which the package flash-attn-4 computes, and {missing} is "
+            "not installed: pip install --pre 'flash-attn-4[cu13]'; or choose attention 'auto'"
         )
+
+
+def _missing(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is None
+    except ModuleNotFoundError:  # of the package that it lies in
+        return True
 
 
 def _check_whole(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> None:

@@ -16,6 +16,7 @@ from cream.performance import costs
 from cream.plots.style import finish, legend, printed, sheet, style
 
 __all__ = [
+    "attention",
     "by_target",
     "clex_steps",
     "generation",
@@ -184,6 +185,25 @@ def losses(rows: pd.DataFrame) -> pd.DataFrame:
          "head's gradient from float32's": _number(one.get("head_gradient_error"), "{:.1e}"),
          "command": one["command"]}
         for one in _task(rows, "speed_loss")
+    ])  # fmt: skip
+
+
+def attention(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of attention kernels beside each other, forward and backward."""
+    found: dict[tuple, dict] = {}
+    for one in _task(rows, "speed_attention", shaped=False):
+        keys = "" if one["key_heads"] == one["heads"] else f" / {one['key_heads']}"
+        where = (one["card"], f"{one['heads']}{keys} x {one['head_size']}", one["token_length"],
+                 one["windows"], one["kernel"])  # fmt: skip
+        found.setdefault(where, {"command": one["command"]})[one["pass"]] = one
+    return pd.DataFrame([
+        {"GPU": card.removeprefix("NVIDIA "), "heads": heads, "tokens": f"{tokens:,}",
+         "windows": windows, "kernel": kernel,
+         **{f"{name}, {unit}": _number(one.get(name, {}).get(key), form)
+            for name in ("forward", "backward")
+            for unit, key, form in (("ms", "score", "{:.2f}"), ("TFLOP/s", "tflops", "{:.0f}"))},
+         "command": one["command"]}
+        for (card, heads, tokens, windows, kernel), one in found.items()
     ])  # fmt: skip
 
 

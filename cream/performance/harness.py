@@ -64,6 +64,7 @@ __all__ = [
 ]
 
 GIB = 2**30
+FILES = ("--rows", "--folder", "--profile")  # options that name a file of the one who types
 T = TypeVar("T")
 DONE = {"done": True}  # the last line of a process that may take long to end
 
@@ -106,9 +107,9 @@ def typed_command(name: str, arguments: Sequence[str] | None) -> str:
     """Return the command that a row was measured by, without the files of the one who typed it."""
     kept, given = [], list(sys.argv[1:] if arguments is None else arguments)
     while given:
-        if (one := given.pop(0)) in ("--rows", "--folder"):
+        if (one := given.pop(0)) in FILES:
             given = given[1:]
-        elif not one.startswith(("--rows=", "--folder=")):
+        elif not one.startswith(tuple(f"{name}=" for name in FILES)):
             kept.append(one)
     return " ".join([f"python -m cream.performance {name}", *kept])
 

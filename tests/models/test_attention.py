@@ -84,8 +84,24 @@ def test_what_has_a_mask_or_a_cache_is_refused(flash4, tiny_model):
         model.generate(tokens, max_new_tokens=2, do_sample=False)
 
 
-def test_a_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModuleNotFoundError, match="pip install --pre flash-attn-4"):
+@pytest.mark.parametrize("missing", ["flash_attn.cute", "cutlass.cute"])
+def test_a_missing_package_is_named(monkeypatch, missing):
+    """Also where the package of another FlashAttention has its name, or the compiler is not there.
+
+    A module whose package is not there is missing like one that its package lacks.
+    """
+
+    def find_spec(name: str) -> object:
+        if name == missing == "cutlass.cute":
+            raise ModuleNotFoundError(name)
+        return None if name == missing else object()
+
+    monkeypatch.setattr(attention.importlib.util, "find_spec", find_spec)
+    with pytest.raises(ModuleNotFoundError, match=rf"{missing} is not installed: pip install"):
         attention.check_kernel("causal-fa4")
     attention.check_kernel("causal-cudnn")
+
+
+def test_a_kernel_whose_packages_are_there_is_taken(monkeypatch):
+    monkeypatch.setattr(attention.importlib.util, "find_spec", lambda name: object())
+    attention.check_kernel("causal-fa4")

@@ -182,9 +182,25 @@ def test_11_reads_every_committed_speed_row():
               "speed_evaluation": "split", "speed_clex": "clex_steps"}  # fmt: skip
     for task, name in tables.items():
         assert len(getattr(figures, name)(rows)) == count[task] > 0
+    assert len(figures.attention(rows)) == count["speed_attention"] / 2  # there and back in a line
     assert len(figures.sharded(rows)) == count["check_sharding"] + count["check_processes"]
     paid, shaped = figures.run_costs(rows), rows["preset"] == "llama2-7b"
     assert len(paid) == ((rows["task"] == "speed_training") & shaped).sum()
+
+
+def test_a_kernels_passes_stand_in_one_line(write):
+    """Also where only one of them was measured."""
+    how = {"command": "c", "heads": 9, "key_heads": 3, "head_size": 64, "windows": 4}
+    for name, milliseconds, kernel in (
+        ("forward", 0.86, "sdpa"), ("backward", 2.17, "sdpa"), ("forward", 1.26, "causal-fa2")
+    ):  # fmt: skip
+        rows = write("speed_attention", milliseconds, token_length=8192, settings={
+            **how, "kernel": kernel, "pass": name, "tflops": 360.6})  # fmt: skip
+    table = figures.attention(rows).set_index("kernel")
+    assert table.loc["sdpa", ["heads", "tokens", "windows"]].tolist() == ["9 / 3 x 64", "8,192", 4]
+    assert table.loc["sdpa", ["forward, ms", "backward, ms"]].tolist() == ["0.86", "2.17"]
+    assert table["forward, TFLOP/s"].tolist() == ["361", "361"]
+    assert table.loc["causal-fa2", "backward, ms"] == ""
 
 
 def test_the_sentences_name_the_ratio_and_what_is_extrapolated(rows):

@@ -47,7 +47,8 @@ def test_the_card_is_named():
 
 def test_a_command_is_kept_without_its_files():
     """A row that is published must not name its author's folders."""
-    typed = ["--shape", "tiny", "--rows", "/tmp/x.jsonl", "--folder=/scratch", "--steps", "3"]
+    typed = ["--shape", "tiny", "--rows", "/tmp/x.jsonl", "--folder=/scratch", "--steps", "3",
+             "--profile", "/tmp/profile.txt"]
     assert harness.typed_command("x", typed) == (
         "python -m cream.performance x --shape tiny --steps 3"
     )

@@ -79,3 +79,14 @@ def test_the_readme_says_what_the_primary_comparisons_are(begins, endpoint, said
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     found = [float(x) for x in re.search(said, text).groups()]
     assert found == [abs(float(difference)), *ends, float(holm)]
+
+
+@pytest.mark.parametrize("other", ["EndPrompt", "CLEX"])
+def test_the_readme_says_how_far_cream_is_from_endprompt_and_clex(other):
+    lines = (ROOT / "data/smollm2/PRIMARY.md").read_text(encoding="utf-8").splitlines()
+    row = next(x for x in lines if x.startswith(f"| CREAM less {other} | sentences | "))
+    difference, interval = (row.split("|")[place].strip() for place in (4, 5))
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    found = re.search(rf"less {other}: (\S+) \[(\S+), (\S+)\]", text).groups()
+    wanted = [difference, *interval.strip("[]").split(",")]
+    assert [float(x) for x in found] == [float(x) for x in wanted]
