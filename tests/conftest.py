@@ -94,6 +94,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture
+def traced() -> Iterator[None]:
+    """Let torch.compile trace graphs and run them without building their C++ (`tracing`)."""
+    import tracing
+
+    with tracing.traced():
+        yield
+
+
+@pytest.fixture
 def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let what this process starts by `sys.executable` start warm."""
     monkeypatch.setattr("sys.executable", warm_python.executable())

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+import tracing
 import training_runs
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
@@ -87,6 +88,12 @@ def test_fewer_steps_begin_alike(root):
     long = fast_training.load_batches(root / "corpus", sampler("pose", 64, 8), 1, 5, 4)
     short = fast_training.load_batches(root / "corpus", sampler("pose", 64, 8), 1, 2, 4)
     assert all((a == b).all() for a, b in zip(long.first(2), short, strict=True))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _traced():
+    with tracing.traced():
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -114,6 +114,7 @@ def test_other_scalings_have_no_matrices_to_clip():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("precision", ["float32", "master"])
 def test_compiled_layers_give_the_same_loss(training_place, tmp_path, precision):
     runs = {how: tmp_path / how for how in ("none", "layers")}

@@ -50,7 +50,7 @@ def test_known_numbers_of_llama2_7b():
     assert needs(SEVEN, autocast, 4096).states / GIB == pytest.approx(113, abs=0.05)
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("cheap", [False, True])
 def test_a_compiled_layer_keeps_what_is_counted(cheap):
     """Saved for its backward pass, by torch's own hooks, but for weights, cosines and sines."""

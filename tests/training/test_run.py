@@ -97,6 +97,7 @@ def test_without_mask_and_guard_the_tail_is_blind(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("compiled", ["layers", "model"])
 def test_a_compiled_tail_learns_from_the_head(monkeypatch, training_place, tmp_path, compiled):
     """Trap 1 through torch's compiler, and the same numbers as without it."""
