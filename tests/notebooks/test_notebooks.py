@@ -168,12 +168,14 @@ def test_09_figures_draws_the_rows_it_is_given(rows, place):
 
     The committed ones stay as they are.
     """
-    said = run("09_figures", place, rows=str(rows), out=str(place / "figures"))
+    given = {"rows": str(rows), "out": str(place / "figures"), "smollm2": "none"}
+    said = run("09_figures", place, **given)
     written = {path.name for path in (place / "figures").iterdir()}
     names = ("longchat_lines", "lost_in_the_middle", "needle", "passkey", "perplexity")
     for name in (*names, "training_curves"):
         assert {f"{name}.png", f"{name}.pdf"} <= written
     assert "Nothing is missing." in said and "means nothing" in said
+    assert not {"smollm2.png", "smollm2_primary.png"} & written
     own = results.current(results.read(rows))
     drawn = results.drawn_from(own[own["task"] == "perplexity"])
     assert Image.open(place / "figures" / "perplexity.png").text["Rows"] == drawn["rows"]
@@ -289,7 +291,7 @@ def test_11_efficiency_says_what_was_not_run(place):
     assert "GPU-hours at best" in run("11_efficiency", place)
     (place / "none").mkdir()
     said = run("11_efficiency", place, rows=str(place / "none"))
-    assert said.count("not run: python -m cream.performance ") == 9
+    assert said.count("not run: python -m cream.performance ") == 10
     assert "Nothing was run yet." in said
 
 
