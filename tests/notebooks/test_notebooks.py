@@ -189,9 +189,9 @@ def test_09_figures_draws_the_rows_it_is_given(rows, place):
 
 @pytest.mark.slow
 def test_a_pretrain_makes_a_base(place):
-    """Tokenizer, corpus, random weights, four steps, and what the base knows (nothing yet)."""
+    """Tokenizer, corpus, random weights, two steps, and what the base knows (nothing yet)."""
     out = place / "pretrain"
-    said = run("A_pretrain_miniature", place, preset="tiny", samples=2, out=str(out))
+    said = run("A_pretrain_miniature", place, preset="tiny", samples=2, steps=2, out=str(out))
     assert (out / "run" / "model" / "config.json").is_file()
     assert (out / "tokenizer" / "tokenizer.json").is_file()
     assert len(results.read(out / "skills.jsonl")) == 2 * 3 * 3  # samples, skills, lengths

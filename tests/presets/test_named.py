@@ -307,13 +307,15 @@ def _drawn(config: LlamaConfig) -> torch.nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PAPER)
-def test_llama_2s_shape_takes_a_step(monkeypatch, llama, tmp_path, name):
-    """One optimizer step of the paper's schedule, saved in bfloat16, read by stock transformers."""
+def test_llama_2s_shape_takes_a_step(monkeypatch, llama, tmp_path):
+    """One optimizer step of the paper's schedule, saved in bfloat16, read by stock transformers.
+
+    Of its base run; the chat run differs by its rates and steps, which are tested above.
+    """
     monkeypatch.setattr(training_run, "CheckpointSeal", lambda: _Stop(1))
-    made = training_run.train(_small(name), tmp_path / "run", root=llama, progress=False)
+    made = training_run.train(_small("llama2-7b"), tmp_path / "run", root=llama, progress=False)
     (row,) = callbacks.read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert row["learning_rate"] == pytest.approx({"llama2-7b": 2e-6}.get(name, 2e-5), rel=1e-9)
+    assert row["learning_rate"] == pytest.approx(2e-6, rel=1e-9)
     assert row["tokens"] == 64 and 10 < row["loss"] < 12  # ln 32,000 = 10.4
     stock = AutoModelForCausalLM.from_pretrained(made, dtype="auto")
     assert stock.dtype == torch.bfloat16 and len(AutoTokenizer.from_pretrained(made)) == 32000
