@@ -22,6 +22,10 @@ NAMES = {"text": "text only", "mixed": "text with retrieval", "dense-same": "den
 TENTH = {"tenth": "a tenth"}
 
 
+# The plan "margin": tuned for 1.25 times the length that is used; what such a variant is called.
+WIDER, WIDER_NAME = 1.25, "{}, wider"
+
+
 def condition_name(condition: str) -> str:
     """Return what a reader calls the training data of a condition."""
     return NAMES.get(condition, condition)

@@ -18,7 +18,7 @@ import pandas as pd
 from cream import rope
 from cream.positions import Sampler, sampler
 from cream.study.analysis.endpoints import units
-from cream.study.conditions import CONDITIONS, DENSE, SCALINGS
+from cream.study.conditions import CONDITIONS, DENSE, SCALINGS, WIDER, WIDER_NAME
 from cream.utils.provenance import hash_of
 
 __all__ = ["BATCH", "PLANS", "RATES", "Recipe", "Run", "choose", "groups", "plan"]
@@ -37,7 +37,7 @@ DENSE_CONDITIONS = ("dense-same",)  # where that did it
 VALIDATION_SEEDS = (100, 101)
 RECIPE_MARGIN = 1.0  # points: a recipe must be better by more to cost more
 RUNS_PER_GROUP = {"recipe": 3, "primary": 9, "sensitivity": 3, "ablations": 6, "scale64": 3,
-            "tenth": 3, "dense-recipe": 1, "dense": 3, "tiny": 2}  # fmt: skip
+            "tenth": 3, "dense-recipe": 1, "dense": 3, "margin": 5, "tiny": 2}  # fmt: skip
 TUNED = ("plain", "randpos", "pose", "cream", "full")
 SETTINGS = 1  # raised when what a run does changes, so that old rows are not taken for new ones
 
@@ -240,6 +240,18 @@ def _dense(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iter
                           (base, seed), recipes, "main")  # fmt: skip
 
 
+def _margin(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
+    """Tuned for L and for 1.25 L, both used to L: by YaRN, with retrieval, every base.
+
+    A full-length step for 1.25 L reads 3 examples, so a sixteenth fewer tokens than the others.
+    """
+    methods, scales = ("cream", "pose", "plain", "full"), (SCALE, int(WIDER * SCALE))
+    for seed, method, scale, base in itertools.product(seeds, methods, scales, bases):
+        name = method if scale == SCALE else WIDER_NAME.format(method)
+        yield from _tuned("margin", "mixed", (name, method, {}), ("yarn",), scale,
+                          (base, seed), recipes, "main")  # fmt: skip
+
+
 def _tiny(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
     """A few steps and questions: to see that everything runs."""
     few = {key: Recipe(12 if key[1] == "linear" else 11, 3e-4) for key in recipes}
@@ -253,7 +265,8 @@ def _tiny(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Itera
 
 PLANS = {"recipe": _recipe, "primary": _primary, "sensitivity": _sensitivity,
          "ablations": _ablations, "scale64": _scale64, "tenth": _tenth,
-         "dense-recipe": _dense_recipe, "dense": _dense, "tiny": _tiny}  # fmt: skip
+         "dense-recipe": _dense_recipe, "dense": _dense, "margin": _margin,
+         "tiny": _tiny}  # fmt: skip
 CHOOSING = ("recipe", "dense-recipe")
 WITHOUT_RECIPES = (*CHOOSING, "tiny")
 

@@ -62,6 +62,17 @@ def test_all_methods_read_as_many_tokens_a_step():
         assert run.batch * length == 32 * 512
 
 
+def test_a_wider_scale_is_tuned_beside_its_own():
+    """Four methods at 8 and 10, by YaRN with retrieval: what they are asked is the same."""
+    table = pd.DataFrame(map(vars, runs("margin", 2)))
+    assert len(table) == 4 * 2 * 2 * 3 and set(table["asked"]) == {"main"}
+    assert set(zip(table["variant"], table["method"], table["scale"], strict=True)) == {
+        (name, method, scale) for method in ("cream", "pose", "plain", "full")
+        for name, scale in ((method, 8), (f"{method}, wider", 10))
+    }  # fmt: skip
+    assert set(table["condition"]) == {"mixed"} and set(table["scaling"]) == {"yarn"}
+
+
 def test_a_cut_grid_is_balanced():
     """After any whole number of seeds every base has every variant of these seeds."""
     listed = [r for r in runs("primary") if r.steps]

@@ -21,7 +21,7 @@ import pandas as pd
 
 from cream.statistics import intervals
 from cream.study.analysis.endpoints import PERPLEXITIES, units
-from cream.study.conditions import CONDITIONS, DENSE, SCALINGS, TENTH
+from cream.study.conditions import CONDITIONS, DENSE, SCALINGS, TENTH, WIDER_NAME
 
 __all__ = ["CLAIMS", "Claim", "MARGIN", "contrasts", "verdict"]
 
@@ -36,9 +36,10 @@ HOLDS, FAILS, OPEN = "holds", "does not hold", "inconclusive"
 class Claim:
     """A statement about one endpoint of a variant `a`, compared with `b` where there is one.
 
-    `kind` is "lead" (a is above b), "most" (a, or a - b, is at most the margin) or "kept" (a - b is
-    at least minus the margin). `family` is "primary" (Holm), "secondary" (as they are) or
-    "exploratory" (as they are, and added after the rows had been seen).
+    `kind` is "lead" (a is above b), "more" (by more than the margin), "most" (a, or a - b, is at
+    most the margin) or "kept" (a - b is at least minus the margin). `family` is "primary" (Holm),
+    "secondary" (as they are) or "exploratory" (as they are, and added after the rows had been
+    seen).
     """
 
     name: str
@@ -81,6 +82,11 @@ CLAIMS = (
     Claim("scale 64: release of wutong4012", "far", "cream", "mean 9", plan="scale64"),
     Claim("scale 64: flat perplexity", "rise", "cream", kind="most", plan="scale64"),
     Claim("a tenth of the steps", "lines", "a tenth", "cream", "kept", plan="tenth"),
+    *(Claim(f"tuned for 1.25 L, {method}: {what}", endpoint, WIDER_NAME.format(method), method,
+            kind, plan="margin")
+      for method in ("cream", "pose", "plain", "full")
+      for what, endpoint, kind in (("gains at 7.8 N", "lines_last", "more"),
+                                   ("short tasks kept", "in_window", "kept"))),
     # Added after the rows had been seen (PREREGISTRATION, changes).
     Claim("ends 16 times as long are as good", "lines", "ends x16", "cream", "kept",
           "exploratory", "ablations"),
@@ -139,8 +145,8 @@ def contrasts(
     at = np.where(table["plan"] == "scale64", ", scale 64", "")
     for condition, variants in (flagged or {}).items():
         uneven = ((table["a"] + at).isin(variants) | (table["b"] + at).isin(variants)) & (
-            table["b"].notna() & (table["condition"] == condition)
-        )
+            table["b"].notna() & (table["condition"] == condition) & (table["plan"] != "margin")
+        )  # a method beside itself reads the same windows
         table.loc[uneven, "family"] = "sensitivity"
     table["holm"] = np.nan
     if (primary := table["family"] == "primary").any():
@@ -331,11 +337,13 @@ def verdict(
     """Return "holds", "does not hold" or "inconclusive" for an interval (PREREGISTRATION.md).
 
     "lead": holds above 0 (and, with `holm`, below 0.05 there); does not below 0 or within the
-    margin. "most": holds up to the margin, does not beyond it. "kept": holds from minus the margin
-    on, does not below it.
+    margin. "more": holds above the margin, does not below it. "most": holds up to the margin, does
+    not beyond it. "kept": holds from minus the margin on, does not below it.
     """
     if np.isnan(low) or np.isnan(high):
         return OPEN
+    if kind == "more":
+        return HOLDS if low > margin else FAILS if high < margin else OPEN
     if kind == "most":
         return HOLDS if high <= margin else FAILS if low > margin else OPEN
     if kind == "kept":

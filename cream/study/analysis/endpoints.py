@@ -23,6 +23,7 @@ ASKED = ["run", "task", "multiple", "gold_index", "score", "nll", "scored_tokens
 ENDPOINTS = {
     "lines": "LongChat-Lines at 4 to 7.8 N",
     "lines_all": "LongChat-Lines at every length beyond N",
+    "lines_last": "LongChat-Lines at 7.8 N",
     "far": "LongChat-Lines from half the target on",
     "kv": "key-value pairs at 2.4 N, all places",
     "middle_accuracy": "key-value pairs at 2.4 N, middle place",
@@ -41,9 +42,10 @@ PERPLEXITIES = ("log_ppl_near", "log_ppl_far", "rise")
 def units(frame: pd.DataFrame) -> pd.DataFrame:
     """Return a row a run with its endpoints, from rows of answers (`records.read`).
 
-    lines: mean accuracy of LongChat-Lines over 4, 6 and 7.8 N; lines_all: over every length asked
-    beyond N; far: over those from half the target on; kv, middle_accuracy, middle: key-value
-    retrieval at 2.4 N, its mean, its middle place, and the middle less the mean of the two ends;
+    lines: mean accuracy of LongChat-Lines over 4, 6 and 7.8 N; lines_last: at 7.8 N; lines_all:
+    over every length asked beyond N; far: over those from half the target on; kv,
+    middle_accuracy, middle: key-value retrieval at 2.4 N, its mean, its middle place, and the
+    middle less the mean of the two ends;
     in_window: lines and pairs up to N; needle; log_ppl_near and log_ppl_far at N and at the target,
     rise: their difference. NaN where a run was not asked.
     """
@@ -77,6 +79,7 @@ def _lines(frame: pd.DataFrame, target: pd.Series) -> pd.DataFrame:
     return pd.DataFrame({
         "lines": cells.reindex(columns=list(ENDPOINT_LENGTHS)).mean(axis=1, skipna=False),
         "lines_all": beyond.mean(axis=1),
+        "lines_last": cells.reindex(columns=list(ENDPOINT_LENGTHS))[ENDPOINT_LENGTHS[-1]],
         "far": beyond.where(late).mean(axis=1),
     })  # fmt: skip
 

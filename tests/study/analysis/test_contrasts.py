@@ -40,6 +40,7 @@ def test_endpoints_are_the_means_of_their_cells(frame):
     found = units(rows).iloc[0]
     lines = rows[rows["task"] == "longchat_lines"].groupby("token_length")["score"].mean() * 100
     assert found["lines"] == pytest.approx(lines[[2048, 3072, 3994]].mean())
+    assert found["lines_last"] == pytest.approx(lines[3994])
     assert found["lines_all"] == pytest.approx(lines[[1024, 2048, 3072, 3994]].mean())
     pairs = rows[rows["task"] == "kv_retrieval"].groupby("gold_index")["score"].mean() * 100
     assert found["kv"] == pytest.approx(pairs.mean())
@@ -158,6 +159,9 @@ def test_primary_claims_are_adjusted_for_their_number():
         ("lead", -4, 4, 1.0, "does not hold"),
         ("lead", -6, 4, None, "inconclusive"),
         ("lead", np.nan, np.nan, None, "inconclusive"),
+        ("more", 6, 9, None, "holds"),
+        ("more", 1, 9, None, "inconclusive"),
+        ("more", 1, 4, None, "does not hold"),
         ("most", 0, 4, None, "holds"),
         ("most", 6, 9, None, "does not hold"),
         ("most", 4, 6, None, "inconclusive"),
@@ -169,6 +173,18 @@ def test_primary_claims_are_adjusted_for_their_number():
 def test_verdicts(kind, low, high, holm, said):
     """Each rule of the preregistration, at a margin of 5."""
     assert verdict(kind, low, high, holm, margin=5.0) == said
+
+
+def test_a_wider_scale_is_compared_with_its_own_method_and_flagged_by_none():
+    """A gain must be larger than the margin; in the window it may cost as much."""
+    wider = {"plain, wider": 20.0, "plain": 0.0, "pose, wider": 7.0, "pose": 3.0}
+    made = runs(wider, endpoint="lines_last", plan="margin", of_run=0.2).assign(condition="mixed")
+    found = contrasts(made, ("margin",), {"mixed": ["plain"]}).set_index("claim")
+    gains = found.loc[["tuned for 1.25 L, plain: gains at 7.8 N",
+                       "tuned for 1.25 L, pose: gains at 7.8 N"]]  # fmt: skip
+    assert gains["value"].tolist() == pytest.approx([20, 4], abs=1)
+    assert gains["verdict"].tolist() == ["holds", "does not hold"]
+    assert set(found["family"]) == {"secondary"} and set(found["condition"]) == {"mixed"}
 
 
 def test_ablations_lean_on_the_primary_runs_of_the_variant_they_compare_with():
@@ -196,7 +212,7 @@ def test_flagged_variants_are_sensitivity_rows(frame):
 def test_claims_have_names_of_their_own():
     """A table's rows can be told apart."""
     assert len({c.name for c in CLAIMS}) == len(CLAIMS)
-    assert all(isinstance(c, Claim) and c.kind in ("lead", "most", "kept") for c in CLAIMS)
+    assert all(isinstance(c, Claim) and c.kind in ("lead", "more", "most", "kept") for c in CLAIMS)
 
 
 def test_levels_weigh_bases_as_their_difference_does():
