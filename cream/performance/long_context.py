@@ -293,6 +293,7 @@ def measure_forwards(given: argparse.Namespace) -> None:
     settings = list(_settings(given))
     if min(given.lengths) < 2 or (given.repeats is not None and given.repeats < 1):
         raise ValueError(f"lengths {given.lengths} must be at least 2, repeats at least 1")
+    random_models.check_card(given.shape, given.layers)
     full = random_models.shape(given.shape).num_hidden_layers
     missing = full - (given.layers or full)
     print(f"{given.shape}, {given.layers or full} of {full} layers, random weights", flush=True)
@@ -362,6 +363,7 @@ def measure_answers(given: argparse.Namespace) -> None:
             f"repeats {given.repeats}, tokens {given.tokens} and keys {given.keys} must be at "
             f"least 1, lines {given.lines} and pairs {given.pairs} at least 0"
         )
+    random_models.check_card(given.shape, given.layers)
     print(f"{given.shape}, random weights, official prompts in the tokens of {given.words}, as "
           "many new tokens as the release allows", flush=True)  # fmt: skip
     for task, size, samples in wanted:

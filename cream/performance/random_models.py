@@ -31,9 +31,17 @@ from cream.performance import harness
 from cream.rope import clex
 from cream.rope.config import fix_longrope
 
-__all__ = ["SHAPES", "add_shape", "lay_out", "random_weights", "refuse_without_card", "shape"]
+__all__ = [
+    "SHAPES",
+    "add_shape",
+    "check_card",
+    "lay_out",
+    "random_weights",
+    "refuse_without_card",
+    "shape",
+]
 
-MOST_WITHOUT_CARD = 500_000_000  # weights that a machine without a GPU is asked to train
+MOST_WITHOUT_CARD = 500_000_000  # weights that a machine without a GPU is asked to compute with
 
 SHAPES = {
     "llama2-7b": {"max_position_embeddings": 4096, "rms_norm_eps": 1e-5},  # LlamaConfig's defaults
@@ -68,14 +76,22 @@ def refuse_without_card(
     parser: argparse.ArgumentParser, name: str, layers: int | None = None
 ) -> None:
     """Stop a command that would train a large shape where there is no GPU, before any weights."""
+    try:
+        check_card(name, layers)
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def check_card(name: str, layers: int | None = None) -> None:
+    """Raise ValueError for a shape too large to compute with where there is no GPU."""
     if torch.cuda.is_available():
         return
     with torch.device("meta"):
         count = AutoModelForCausalLM.from_config(shape(name, layers)).num_parameters()
     if count > MOST_WITHOUT_CARD:
-        parser.error(
+        raise ValueError(
             f"--shape {name} has {count:,} weights here, and this machine has no GPU; without one "
-            f"at most {MOST_WITHOUT_CARD:,} are trained: give --shape smollm2-135m or tiny"
+            f"at most {MOST_WITHOUT_CARD:,} are computed with: give --shape smollm2-135m or tiny"
         )
 
 

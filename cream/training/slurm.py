@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +43,7 @@ srun --kill-on-bad-exit=1 {python} -m torch.distributed.run \\
 
 def script(
     run_dir: str, root: str = ".", nodes: int = 1, gpus: int = 8, cpus: int = 32,
-    time: str = "24:00:00", python: str = ".venv/bin/python",
+    time: str = "24:00:00", python: str = sys.executable,
 ) -> str:  # fmt: skip
     """Return a Slurm batch script that trains a run directory on `nodes` hosts of `gpus` GPUs."""
     return SBATCH.format(
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                                 ("cpus", 32, "of a host")):  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=default, help=f"{said} ({default})")
     parser.add_argument("--time", default="24:00:00", help="the job's limit (24:00:00)")
-    parser.add_argument("--python", default=".venv/bin/python", help="the interpreter")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter (this one)")
     given = parser.parse_args(arguments)
     try:
         read_config(given.run_dir)

@@ -179,6 +179,7 @@ ANSWERED = {
 def jobs(monkeypatch) -> list[dict]:
     """What processes would be started for; every forward is given the same lines."""
     started: list[dict] = []
+    monkeypatch.setattr(random_models, "check_card", lambda *given: None)  # as if on a card
 
     def measured(job, limit):
         started.append({**job, "limit": limit})
@@ -225,6 +226,16 @@ def test_every_setting_is_a_process_and_a_line_a_length(jobs, tmp_path, capsys):
                 "tflops": 540.25, "reserved_gib": 23.0, "score": "seconds"}  # fmt: skip
     assert expected.items() <= settings.items() and "measured" in settings
     assert json.loads(frame.iloc[0]["settings"])["tile"] == "none"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+@pytest.mark.parametrize("command", [["long"], ["generation", "--shape", "llama2-7b"]])
+def test_a_large_shape_is_not_begun_without_a_card(command, monkeypatch, capsys):
+    """It would fill the machine's memory before it said anything."""
+    monkeypatch.setattr(long_context, "measured", lambda *given: pytest.fail("it was begun"))
+    with pytest.raises(SystemExit):
+        speed.main(command)
+    assert "no GPU" in capsys.readouterr().err
 
 
 def test_full_depth_is_not_added_up_and_a_cpu_has_no_peak(jobs, monkeypatch, capsys):

@@ -2,7 +2,8 @@
 
 Generating a layer's C++ and building it takes 10 to 40 s, and no GPU runs it. What these tests ask
 (is it one graph, does the tail see the head, what is kept for the backward pass) is decided before
-that. Built code is run by tests/study/test_runner.py, test_optimizer.py and test_loss.py.
+that. Built code is run where its arithmetic is in question: by tests/training/test_optimizer.py,
+and on a GPU by tests/training/test_gpu.py.
 """
 
 from __future__ import annotations

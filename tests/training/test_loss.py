@@ -72,7 +72,7 @@ def test_all_logits_are_never_there(tiny_model, monkeypatch):
     assert seen == [(10, 600)] * 4 + [(6, 600)]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("traced")
 def test_compiled_parts_are_equal(tiny_model):
     model = tiny_model().train()
     plain, compiled = (chunked_loss(model, inputs(), 20 * 600, each) for each in (False, True))
