@@ -1,8 +1,9 @@
 """Questions answered a second: LongChat-Lines in batches, and prompt by prompt.
 
 `python -m cream.performance generation` answers in batches and, in the same run, by a loop that
-calls `generate` prompt by prompt with the same stop rule and dtype, both from text to text. With a
-large `--shape` it measures random weights of it at length, by `long_context`. In its rows `score`
+calls `generate` prompt by prompt with the same stop rule and dtype, both from text to text; with
+`--continuous` also by transformers' own continuous batching (`generate_batch`). With a large
+`--shape` it measures random weights of it at length, by `long_context`. In its rows `score`
 is samples a second, `tokens_per_second` are prompt tokens, `num_tokens` those of a mean prompt, and
 `contained` is the share of samples with the tokens of the loop.
 
@@ -12,9 +13,9 @@ What belongs here: measuring through the doors that notebooks use, its table and
 from __future__ import annotations
 
 import argparse
+import functools
 import statistics
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import pandas as pd
 import torch
@@ -30,7 +31,7 @@ from cream.tasks import longchat_lines
 from cream.tasks.base import Example
 from cream.utils.provenance import hash_of
 
-__all__ = ["add_options", "generation", "main", "one_by_one"]
+__all__ = ["add_options", "continuous", "generation", "main", "one_by_one"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "auto": None}
 Tokens = list[tuple[int, ...]]
@@ -59,6 +60,8 @@ def add_options(add: argparse.ArgumentParser) -> None:
                      help="float32: the same tokens; auto: as evaluations run here")  # fmt: skip
     add.add_argument("--repeats", type=int, default=3, help="passes, whose median is taken")
     add.add_argument("--seed", type=int, default=0)
+    add.add_argument("--continuous", action="store_true",
+                     help="by transformers' continuous batching, too")  # fmt: skip
     long = add.add_argument_group("at length, of a large shape with random weights (--shape)")
     long_context.add_shape(long, None)
     long.add_argument("--tokens", type=int, default=32_000, help="of a LongChat-Lines record")
@@ -82,7 +85,7 @@ def main(given: argparse.Namespace) -> None:
     before = harness.machine_state()
     table, header, parted = generation(
         spec, lengths, given.samples, given.questions, given.batch_size,
-        DTYPES[given.dtype], given.repeats, given.seed,
+        DTYPES[given.dtype], given.repeats, given.seed, given.continuous,
     )  # fmt: skip
     header["settings"] |= before
     machine = harness.describe_machine(header["card"])
@@ -94,14 +97,21 @@ def main(given: argparse.Namespace) -> None:
 
 
 def _compared(table: pd.DataFrame) -> pd.DataFrame:
-    """A line a length with both ways beside each other, and one over all lengths."""
+    """A line a length with the ways beside each other, and one over all lengths."""
     wide = table.pivot(index="token_length", columns="way")
-    total = {key: wide[key].sum() for key in [("samples", "batches"), ("same", "batches")]}
-    total |= {("seconds", way): wide["seconds", way].sum() for way in ("one by one", "batches")}
+    others = [way for way in table["way"].unique() if way != "one by one"]
+    total = {(key, way): wide[key, way].sum() for key in ("samples", "same") for way in others}
+    total |= {("seconds", way): wide["seconds", way].sum() for way in table["way"].unique()}
     peak = ("peak_gib", "batches")
     wide.loc["all"] = pd.Series({**total, peak: wide[peak].max()}, dtype=object)
     samples = wide["samples", "batches"].astype(int)
     alone, together = (wide["seconds", way].astype(float) for way in ("one by one", "batches"))
+    third = {}
+    if "continuous" in others:
+        theirs = wide["seconds", "continuous"].astype(float)
+        third = {"continuous, samples/s": (samples / theirs).round(2),
+                 "times as fast as continuous": (theirs / together).round(2),
+                 "same tokens, continuous": wide["same", "continuous"].astype(int)}  # fmt: skip
     return pd.DataFrame(
         {
             "tokens": wide.index,
@@ -110,6 +120,7 @@ def _compared(table: pd.DataFrame) -> pd.DataFrame:
             "batches, samples/s": (samples / together).round(2),
             "times as fast": (alone / together).round(2),
             "same tokens": wide["same", "batches"].astype(int),
+            **third,
             "peak GiB": wide[peak].astype(float).round(2),
         }
     ).dropna(axis=1, how="all")
@@ -142,13 +153,14 @@ def generation(
     dtype: torch.dtype | None = torch.float32,
     repeats: int = 3,
     seed: int = 0,
+    paged: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, object], list[str]]:
-    """Time both ways over `samples` questions a length (tokens), `questions` to a record.
+    """Time the ways over `samples` questions a length (tokens), `questions` to a record.
 
-    The median of `repeats` passes, the two ways in turns after a short warm-up. Returns a table (a
-    line a length and way), the header of its rows, and a sentence for each sample where the two
-    ways part: in float32 none should; in bfloat16 logits that are nearly equal are told apart by
-    rounding, which any other batch changes.
+    The median of `repeats` passes, the ways (with `paged`, `continuous` too) in turns after a short
+    warm-up. Returns a table (a line a length and way), the header of its rows, and a sentence for
+    each sample where batches and the loop part: in float32 none should; in bfloat16 logits that
+    are nearly equal are told apart by rounding, which any other batch changes.
     """
     if min(repeats, 1 if batch_size == "auto" else batch_size) < 1:
         raise ValueError(f"repeats is {repeats}, batch_size {batch_size}; both must be at least 1")
@@ -158,6 +170,7 @@ def generation(
     loaded = spec.load(dtype)
     model, tokenizer = loaded.model, loaded.tokenizer
     ways = {"one by one": one_by_one, "batches": _in_batches(batch_size, loaded.allow_beyond)}
+    ways |= {"continuous": continuous} if paged else {}
     lines, parted = [], []
     for length in lengths:
         asked = [one for one in examples if one.token_length == length]
@@ -170,7 +183,7 @@ def generation(
              "prompt_hash": hash_of(*(one.prompt for one in asked))}
             for way in ways
         ]  # fmt: skip
-        parted += _parted(model, tokenizer, asked, *found.values())
+        parted += _parted(model, tokenizer, asked, found["one by one"], found["batches"])
     about = {"questions": questions, "batch_size": batch_size, "repeats": repeats}
     header = {**loaded.header, "seed": seed, "settings": {**loaded.settings, **about}}
     return pd.DataFrame(lines), header, parted
@@ -205,6 +218,38 @@ def one_by_one(
     return found
 
 
+def continuous(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Example]
+) -> Tokens:
+    """Answer all examples by transformers' continuous batching, with attention as it pages it.
+
+    It knows no stop string: every token that holds one ends an answer, as the end token does.
+    """
+    one, prompts = asked[0], [inference_generation.tokenize(tokenizer, a.prompt) for a in asked]
+    config = inference_generation.settings(
+        model, tokenizer, one.max_new_tokens, one.min_new_tokens
+    )
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    config.eos_token_id = [*ends, *_holding(tokenizer, one.stop)]
+    found = list(model.generate_batch(prompts, generation_config=config).values())
+    failed = [each.error for each in found if each.error is not None]
+    if failed or len(found) < len(asked):
+        raise RuntimeError(
+            f"continuous batching gave {len(found) - len(failed)} of {len(asked)} answers: "
+            f"{failed[:1] or 'its thread ended'}"
+        )
+    answers = [tuple(each.generated_tokens) for each in found]
+    decode(tokenizer, list(answers[-1]))
+    return answers
+
+
+@functools.lru_cache(maxsize=4)
+def _holding(tokenizer: PreTrainedTokenizerBase, stop: str | None) -> tuple[int, ...]:
+    """The tokens whose own text holds a stop string."""
+    words = tokenizer.batch_decode([[token] for token in range(len(tokenizer))])
+    return tuple(k for k, text in enumerate(words) if stop and stop in text)
+
+
 def _in_batches(batch_size: int | str, allow_beyond: bool) -> Way:
     def answer(
         model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Example]
@@ -234,7 +279,7 @@ def _timed(
     for _ in range(repeats):
         for way, answer in ways.items():
             harness.fresh()
-            seconds, found[way] = harness.timed(partial(answer, model, tokenizer, asked))
+            seconds, found[way] = harness.timed(functools.partial(answer, model, tokenizer, asked))
             taken[way].append((seconds, harness.peak_gib()))
     return taken, found
 

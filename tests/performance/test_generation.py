@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import types
+
+import pandas as pd
 import pytest
 import torch
 
@@ -93,3 +97,58 @@ def test_answers_that_part_are_named_with_their_logits(tiny_model, tiny_tokenize
     )
     assert said[0] == f"120 tokens, sample 1: parts at new token 2, by logits {gap:.2g} apart"
     assert said[1:] == ["120 tokens, sample 2: one ends before the other"]
+
+
+@pytest.fixture
+def batched(base, tiny_tokenizer, monkeypatch):
+    """A model whose `generate_batch` is `generate` prompt by prompt, and what it was given."""
+    model, given = models.load(base), {}
+
+    def generate_batch(prompts, generation_config):
+        given["config"], answers = generation_config, {}
+        for number, ids in enumerate(prompts):
+            ids = torch.tensor([ids])
+            mask = torch.ones_like(ids)
+            out = model.generate(ids, attention_mask=mask, generation_config=generation_config)
+            tokens = out[0, ids.shape[1] :].tolist()
+            answers[f"req_{number}"] = types.SimpleNamespace(generated_tokens=tokens, error=None)
+        return answers
+
+    monkeypatch.setattr(model, "generate_batch", generate_batch)
+    return model, given, generate_batch
+
+
+def test_continuous_batching_is_asked_the_same_and_ends_as_the_loop_does(batched, tiny_tokenizer):
+    """Every token that holds the stop string is an end; here the model's likeliest one does."""
+    model, given, _ = batched
+    asked = longchat_lines.examples(tiny_tokenizer, [120], 3)
+    plain = generation.one_by_one(model, tiny_tokenizer, asked)
+    stop = tiny_tokenizer.decode([plain[0][1]])  # its second token
+    asked = [dataclasses.replace(one, stop=stop) for one in asked]
+    found = generation.continuous(model, tiny_tokenizer, asked)
+    assert found == generation.one_by_one(model, tiny_tokenizer, asked)
+    assert len(found[0]) <= 2 < len(plain[0])
+    assert plain[0][1] in given["config"].eos_token_id
+
+
+def test_an_answer_that_continuous_batching_lost_is_an_error(batched, tiny_tokenizer, monkeypatch):
+    """A speed of fewer answers than were asked for would be wrong."""
+    model, _, whole = batched
+    asked = longchat_lines.examples(tiny_tokenizer, [120], 3)
+    monkeypatch.setattr(
+        model, "generate_batch", lambda *a, **k: dict(list(whole(*a, **k).items())[:2])
+    )
+    with pytest.raises(RuntimeError, match="2 of 3 answers"):
+        generation.continuous(model, tiny_tokenizer, asked)
+
+
+def test_three_ways_stand_beside_each_other():
+    """Samples a second of each, and how many times as fast batches are as either."""
+    line = {"token_length": 64, "samples": 6, "same": 6, "peak_gib": None}
+    ways = {"one by one": 12.0, "batches": 2.0, "continuous": 3.0}
+    table = pd.DataFrame([{**line, "way": way, "seconds": took} for way, took in ways.items()])
+    found = generation._compared(table).set_index("tokens").loc[64]
+    assert found["times as fast"] == 6 and found["times as fast as continuous"] == 1.5
+    assert found["continuous, samples/s"] == 2 and found["same tokens, continuous"] == 6
+    two = generation._compared(table[table["way"] != "continuous"])
+    assert not [name for name in two if "continuous" in name]
