@@ -40,6 +40,7 @@ from transformers import (
 from cream.models import checkpoints, loading
 from cream.models.checkpoints import weights_digest
 from cream.utils.downloads import Pinned, fetch_file
+from cream.utils.launcher import name_accelerator
 from cream.utils.provenance import hash_of, versions
 
 __all__ = ["NAMED", "NamedBase", "config_of", "convert_gguf", "hub_id", "make", "place",
@@ -295,9 +296,12 @@ def convert_gguf(
     the config's fields; ValueError where the file says something else, or lacks weights.
     """
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    read, report = AutoModelForCausalLM.from_pretrained(
-        **where, dtype=torch.float32, output_loading_info=True
-    )
+    name_accelerator()
+    with _read_once():
+        read, report = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.float32, output_loading_info=True
+        )
+        tokenizer = _tokenizer(where, stated, split_digits)
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:5])
         raise ValueError(f"{file.name} lacks weights: {missing}")
@@ -311,7 +315,23 @@ def convert_gguf(
     model.generation_config = GenerationConfig(
         **{key: stated.get(key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
     )
-    return model.eval(), _tokenizer(where, stated, split_digits)
+    return model.eval(), tokenizer
+
+
+@contextlib.contextmanager
+def _read_once() -> Iterator[None]:
+    """Let transformers, to which config, weights and tokenizer are three files, read it once.
+
+    A GGUF file of SmolLM2 holds 300,000 words and merges, and reading them takes 5 s.
+    """
+    import gguf  # an optional package of transformers, needed for such a base alone
+
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = functools.lru_cache(maxsize=1)(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
 
 
 def _check_stated(file: Path, found: PreTrainedConfig, stated: dict[str, Any]) -> None:

@@ -23,7 +23,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import io
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -34,7 +33,7 @@ from cream.models import bases
 from cream.training import memory
 from cream.training.config import TrainConfig, read_config
 from cream.training.memory import BUCKET, GIB, LIVE, PLANNED, SHARDED, Needs, needs, parameters
-from cream.utils.launcher import whole
+from cream.utils.launcher import name_accelerator, whole
 
 __all__ = [
     "Machine",
@@ -257,8 +256,7 @@ def own_estimate(config: TrainConfig, count: int, machine: Machine) -> int | Non
     """
     if config.zero == 1:
         return None
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    name_accelerator()
     # Imported here: it takes seconds, and talks.
     with contextlib.redirect_stdout(io.StringIO()):
         from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs as third

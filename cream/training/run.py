@@ -59,7 +59,13 @@ from cream.training.trainer import (
     recomputing_cheaply,
 )
 from cream.utils.files import atomic_write
-from cream.utils.launcher import NAMES, check_complete, reports_waiting, whole
+from cream.utils.launcher import (
+    NAMES,
+    check_complete,
+    name_accelerator,
+    reports_waiting,
+    whole,
+)
 from cream.utils.run_lock import run_lock
 
 __all__ = [
@@ -173,8 +179,7 @@ def _environment(config: TrainConfig) -> None:
             del os.environ[name]  # accelerate takes an empty one for a number
     if config.precision == "master":  # a card that is nearly full has no room for gaps
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
-    if not torch.cuda.is_available():  # else DeepSpeed, which accelerate looks for, warns of it
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    name_accelerator()
 
 
 def _left(config: TrainConfig, arguments: TrainingArguments, run_dir: Path) -> Path | None:

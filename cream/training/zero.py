@@ -25,6 +25,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from cream.rope import clex
 from cream.training.loss import summed_loss
+from cream.utils.launcher import name_accelerator
 
 __all__ = [
     "alone",
@@ -53,7 +54,7 @@ def quieten() -> None:
         os.environ |= {**alone, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     if torch.cuda.is_available():
         return
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    name_accelerator()
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -12,7 +12,7 @@ import os
 import threading
 from collections.abc import Iterator
 
-__all__ = ["NAMES", "check_complete", "reports_waiting", "whole"]
+__all__ = ["NAMES", "check_complete", "name_accelerator", "reports_waiting", "whole"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,17 @@ def check_complete() -> None:
             f"the environment's WORLD_SIZE is {count} and {', '.join(absent)} is not set: left "
             f"over from a launcher? unset {' '.join(NAMES)}, or start by torchrun"
         )
+
+
+def name_accelerator() -> None:
+    """Tell DeepSpeed, which accelerate imports where it is installed, that there is no GPU.
+
+    Otherwise it looks for one and warns of what it did not find.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 
 @contextlib.contextmanager

@@ -131,6 +131,23 @@ def test_a_file_that_says_something_else_is_refused(made):
         bases.convert_gguf(made[0], {**STATED, "max_position_embeddings": 8192}, True)
 
 
+def test_the_file_is_read_once_and_its_reader_is_transformers_own_again(made, monkeypatch):
+    """For config, weights and tokenizer; also after a file that is refused."""
+    opened, whole = [], gguf.GGUFReader.__init__
+
+    def opening(reader, *given, **more):
+        opened.append(given)
+        whole(reader, *given, **more)
+
+    monkeypatch.setattr(gguf.GGUFReader, "__init__", opening)
+    own = gguf.GGUFReader
+    bases.convert_gguf(made[0], STATED, True)
+    assert len(opened) == 1 and gguf.GGUFReader is own
+    with pytest.raises(ValueError, match="says"):
+        bases.convert_gguf(made[0], {**STATED, "vocab_size": 301}, True)
+    assert gguf.GGUFReader is own
+
+
 def test_digits_are_cut_before_spaces_are(made):
     """Three spaces and a digit: the spaces stay one piece, as "smollm" is defined."""
     _, words = bases.convert_gguf(made[0], STATED, True)
