@@ -4,10 +4,10 @@
     TrainConfig(..., attention="causal-fa2")        # FlashAttention-2, as torch has it
     TrainConfig(..., attention="causal-fa4")        # the package flash-attn-4 (Hopper, Blackwell)
 
-torch's SDPA chooses one by itself. On an H200 its choice was the fastest of what was run (torch
-2.11): cuDNN's kernel, without repeated keys, forward and backward at 361 and 356 TFLOP/s for heads
-of 64 at 8K tokens and 526 and 538 for heads of 128 at 256K; causal-fa2 at 246 and 231, 320 and 327.
-causal-fa4 was not run on a card.
+torch's SDPA chooses one by itself. On an H200 (torch 2.11) nothing that was run was faster by more
+than 2 %. Its choice is cuDNN's kernel, without repeated keys: forward and backward 361 and 356
+TFLOP/s for heads of 64 at 8K tokens, 526 and 538 for heads of 128 at 256K. causal-fa2 has 246 and
+231, 320 and 327. causal-fa4 was not run on a card.
 
 Positions never reach these kernels, so skipped ones cannot be read as the seams of packed
 documents. A padded batch, or one behind a KV cache, is an error.

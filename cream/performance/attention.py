@@ -96,7 +96,7 @@ def _compare(given: argparse.Namespace, heads: Heads, tokens: int, said: str) ->
         try:
             attention.check_kernel(kernel)
             out, seconds = _measured(_function(kernel, heads), inputs, given.repeats)
-        except (RuntimeError, ImportError, NotImplementedError, ValueError) as error:
+        except (RuntimeError, ImportError) as error:  # no such kernel here, or no room
             harness.fresh()
             print(f"{about}: {type(error).__name__}: {str(error).splitlines()[0]}", flush=True)
             continue

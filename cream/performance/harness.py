@@ -109,7 +109,7 @@ def typed_command(name: str, arguments: Sequence[str] | None) -> str:
     while given:
         if (one := given.pop(0)) in FILES:
             given = given[1:]
-        elif not one.startswith(tuple(f"{name}=" for name in FILES)):
+        elif not one.startswith(tuple(f"{option}=" for option in FILES)):
             kept.append(one)
     return " ".join([f"python -m cream.performance {name}", *kept])
 

@@ -15,12 +15,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from cream import models
 from cream.models import loading
+from cream.models.attention import FLASH4
 
 # A head, a middle and a tail, as the samplers make them.
 POSITIONS = torch.tensor([*range(32), *range(500, 532), *range(736, 768)])
 HEADS = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1}
 LOGITS, GRADIENT, EFFECT = 0.02, 0.15, 0.05  # how far apart, as a share of the reference's norm
-PACKAGES = {"flash_attention_2": "flash_attn", "causal-fa4": "flash_attn.cute"}
+PACKAGES = {"flash_attention_2": ("flash_attn",), "causal-fa4": FLASH4}
 
 
 def on_gpu(*names: str) -> list:
@@ -86,9 +87,9 @@ def exact(base):
 @pytest.mark.parametrize(("attention", "device"), KERNELS)
 def test_a_kernel_reads_over_the_gaps_as_plain_arithmetic_does(base, exact, attention, device):
     """The tail sees the head, by as much; logits and gradients are those of float32."""
-    package = PACKAGES.get(attention)
-    if package and not _installed(package):
-        pytest.skip(f"{attention} needs the package {package}")
+    for package in PACKAGES.get(attention, ()):
+        if not _installed(package):
+            pytest.skip(f"{attention} needs the package {package}")
     found, wanted = computed(loaded(base, attention, device, torch.float16)), exact(device)
     assert wanted["effect"].abs().mean() > 0.1
     off = {name: apart(found[name], wanted[name]) for name in wanted}

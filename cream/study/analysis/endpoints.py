@@ -45,9 +45,8 @@ def units(frame: pd.DataFrame) -> pd.DataFrame:
     lines: mean accuracy of LongChat-Lines over 4, 6 and 7.8 N; lines_last: at 7.8 N; lines_all:
     over every length asked beyond N; far: over those from half the target on; kv,
     middle_accuracy, middle: key-value retrieval at 2.4 N, its mean, its middle place, and the
-    middle less the mean of the two ends;
-    in_window: lines and pairs up to N; needle; log_ppl_near and log_ppl_far at N and at the target,
-    rise: their difference. NaN where a run was not asked.
+    middle less the mean of the two ends; in_window: lines and pairs up to N; needle; log_ppl_near
+    and log_ppl_far at N and at the target, rise: their difference. NaN where a run was not asked.
     """
     frame = frame.assign(options=frame["options"].fillna("{}"), score=100 * frame["score"])
     frame["run"] = frame.groupby(RUN, dropna=False).ngroup()
@@ -76,10 +75,11 @@ def _lines(frame: pd.DataFrame, target: pd.Series) -> pd.DataFrame:
     cells = _cells(frame, "longchat_lines", "multiple")
     beyond = cells.loc[:, cells.columns > 1.05]
     late = beyond.columns.to_numpy()[None, :] >= 0.48 * target.loc[beyond.index].to_numpy()[:, None]
+    wanted = cells.reindex(columns=list(ENDPOINT_LENGTHS))
     return pd.DataFrame({
-        "lines": cells.reindex(columns=list(ENDPOINT_LENGTHS)).mean(axis=1, skipna=False),
+        "lines": wanted.mean(axis=1, skipna=False),
         "lines_all": beyond.mean(axis=1),
-        "lines_last": cells.reindex(columns=list(ENDPOINT_LENGTHS))[ENDPOINT_LENGTHS[-1]],
+        "lines_last": wanted[ENDPOINT_LENGTHS[-1]],
         "far": beyond.where(late).mean(axis=1),
     })  # fmt: skip
 
