@@ -5,7 +5,7 @@
     python -m cream.performance generation --shape llama2-7b --tokens 32000 --keys 140
     python -m cream.performance long --shape llama2-7b --lengths 32768,262144
 
-    python -m cream.performance training|step-cost|clex-step|resume --help
+    python -m cream.performance training|step-cost|clex-step|resume|ruler --help
     python -m cream.performance loss|attention|lora|multi-gpu --help
 
 What belongs here: which module a command is. Each module says what it measures.
@@ -26,6 +26,7 @@ from cream.performance import (
     loss,
     multi_gpu,
     resume,
+    ruler,
     small_training,
     step_cost,
     training,
@@ -38,6 +39,7 @@ OTHERS = {
     "step-cost": step_cost,
     "clex-step": clex_step,
     "resume": resume,
+    "ruler": ruler,
     "loss": loss,
     "attention": attention,
     "lora": lora,
@@ -70,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         given.run(given)
-    except (MemoryError, OSError, ValueError) as error:
+    except (MemoryError, ModuleNotFoundError, OSError, ValueError) as error:
         parser.error(str(error))
 
 

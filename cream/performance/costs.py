@@ -57,7 +57,8 @@ def command(row: dict) -> str:
     ).num_hidden_layers != how.get("layers")
     layers = f" --layers {how['layers']}" if depth and "layers" in how else ""
     if row["task"] == "speed_long":
-        parts = [f"--{name} {how[name]}" for name in ("tile", "heads", "compile") if name in how]
+        names = ("tile", "heads", "compile", "attention")
+        parts = [f"--{name} {how[name]}" for name in names if name in how]
         where = f"--shape {shape}{layers} --lengths {row['token_length']}"
         return " ".join(["python -m cream.performance long", where, *parts])
     if row["task"] == "speed_generation":

@@ -152,7 +152,8 @@ def long(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame([
         {"tokens": f"{one['token_length']:,}", "layers": one["layers"],
          "GPU": one["card"].removeprefix("NVIDIA "), "tile": one.get("tile"),
-         "heads at once": one.get("heads", ""), "seconds": _number(one["score"], "{:.2f}"),
+         "heads at once": one.get("heads", ""),
+         "attention": one.get("attention", "auto"), "seconds": _number(one["score"], "{:.2f}"),
          "TFLOP/s": _number(one.get("tflops"), "{:.0f}"),
          "mean loss": _number(json.loads(one["settings"]).get("nll"), "{:.6f}"),
          "GiB": _number(one["peak_gib"], "{:.1f}"), "command": one["command"]}

@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 GIB = 2**30
-FILES = ("--rows", "--folder", "--profile")  # options that name a file of the one who types
+FILES = ("--rows", "--answers", "--folder", "--profile")  # whose files are the typist's
 T = TypeVar("T")
 DONE = {"done": True}  # the last line of a process that may take long to end
 

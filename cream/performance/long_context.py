@@ -33,6 +33,7 @@ from cream import models, rope
 from cream.inference import generation, memory
 from cream.inference.likelihood import log_likelihood
 from cream.inference.tiling import Tiling
+from cream.models.attention import KERNELS, check_kernel
 from cream.models.hardware import forward_flops, utilisation
 from cream.performance import harness, random_models
 from cream.performance.harness import GIB
@@ -57,17 +58,21 @@ _ONCE = 262_144  # tokens from which on a document is read once
 _BOTH_WAYS = 32_768  # tokens up to which the whole forward is compared with the one in tiles
 
 
-def random_model(config: LlamaConfig, tokens: int) -> PreTrainedModel:
+def random_model(config: LlamaConfig, tokens: int, attention: str = "auto") -> PreTrainedModel:
     """Return a model for `tokens` tokens, by YaRN if beyond its window, made where it will run.
 
-    In bfloat16 on a GPU, else in float32; random weights.
+    In bfloat16 on a GPU, else in float32; random weights. `attention` is "auto" or a kernel of
+    `models.attention`.
     """
     scale = -(-tokens // config.max_position_embeddings)
     config = models.extend(config, rope.scaling("yarn" if scale > 1 else "none", max(scale, 1)))
     place = harness.place()
+    chosen = None if attention == "auto" else attention
     torch.manual_seed(0)
     with place:
-        model = AutoModelForCausalLM.from_config(config, dtype=_dtype())
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=_dtype(), attn_implementation=chosen
+        )
     if scale > 1:
         models.check_rotation(model)
         fix_longrope(model)
@@ -111,8 +116,9 @@ def _memory() -> dict[str, float | None]:
 
 
 def forwards(
-    shape: str, layers: int | None, lengths: list[int], tiling: dict | None, repeats: int | None
-) -> Iterator[dict]:
+    shape: str, layers: int | None, lengths: list[int], tiling: dict | None, repeats: int | None,
+    attention: str = "auto",
+) -> Iterator[dict]:  # fmt: skip
     """Time the loss of random documents, a line a length, after a first pass through one layer.
 
     A line has seconds (the median of `repeats` passes; None: 3, and 1 from 256K tokens on), tflops
@@ -122,7 +128,7 @@ def forwards(
     config = random_models.shape(shape, layers)
     how = None if tiling is None else Tiling(**tiling)
     start = time.perf_counter()
-    model = random_model(config, max(lengths))
+    model = random_model(config, max(lengths), attention)
     count = sum(one.numel() for one in model.parameters())
     about = {
         "card": harness.card_name(),
@@ -276,6 +282,7 @@ def add_long(add: argparse.ArgumentParser) -> None:
     add.add_argument("--heads", type=harness.listed, default=["auto"],
                      help="heads read at once, or auto")  # fmt: skip
     add.add_argument("--compile", type=harness.listed, default=["none"], help="none,tiles")
+    add.add_argument("--attention", choices=("auto", *KERNELS), default="auto")
     add.add_argument("--repeats", type=int, help="passes (default: 3, 1 from 256K tokens on)")
 
 
@@ -294,16 +301,19 @@ def measure_forwards(given: argparse.Namespace) -> None:
     if min(given.lengths) < 2 or (given.repeats is not None and given.repeats < 1):
         raise ValueError(f"lengths {given.lengths} must be at least 2, repeats at least 1")
     random_models.check_card(given.shape, given.layers)
+    check_kernel(given.attention)
+    kernel = {} if given.attention == "auto" else {"attention": given.attention}
     full = random_models.shape(given.shape).num_hidden_layers
     missing = full - (given.layers or full)
     print(f"{given.shape}, {given.layers or full} of {full} layers, random weights", flush=True)
     for name, tiling in settings:
         job = {"do": "forwards", "shape": given.shape, "layers": given.layers,
-               "lengths": given.lengths, "tiling": tiling, "repeats": given.repeats}  # fmt: skip
+               "lengths": given.lengths, "tiling": tiling, "repeats": given.repeats,
+               "attention": given.attention}  # fmt: skip
         for line in measured(job, given.limit):
             print(f"{name}: {_said(line, missing)}", flush=True)
             if "seconds" in line:
-                _write(given, line, _named(tiling))
+                _write(given, line, {**_named(tiling), **kernel})
 
 
 def _settings(given: argparse.Namespace) -> Iterator[tuple[str, dict | None]]:

@@ -2,10 +2,11 @@
 
     python -m cream.performance step-cost --shape llama2-7b --targets 8192,32768,131072,262144
 
-CREAM trains windows of N tokens whatever the target; full-length training reads all L of them. For
-each this times one forward and backward pass of the paper's recipe (random weights, bfloat16 on
-float32 masters, compiled layers, recomputation and moments in RAM as memory demands), and the
-optimizer's step once. A length that does not fit at full depth is said not to fit, and measured at
+CREAM, plain fine-tuning and CLEX train windows of N tokens whatever the target; full-length
+training reads all L of them. For each of `--methods` this times one forward and backward pass of
+the paper's recipe (random weights, bfloat16 on float32 masters, compiled layers, recomputation and
+moments in RAM as memory demands), and the optimizer's step once. CLEX is timed at t = s, where its
+ODE takes the longest. A length that does not fit at full depth is said not to fit, and measured at
 two smaller depths (`--depths`), from which `costs` extrapolates.
 
 With `--rows FILE`, rows of the tasks speed_efficiency and speed_optimizer are appended as they
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import subprocess
 import time
@@ -31,6 +33,7 @@ from cream.evaluation.model_spec import device_name
 from cream.performance import harness, random_models
 from cream.performance.harness import GIB
 from cream.positions import sampler
+from cream.rope import clex
 from cream.training import memory
 from cream.training.config import TrainConfig
 from cream.training.loss import chunked_loss
@@ -42,17 +45,21 @@ __all__ = ["main"]
 
 ENOUGH = 3.0  # seconds: a longer pass is measured once, after a warm-up at a depth of one or two
 TARGETS = [8192, 16384, 32768, 65536, 131072, 262144]
+METHODS = ("cream", "plain", "clex", "full")
+SHALLOW = "fewer layers"  # of what does not fit at full depth
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure a training step's cost by target, for CREAM and at full length."""
+    """Measure a training step's cost by target, for CREAM, other methods and full length."""
     parser = argparse.ArgumentParser(
         prog="python -m cream.performance step-cost", description=main.__doc__
     )
     parser.add_argument("--shape", choices=random_models.SHAPES, default="llama2-7b")
     parser.add_argument("--targets", type=harness.numbers, default=TARGETS,
                         help="tokens, multiples of N")  # fmt: skip
-    parser.add_argument("--micro-batch", type=int, default=2, help="windows a pass of CREAM")
+    parser.add_argument("--methods", type=harness.listed, default=["cream", "full"],
+                        help=f"of {', '.join(METHODS)}")  # fmt: skip
+    parser.add_argument("--micro-batch", type=int, default=2, help="windows of N tokens a pass")
     parser.add_argument("--offload", choices=("auto", "none", "moments"), default="auto")
     parser.add_argument("--compile", choices=("layers", "none"), default="layers")
     parser.add_argument("--depths", type=harness.numbers, default=[2, 4],
@@ -66,6 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     window = random_models.shape(given.shape).max_position_embeddings
     if wrong := [one for one in given.targets if one % window or one < 2 * window]:
         parser.error(f"target {wrong[0]} is not a multiple of the window {window}, from 2 on")
+    if unknown := [one for one in given.methods if one not in METHODS]:
+        parser.error(f"there is no method {unknown[0]!r} here: {', '.join(METHODS)}")
     random_models.refuse_without_card(parser, given.shape)
     said = harness.typed_command("step-cost", arguments)
     for job in _jobs(given):
@@ -76,28 +85,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _jobs(given: argparse.Namespace) -> list[dict]:
-    """Group the passes by what a process can share: a depth, and where the moments are."""
+    """Group the passes by what a process can share: RoPE, a depth, and where the moments are."""
     shape = random_models.shape(given.shape)
     window, layers = shape.max_position_embeddings, shape.num_hidden_layers
     base = {"base": "base", "corpus": "corpus", "precision": "master", "batch_size": 32,
             "compile": given.compile, "recompute": "auto", "offload": given.offload}  # fmt: skip
-    asked = [("cream", target, given.micro_batch, window) for target in given.targets]
-    asked += [("full", target, 1, target) for target in given.targets]
-    groups: dict[str, list[dict]] = {"none": [], "moments": [], "shallow": []}
-    for method, target, micro, tokens in asked:
+    groups: dict[tuple[str, str], list[dict]] = {}
+    for method, target in itertools.product(given.methods, given.targets):
+        micro, tokens = (1, target) if method == "full" else (given.micro_batch, window)
+        scaling = "clex" if method == "clex" else "linear"
         config = TrainConfig(**base, micro_batch=micro)
         one = {"method": method, "target": target, "micro_batch": micro, "tokens": tokens}
         settled, why = _memory_plan(config, shape, tokens, given.card_gib)
         if settled is None:
-            groups["shallow"].append({**one, "why": why, "depths": given.depths})
+            one |= {"why": why, "depths": given.depths}
+            groups.setdefault((scaling, SHALLOW), []).append(one)
             continue
         one |= {"recompute": settled.recompute, "depths": [layers]}
-        groups[settled.offload if settled.offload == "moments" else "none"].append(one)
+        place = settled.offload if settled.offload == "moments" else "none"
+        groups.setdefault((scaling, place), []).append(one)
     common = {"shape": given.shape, "compile": given.compile, "rows": given.rows}
     return [
-        {**common, "passes": passes, "offload": name == "moments",
-         "layers": max(given.depths) if name == "shallow" else layers}
-        for name, passes in groups.items() if passes
+        {**common, "passes": passes, "scaling": scaling, "offload": place == "moments",
+         "layers": max(given.depths) if place == SHALLOW else layers}
+        for (scaling, place), passes in groups.items()
     ]  # fmt: skip
 
 
@@ -138,12 +149,13 @@ def _inside(job: dict) -> None:
     start = time.perf_counter()
     bare = random_models.shape(job["shape"], job["layers"])
     scale = max(one["target"] for one in job["passes"]) // bare.max_position_embeddings
-    model = random_models.random_weights(bare, rope.scaling("linear", scale)).train()
+    model = random_models.random_weights(bare, rope.scaling(job["scaling"], scale)).train()
+    clex.initialise(model, 0)
     model.config.use_cache = False
     compiled = job["compile"] == "layers"
     quick = compiled and model.device.type == "cuda"
     masters = MasterAdamW(model.parameters(), 1e-5, max_norm=1.0, offload=job["offload"],
-                          compiled=quick)  # fmt: skip
+                          compiled=quick, kept=clex.trained_matrices(model))  # fmt: skip
     print(f"model ready after {time.perf_counter() - start:.0f} s", flush=True)
     layers, warm = model.base_model.layers, set()
     with _written(job, model) as write:
@@ -183,42 +195,49 @@ def _pass(
     model: PreTrainedModel, one: dict, again: int | str, quick: bool, warm: set
 ) -> dict[str, float | None]:
     """Seconds and GiB of a forward and backward pass; why not, where memory runs out."""
-    inputs = {name: value.to(model.device) for name, value in _inputs(model, one).items()}
+    inputs, t = _inputs(model, one), one["target"] // model.config.cream["window"]
     chosen, compiled = model.base_model.layers, (one["micro_batch"], one["tokens"])
     alike = not isinstance(again, int) or again in (0, len(chosen))  # what is computed of each
     try:
         with recomputing_cheaply(again != 0):
             if (*compiled, alike) not in warm:
                 _keep(model, torch.nn.ModuleList([chosen[0], chosen[-1]][: 1 if alike else 2]))
-                _timed(model, inputs, quick)  # compiles, whatever the depth
+                _timed(model, inputs, t, quick)  # compiles, whatever the depth
                 _keep(model, chosen)
                 warm.add((*compiled, alike))
-            seconds = _timed(model, inputs, quick)
+            seconds = _timed(model, inputs, t, quick)
             if seconds < ENOUGH:
-                seconds = min(_timed(model, inputs, quick) for _ in range(2))
+                seconds = min(_timed(model, inputs, t, quick) for _ in range(2))
     except torch.OutOfMemoryError as error:
         return {"seconds": None, "why": str(error).splitlines()[0], "peak": _forget()}
     return {"seconds": seconds, "peak": _forget()}
 
 
 def _inputs(model: PreTrainedModel, one: dict) -> dict[str, torch.Tensor]:
-    """Random tokens at the positions that the method assigns."""
+    """Random tokens at the positions that the method assigns, on the model's device."""
     window = model.config.cream["window"]
     rng = np.random.default_rng(0)
-    draw = sampler(one["method"], window, one["target"] // window)
+    scale = one["target"] // window
+    options = {"least": scale} if one["method"] == "clex" else {}
+    draw = sampler(one["method"], window, scale, **options)
     examples = []
     for number in range(one["micro_batch"]):
         indices = draw.draw(2 * one["target"], 0, 0, number)
         tokens = rng.integers(2, model.config.vocab_size, len(indices.positions))
         examples.append({"input_ids": tokens, "position_ids": indices.positions})
-    return collate(examples)
+    return {name: value.to(model.device) for name, value in collate(examples).items()}
 
 
-def _timed(model: PreTrainedModel, inputs: dict[str, torch.Tensor], quick: bool) -> float:
+def _timed(model: PreTrainedModel, inputs: dict[str, torch.Tensor], t: int, quick: bool) -> float:
+    """Seconds of a forward and backward pass; CLEX solves its ODE up to t in each, as in a run."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    seconds, _ = harness.timed(lambda: chunked_loss(model, inputs, compiled=quick).backward())
-    return seconds
+
+    def step() -> None:
+        clex.draw(model, (t,))  # nothing for a model without CLEX
+        chunked_loss(model, inputs, compiled=quick).backward()
+
+    return harness.timed(step)[0]
 
 
 def _forget() -> float | None:
@@ -251,7 +270,7 @@ def _written(job: dict, model: PreTrainedModel) -> Iterator:
              "command": job["command"]}  # fmt: skip
     header = harness.shape_header(
         job["shape"], shape, f"efficiency of {job['shape']}", device_name(model.device),
-        about, scaling="linear",
+        about, scaling=job["scaling"],
     )  # fmt: skip
 
     def write(

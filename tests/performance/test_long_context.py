@@ -15,7 +15,7 @@ from cream.inference.likelihood import log_likelihood
 from cream.inference.tiling import Tiling
 from cream.models.hardware import forward_flops
 from cream.performance import __main__ as speed
-from cream.performance import long_context, random_models
+from cream.performance import costs, long_context, random_models
 
 
 @pytest.fixture(scope="module")
@@ -298,3 +298,21 @@ def test_mistakes_cost_nothing(options, message, jobs, capsys):
         speed.main(options if options[0] == "generation" else ["long", *options])
     assert ended.value.code == 2 and not jobs
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("warm_children")
+def test_a_chosen_attention_reads_the_same_document_and_is_named(tmp_path, capsys):
+    """By another kernel the loss is the same to rounding; a missing package ends it before."""
+    rows = tmp_path / "rows.jsonl"
+    command = ["long", "--shape", "tiny", "--lengths", "100", "--repeats", "1", "--tile", "32",
+               "--heads", "1"]  # fmt: skip
+    for attention in ("auto", "causal-fa2"):
+        speed.main([*command, "--attention", attention, "--rows", str(rows)])
+    one, other = results.read(rows).to_dict("records")
+    how = [json.loads(each["settings"]) for each in (one, other)]
+    assert "attention" not in how[0] and how[1]["attention"] == "causal-fa2"
+    assert how[0]["nll"] == pytest.approx(how[1]["nll"], abs=1e-5)
+    assert "--attention causal-fa2" in costs.command(other)
+    with pytest.raises(SystemExit):
+        speed.main([*command, "--attention", "causal-fa4"])
+    assert "the package flash-attn-4 computes" in capsys.readouterr().err

@@ -65,10 +65,11 @@ def test_groups_share_a_process_where_the_moments_are(monkeypatch):
     given = step_cost.argparse.Namespace(
         shape="llama2-7b", targets=[8192, 65536, 131072, 262144], micro_batch=2, offload="auto",
         compile="layers", depths=[2, 4], card_gib=139.8, limit=1, rows=None,
+        methods=["cream", "full", "clex"],
     )  # fmt: skip
     monkeypatch.setattr(step_cost.harness, "card", lambda: (10**9, "H200"))
     monkeypatch.setattr(memory, "_check_ram", lambda needed: None)
-    here, away, shallow = step_cost._jobs(given)
+    here, away, shallow, clex = step_cost._jobs(given)
     assert (here["offload"], away["offload"], shallow["offload"]) == (False, True, False)
     assert [one["target"] for one in here["passes"] if one["method"] == "full"] == [8192, 65536]
     assert sum(one["method"] == "cream" for one in here["passes"]) == 4
@@ -76,6 +77,43 @@ def test_groups_share_a_process_where_the_moments_are(monkeypatch):
     assert [one["target"] for one in shallow["passes"]] == [262144] and shallow["layers"] == 4
     assert here["passes"][-1]["recompute"] > 16  # layers of 32
     assert "262,144 tokens" in shallow["passes"][0]["why"]
+    assert (clex["scaling"], len(clex["passes"]), here["scaling"]) == ("clex", 4, "linear")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("warm_children")
+def test_clex_and_plain_read_windows_too(tmp_path):
+    """CLEX in a process of its own, by its own RoPE; its matrices are trained."""
+    file = tmp_path / "rows.jsonl"
+    step_cost.main([*TINY, "--targets", "128,512", "--methods", "plain,clex", "--rows", str(file)])
+    passes = {(r["method"], r["token_length"]): r for r in _rows(file) if "tokens" in r}
+    assert list(passes) == [(m, target) for m in ("plain", "clex") for target in (128, 512)]
+    assert {row["num_tokens"] for row in passes.values()} == {128}
+    assert [passes[name, 512]["scaling"] for name in ("plain", "clex")] == ["linear", "clex"]
+    assert all(row["score"] > 0 for row in passes.values())
+
+
+def test_clex_solves_up_to_the_targets_t_in_every_pass(monkeypatch):
+    """What is solved once and kept would cost a timed pass nothing."""
+    drawn = []
+    model = step_cost.random_models.random_weights(
+        step_cost.random_models.shape("tiny", 1), step_cost.rope.scaling("clex", 8)
+    ).train()
+    step_cost.clex.initialise(model, 0)
+    solve = step_cost.clex.layer_of(model).inv_freq_at
+    monkeypatch.setattr(step_cost.clex.layer_of(model), "inv_freq_at",
+                        lambda t: drawn.append(t) or solve(t))  # fmt: skip
+    one = {"method": "clex", "target": 256, "micro_batch": 1, "tokens": 64}
+    step_cost._pass(model, one, 0, False, set())
+    assert drawn == [(4,)] * 4  # before, and three that are timed
+    inputs = step_cost._inputs(model, one)
+    assert inputs["position_ids"][0, -1] == 255
+
+
+def test_an_unknown_method_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        step_cost.main([*TINY, "--methods", "cream,rope"])
+    assert "there is no method 'rope' here: cream, plain, clex, full" in capsys.readouterr().err
 
 
 def test_a_target_must_be_windows(capsys):
