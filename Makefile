@@ -99,6 +99,8 @@ figures: $(ENV)
 	$(if $(wildcard data/smollm2/*.parquet),$(BIN)/python -m cream.reproduction.smollm2 data/smollm2)
 	$(if $(wildcard data/methods/*.parquet),$(BIN)/python -m cream.reproduction.miniature_methods \
 		data/methods)
+	$(if $(wildcard data/margin/*.parquet),$(BIN)/python -m cream.reproduction.miniature_margin \
+		data/margin)
 
 # A real model of 135 M parameters, asked on this machine; needs downloads of 104 MB.
 real: $(ENV)

@@ -1,0 +1,59 @@
+"""Accuracy by length of models tuned for the length they are used to, and for more: one figure.
+
+A table in, a matplotlib Figure out; looks are those of `style`. Which numbers are drawn is decided
+in `reproduction.miniature_margin`.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from cream.plots.style import (
+    finish,
+    in_order,
+    in_windows,
+    interval_band,
+    note,
+    printed,
+    sheet,
+    style,
+)
+
+__all__ = ["margin_by_length"]
+
+FOUND = "lines found (%)"
+
+
+@printed
+def margin_by_length(table: pd.DataFrame) -> Figure:
+    """Draw a panel a method: lines found by length, tuned for L (dashed) and for more (solid).
+
+    `table` has method, wider, multiple (of N), n (seeds), and value, low and high (shares).
+    ValueError for an empty table.
+    """
+    if table.empty:
+        raise ValueError("there is nothing to draw: the table is empty")
+    methods = in_order(table["method"])
+    figure, axes = sheet(2.5 * len(methods), 3.0, 1, len(methods), sharey=True)
+    for panel, method in zip(axes[0], methods, strict=True):
+        part = table[table["method"] == method]
+        for wider, name in ((False, "tuned for L"), (True, "tuned for 1.25 L")):
+            _line(panel, method, part[part["wider"] == wider], wider, name)
+        in_windows(panel, sorted(part["multiple"].unique()))
+        finish(panel, style(method).label, "length", "" if method != methods[0] else FOUND)
+        panel.legend(loc="lower left", fontsize=7.5, frameon=False)
+    axes[0][0].set_ylim(0, 104)
+    seeds = "{} to {}".format(*table["n"].agg(["min", "max"])) if table["n"].nunique() > 1 else ""
+    note(figure, f"Mean and 95 % over {seeds or table['n'].iloc[0]} training seeds of one base.")
+    return figure
+
+
+def _line(panel: Axes, method: str, part: pd.DataFrame, wider: bool, name: str) -> None:
+    part, look = part.sort_values("multiple"), style(method)
+    value, low, high = (100 * part[column].to_numpy() for column in ("value", "low", "high"))
+    panel.plot(part["multiple"], value, color=look.color, ls="-" if wider else (0, (3, 2)),
+               marker=look.marker, ms=4.5, mfc=look.color if wider else "white",
+               label=name)  # fmt: skip
+    interval_band(panel, method, part["multiple"], low, high)

@@ -1,0 +1,119 @@
+"""Tuned for more than it is used to: differences against scipy, verdicts over seeds, the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from cream.plots.margin import margin_by_length
+from cream.reproduction import miniature_margin
+from cream.study.analysis import tables
+from cream.study.analysis.endpoints import units
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "data" / "margin"
+LENGTHS = (307, 512, 2048, 3072, 3994)
+GAINS = (20, 24, 28)  # lines of 100 that the wider tuning gains at 7.8 N, a seed
+
+
+def _run(method: str, wider: bool, seed: int, last: int, base: str = "miniature") -> list[dict]:
+    """A run that finds 80 of 100 lines at every length but the last, and 90 pairs of 100."""
+    about = {
+        "plan": "margin", "condition": "mixed", "method": method, "scaling": "yarn",
+        "variant": f"{method}, wider" if wider else method, "scale": 10 if wider else 8,
+        "options": "{}", "base": base, "seed": seed, "steps": 300, "learning_rate": 1e-3,
+        "window": 512, "commit": "0123abc", "gold_index": np.nan, "depth_percent": np.nan,
+        "num_keys": np.nan, "nll": np.nan, "scored_tokens": np.nan, "key": "",
+    }  # fmt: skip
+    right = {length: last if length == 3994 else 80 for length in LENGTHS}
+    lines = [{**about, "task": "longchat_lines", "token_length": length, "sample": k,
+              "score": float(k < right[length])}
+             for length in LENGTHS for k in range(100)]  # fmt: skip
+    pairs = [{**about, "task": "kv_retrieval", "token_length": 512, "sample": k, "num_keys": 46,
+              "gold_index": k % 5, "score": float(k < 90)} for k in range(100)]  # fmt: skip
+    return lines + pairs
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    found = []
+    for seed, gain in enumerate(GAINS):
+        for method in ("cream", "pose", "plain", "full"):
+            found += _run(method, False, seed, 30)
+            found += _run(method, True, seed, 30 + (gain if method == "cream" else 0))
+    return pd.DataFrame(found)
+
+
+def test_a_gain_is_over_seeds_of_one_base(frame):
+    """Student's interval of the seeds' differences; the rule is that it lies above 5 points."""
+    found = miniature_margin.claims(units(frame)).set_index(["b", "endpoint"])
+    gain = found.loc["cream", "lines_last"]
+    low, high = stats.t.interval(0.95, 2, np.mean(GAINS), stats.sem(GAINS))
+    assert (gain["value"], gain["n"]) == (np.mean(GAINS), 3)
+    assert (gain["seeds_low"], gain["seeds_high"]) == pytest.approx((low, high))
+    assert gain["verdict"] == "holds" and found.loc["pose", "lines_last"]["verdict"] != "holds"
+    assert found.loc["cream", "in_window"]["verdict"] == "holds"
+
+
+def test_methods_are_compared_tuned_alike(frame):
+    pairs = miniature_margin.leads(units(frame)).set_index(["a", "b", "wider"])
+    assert pairs.loc[("cream", "pose", False), "value"] == pytest.approx(0)
+    assert pairs.loc[("cream", "pose", True), "value"] == pytest.approx(np.mean(GAINS) / 3)
+
+
+def test_bases_are_not_taken_for_seeds(frame):
+    two = pd.concat([frame, frame.assign(base="other")])
+    with pytest.raises(ValueError, match="rows are of 2 bases .* give those of one"):
+        miniature_margin.claims(units(two))
+
+
+def test_the_page_and_the_figure_show_every_method(frame):
+    lines = miniature_margin.by_length(frame)
+    runs = units(frame)
+    said = miniature_margin.markdown(
+        miniature_margin.claims(runs), lines, miniature_margin.leads(runs)
+    )
+    assert "| CREAM | lines at 7.8 N | 30.0 | 54.0 | +24.0 [+14.1, +33.9] | 3 | **holds** |" in said
+    assert "| PoSE | within N | 83.3 | 83.3 | +0.0 [+0.0, +0.0] | 3 | **kept** |" in said
+    assert "| CREAM | 80 → 80 | 80 → 80 | 80 → 80 | 80 → 80 | 30 → 54 |" in said
+    figure = margin_by_length(lines)
+    assert len(figure.axes) == 4 and "3 training seeds" in figure._supxlabel.get_text()
+    with pytest.raises(ValueError, match="nothing to draw"):
+        margin_by_length(lines.iloc[:0])
+
+
+def test_a_folder_without_rows_is_said(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        miniature_margin.main([str(tmp_path), "--figures", str(tmp_path)])
+    assert "holds no margin.parquet: merge the records" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_committed_page_is_what_its_rows_say():
+    frame, runs = tables.load(FOLDER / "margin.parquet")
+    made = miniature_margin.markdown(
+        miniature_margin.claims(runs), miniature_margin.by_length(frame),
+        miniature_margin.leads(runs),
+    )  # fmt: skip
+    assert (FOLDER / "MARGIN.md").read_text(encoding="utf-8") == made
+    assert runs.groupby("variant").size().tolist() == [8] * 8 and runs["seed"].min() == 8
+
+
+def test_reproduction_has_the_verdicts_of_the_rows():
+    """Its table is typed; each line is what the rows give."""
+    said = (ROOT / "REPRODUCTION.md").read_text(encoding="utf-8")
+    _, runs = tables.load(FOLDER / "margin.parquet")
+    page = miniature_margin.markdown(
+        found := miniature_margin.claims(runs),
+        miniature_margin.by_length(tables.load(FOLDER / "margin.parquet")[0]),
+        miniature_margin.leads(runs),
+    )
+    cells = [line.split(" | ") for line in page.splitlines() if line.endswith("** |")]
+    assert len(cells) == len(found) == 8
+    for gain, kept in zip(cells[:4], cells[4:], strict=True):
+        verdicts = [one[-1].removesuffix(" |") for one in (gain, kept)]
+        assert f"{gain[0]} | {gain[4]} | {verdicts[0]} | {kept[4]} | {verdicts[1]} |" in said
