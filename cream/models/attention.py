@@ -4,10 +4,18 @@
     TrainConfig(..., attention="causal-fa2")        # FlashAttention-2, as torch has it
     TrainConfig(..., attention="causal-fa4")        # the package flash-attn-4 (Hopper, Blackwell)
 
-torch's SDPA chooses one by itself. On an H200 (torch 2.11) nothing that was run was faster by more
-than 2 %. Its choice is cuDNN's kernel, without repeated keys: forward and backward 361 and 356
-TFLOP/s for heads of 64 at 8K tokens, 526 and 538 for heads of 128 at 256K. causal-fa2 has 246 and
-231, 320 and 327. causal-fa4 was not run on a card.
+torch's SDPA ("auto") chooses cuDNN's kernel on an H200 (torch 2.11). causal-fa4 is faster on long
+texts, and in the backward pass of most sizes. TFLOP/s there, forward and backward:
+
+| heads, tokens | auto | causal-fa4 |
+|---|---|---|
+| 9 (3 of keys) of 64, 8K | 366, 353 | 296, 397 |
+| 9 (3 of keys) of 64, 256K | 440, 412 | 522, 541 |
+| 32 of 128, 4K | 530, 446 | 511, 527 |
+| 32 of 128, 256K | 513, 543 | 652, 623 |
+
+causal-fa2 takes 1.5 to 1.7 times as long as "auto". "auto" stays torch's choice whatever is
+installed, so that a number does not depend on an optional package: a run names another kernel.
 
 Positions never reach these kernels, so skipped ones cannot be read as the seams of packed
 documents. A padded batch, or one behind a KV cache, is an error.

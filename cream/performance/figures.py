@@ -29,39 +29,59 @@ __all__ = [
     "split",
 ]
 
+DRAWN = ("full", "plain", "clex", "cream")  # the last on top
+APART = {"plain": 0.92, "clex": 1.09}  # of a target: equal costs are drawn beside each other
+
 
 @printed
 def by_target(table: pd.DataFrame) -> Figure:
-    """Draw seconds and GiB of an optimizer step over the target, for one card and shape.
+    """Draw seconds and GiB of an optimizer step over the target, two panels a shape and card.
 
-    `table` is `costs.by_target`'s, of both methods. Full markers are measured, hollow ones
-    extrapolated; a length that does not fit the card is said to where its memory would stand.
+    `table` is `costs.by_target`'s. Full markers are measured, hollow ones extrapolated; a length
+    that does not fit the card is said to where its memory would stand. Markers of methods that
+    train windows stand a little apart, so that equal costs are seen. ValueError for an empty table.
     """
-    if table.empty or table["card"].nunique() > 1 or table["shape"].nunique() > 1:
-        raise ValueError("the figure needs rows of one card and one shape")
-    figure, ((left, right),) = sheet(7.4, 3.7, 1, 2)
-    for method in ("full", "cream"):
+    if table.empty:
+        raise ValueError(
+            "there are no rows of a step's cost: python -m cream.performance step-cost"
+        )
+    parts = [part for _, part in table.groupby(["shape", "card"])]
+    figure, panels = sheet(7.4, 3.6 * len(parts), len(parts), 2)
+    for (left, right), part in zip(panels, parts, strict=True):
+        _costs(left, right, part)
+    legend(figure)
+    return figure
+
+
+def _costs(left: Axes, right: Axes, table: pd.DataFrame) -> None:
+    """The two panels of one shape on one card."""
+    for method in (one for one in DRAWN if one in set(table["method"])):
         part = table[table["method"] == method].sort_values("target")
+        part = part.assign(x=part["target"] * APART.get(method, 1.0))
         _line(left, part, "step", method)
         _line(right, part, "gib", method)
-        _beside(right, part, "held", method, "less weights and optimizer")
+        if method in ("full", "cream"):
+            _beside(right, part, "held", method, "less weights and optimizer")
     full = table[table["method"] == "full"].sort_values("target")
-    _beside(left, full, "tokens", "full", "as many tokens as CREAM's step")
+    _beside(left, full.assign(x=full["target"]), "tokens", "full", "as many tokens as CREAM's step")
     _marks(right, table)
     left.set_yscale("log")
     left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,g}"))
     right.set_ylim(0, 1.14 * max(right.get_ylim()[1], table["card_gib"].max()))
     for panel in (left, right):
-        panel.set_xscale("log", base=2)
-        panel.xaxis.set_major_locator(FixedLocator(sorted(table["target"].unique())))
-        panel.xaxis.set_minor_locator(NullLocator())
-        panel.xaxis.set_major_formatter(FuncFormatter(_thousands))
-        panel.set_xlim(0.8 * table["target"].min(), 1.25 * table["target"].max())
+        _targets(panel, sorted(table["target"].unique()))
     where = f"{table['shape'].iloc[0]}, {table['card'].iloc[0]}"
     finish(left, f"Time: {where}", "target length (tokens)", "step of 32 examples (s)")
     finish(right, "Memory", "target length (tokens)", "peak of the GPU's memory (GiB)")
-    legend(figure)
-    return figure
+
+
+def _targets(panel: Axes, targets: list[int]) -> None:
+    """Targets on a log2 axis, each named."""
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_locator(FixedLocator(targets))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    panel.set_xlim(0.8 * targets[0], 1.25 * targets[-1])
 
 
 def _thousands(x: float, _: object) -> str:
@@ -72,11 +92,11 @@ def _line(panel: Axes, part: pd.DataFrame, column: str, method: str) -> None:
     part, how = part.dropna(subset=[column]), style(method)
     if part.empty:
         return
-    panel.plot(part["target"], part[column].astype(float), color=how.color, ls=how.line, lw=1.4)
+    panel.plot(part["x"], part[column].astype(float), color=how.color, ls=how.line, lw=1.4)
     for kind, filled in (("measured", True), ("extrapolated", False)):
         some = part[part["kind"] == kind]
         if len(some):
-            panel.plot(some["target"], some[column].astype(float), color=how.color, ls="none",
+            panel.plot(some["x"], some[column].astype(float), color=how.color, ls="none",
                        marker=how.marker, ms=7, mfc=how.color if filled else "white",
                        label=how.label + ("" if filled else ", extrapolated"))  # fmt: skip
 
@@ -84,7 +104,7 @@ def _line(panel: Axes, part: pd.DataFrame, column: str, method: str) -> None:
 def _beside(panel: Axes, part: pd.DataFrame, column: str, method: str, label: str) -> None:
     part, how = part.dropna(subset=[column]), style(method)
     if len(part):
-        panel.plot(part["target"], part[column].astype(float), color=how.color, lw=0.9, ls=":",
+        panel.plot(part["x"], part[column].astype(float), color=how.color, lw=0.9, ls=":",
                    label=f"{how.label}, {label}")  # fmt: skip
 
 
@@ -195,17 +215,22 @@ def attention(rows: pd.DataFrame) -> pd.DataFrame:
     for one in _task(rows, "speed_attention", shaped=False):
         keys = "" if one["key_heads"] == one["heads"] else f" / {one['key_heads']}"
         where = (one["card"], f"{one['heads']}{keys} x {one['head_size']}", one["token_length"],
-                 one["windows"], one["kernel"])  # fmt: skip
-        found.setdefault(where, {"command": one["command"]})[one["pass"]] = one
+                 one["windows"], one["kernel"], one["command"])  # fmt: skip
+        found.setdefault(where, {})[one["pass"]] = one
     return pd.DataFrame([
         {"GPU": card.removeprefix("NVIDIA "), "heads": heads, "tokens": f"{tokens:,}",
          "windows": windows, "kernel": kernel,
          **{f"{name}, {unit}": _number(one.get(name, {}).get(key), form)
             for name in ("forward", "backward")
             for unit, key, form in (("ms", "score", "{:.2f}"), ("TFLOP/s", "tflops", "{:.0f}"))},
-         "command": one["command"]}
-        for (card, heads, tokens, windows, kernel), one in found.items()
+         "command": command}
+        for (card, heads, tokens, windows, kernel, command), one in sorted(found.items(), key=_size)
     ])  # fmt: skip
+
+
+def _size(line: tuple) -> tuple:
+    """What attention was computed of: measurements of one size stand together, as they came."""
+    return line[0][:4]
 
 
 def clex_steps(rows: pd.DataFrame) -> pd.DataFrame:
@@ -299,8 +324,8 @@ def _checkpoint(one: dict, times: float) -> str:
 def reading(table: pd.DataFrame, rows: pd.DataFrame, root: object = ".") -> str:
     """Return what the tables come to, in sentences; what is missing is said to be missing."""
     said = []
-    for (card, _), part in table.groupby(["card", "shape"]) if len(table) else []:
-        said.append(_argument(card, part.set_index(["method", "target"])))
+    for (card, shape), part in table.groupby(["card", "shape"]) if len(table) else []:
+        said.append(_argument(card, shape, part.set_index(["method", "target"])))
     paid = costs.measured(rows, root)
     paid = paid[(paid["model"] == "llama2-7b") & ~paid["how"].str.startswith("stock Trainer")]
     if len(paid):
@@ -312,7 +337,7 @@ def reading(table: pd.DataFrame, rows: pd.DataFrame, root: object = ".") -> str:
     return "\n".join(said) or "Nothing was run yet."
 
 
-def _argument(card: str, part: pd.DataFrame) -> str:
+def _argument(card: str, shape: str, part: pd.DataFrame) -> str:
     """How much more a full-length step takes, at the largest target where both are known."""
     both = [
         target for target in sorted(part.index.get_level_values("target").unique())
@@ -320,12 +345,12 @@ def _argument(card: str, part: pd.DataFrame) -> str:
         and part.loc[[("cream", target), ("full", target)], "step"].notna().all()
     ]  # fmt: skip
     if not both:
-        return f"{card}: no target has both methods."
+        return f"{shape} on {card}: no target has both CREAM and full length."
     ours, full = part.loc[("cream", both[-1])], part.loc[("full", both[-1])]
     fits = [target for (method, target), row in part.iterrows()
             if method == "full" and row["kind"] == "measured"]  # fmt: skip
     return (
-        f"{card}: at a target of {both[-1]:,} tokens a step of 32 examples takes CREAM "
+        f"{shape} on {card}: at a target of {both[-1]:,} tokens a step of 32 examples takes CREAM "
         f"{ours['step']:,.1f} s and full-length training {full['step']:,.0f} s ({full['kind']}), "
         f"{full['step'] / ours['step']:,.0f} times as long; for as many tokens "
         f"{full['tokens'] / ours['tokens']:.1f} times. Full length fits this card up to "

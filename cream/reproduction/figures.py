@@ -190,27 +190,22 @@ def from_paper(
 
 
 def from_speed(rows: pd.DataFrame) -> dict[str, Figure]:
-    """Return what a training step costs by target length, a figure for each card and shape.
+    """Return what a training step costs by target length, one figure of every card and shape.
 
     `rows` as they lie in the files: `results.current` takes CREAM's rows, alike in all but their
-    targets' settings, for one another. ValueError where a card has one of both methods alone.
+    targets' settings, for one another. ValueError where a card lacks CREAM or full length.
     """
     measured = rows[rows["task"].isin(["speed_efficiency", "speed_optimizer"])]
     if measured.empty:
         return {}
-    parts = dict(tuple(costs.by_target(measured).groupby(["card", "shape"])))
-    found = {}
-    for (card, shape), part in parts.items():
-        if set(part["method"]) != {"cream", "full"}:
+    table = costs.by_target(measured)
+    for (card, shape), part in table.groupby(["card", "shape"]):
+        if not {"cream", "full"} <= set(part["method"]):
             raise ValueError(
                 f"the rows of {shape} on {card} lack CREAM or full length; give all rows of the "
                 "files (results.read), not those that results.current keeps"
             )
-        suffix = f"-{shape}-{card.replace(' ', '-')}" if len(parts) > 1 else ""
-        found["efficiency" + suffix] = _mark(
-            performance_figures.by_target(part), **drawn_from(measured)
-        )
-    return found
+    return {"efficiency": _mark(performance_figures.by_target(table), **drawn_from(measured))}
 
 
 def file_hash(*paths: Path) -> str:

@@ -20,8 +20,8 @@ from cream.reproduction.verdicts import (
     DATA,
     VERDICTS,
     Setting,
-    all_of,
     is_fragile,
+    of_lines,
     places,
     settings_of,
 )
@@ -117,8 +117,8 @@ def _claims(evidence: Evidence, verdict: str, words: str, every: bool = False) -
 
 def _says(entry: Entry, evidence: Evidence, verdict: str, every: bool) -> bool:
     if entry.measure:
-        measured = [line.verdict for line in entry.measure(evidence)]
-        return bool(measured) and all_of(measured) == verdict
+        measured = entry.measure(evidence)
+        return bool(measured) and of_lines(measured) == verdict
     settings = settings_of(entry, evidence.contrasts)
     known = [each.verdict for each in settings if each.verdict in VERDICTS]
     return bool(known) and (set(known) == {verdict} if every else verdict in known)

@@ -34,11 +34,11 @@ from cream.reproduction.verdicts import (
     NOT_RUN,
     ORDER,
     Setting,
-    all_of,
     at_an_end,
     compared,
     is_fragile,
     named,
+    of_lines,
     settings_of,
 )
 from cream.study import conditions, training_data
@@ -113,8 +113,8 @@ def verdicts(evidence: Evidence) -> pd.DataFrame:
 
 def _verdicts_of(entry: Entry, evidence: Evidence) -> list[str]:
     if entry.measure:
-        lines = [line.verdict for line in entry.measure(evidence)]
-        return [""] * len(COLUMNS) + [all_of(lines) if lines else NOT_RUN]
+        lines = entry.measure(evidence)
+        return [""] * len(COLUMNS) + [of_lines(lines) if lines else NOT_RUN]
     words = {f"{DATA[each.condition]}, {SCALING[each.scaling]}".rstrip(", "): each.words
              for each in settings_of(entry, evidence.contrasts)}  # fmt: skip
     if not set(words) & {*COLUMNS, UNTUNED}:

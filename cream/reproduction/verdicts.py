@@ -16,13 +16,28 @@ import numpy as np
 import pandas as pd
 
 from cream.plots.style import style
-from cream.reproduction.paper_claims import SCALING, Entry
+from cream.reproduction.paper_claims import SCALING, Entry, Line
 from cream.study import conditions
 from cream.study.analysis import contrasts
 from cream.study.figures.forest import UNLIKE
 
-__all__ = ["DATA", "DIFFER", "EXPLORED", "NOT_RUN", "ORDER", "VERDICTS", "Setting", "all_of",
-           "at_an_end", "compared", "is_fragile", "named", "places", "settings_of"]  # fmt: skip
+__all__ = [
+    "DATA",
+    "DIFFER",
+    "EXPLORED",
+    "NOT_RUN",
+    "ORDER",
+    "VERDICTS",
+    "Setting",
+    "all_of",
+    "at_an_end",
+    "compared",
+    "is_fragile",
+    "named",
+    "of_lines",
+    "places",
+    "settings_of",
+]
 
 HOLDS, FAILS, OPEN = VERDICTS = contrasts.HOLDS, contrasts.FAILS, contrasts.OPEN
 NOT_RUN, DIFFER, EXPLORED = "not run", "training data differ", "exploratory"
@@ -100,6 +115,11 @@ def all_of(verdicts: Sequence[str]) -> str:
     if FAILS in verdicts:
         return FAILS
     return HOLDS if verdicts and all(one == HOLDS for one in verdicts) else OPEN
+
+
+def of_lines(lines: Iterable[Line]) -> str:
+    """Return the verdict of a claim that no contrast measures: of all lines that tell something."""
+    return all_of([line.verdict for line in lines if line.verdict in VERDICTS])
 
 
 def is_fragile(row: tuple) -> bool:

@@ -66,11 +66,17 @@ def test_what_does_not_fit_is_said_at_its_length(rows):
     assert not any("fit" in t.get_text() for t in figures.by_target(table).axes[1].texts)
 
 
-def test_a_figure_is_of_one_card(rows):
+def test_every_card_and_shape_has_its_panels(rows):
+    """Plain fine-tuning beside CREAM, a little apart."""
     table = costs.by_target(rows)
-    with pytest.raises(ValueError, match="one card and one shape"):
-        figures.by_target(pd.concat([table, table.assign(card="other")]))
-    with pytest.raises(ValueError, match="one card"):
+    plain = table[table["method"] == "cream"].assign(method="plain", shape="other")
+    figure = figures.by_target(pd.concat([table, plain]))
+    assert [axes.get_title(loc="left") for axes in figure.axes[::2]] == [
+        "Time: llama2-7b, NVIDIA H200", "Time: other, NVIDIA H200"
+    ]  # fmt: skip
+    drawn = {line.get_label(): line.get_xydata().tolist() for line in figure.axes[2].lines}
+    assert drawn["plain fine-tuning"][0] == [pytest.approx(0.92 * 8192), 8.25]
+    with pytest.raises(ValueError, match="no rows of a step's cost"):
         figures.by_target(pd.DataFrame())
 
 

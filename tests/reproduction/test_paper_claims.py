@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from cream.reproduction.paper_claims import ENTRIES, Evidence, counted, ends, signed
+from cream.reproduction.verdicts import of_lines
 from cream.study.analysis import contrasts
 from cream.study.design import PLANS
 
@@ -70,6 +71,11 @@ def test_the_cost_is_read_from_whole_models_and_compared_over_targets():
         (line,) = ENTRIES[-1].measure(found)
         assert f"1,000 to {slower:,.0f} ms" in line.value and line.verdict == verdict
         assert "full length 2,000 ms at 8,192 and 4,000 at 16,384" in line.value
+    rows += [row("plain", 8192, 1100.0)]
+    (line,) = ENTRIES[-1].measure(Evidence(pd.DataFrame(), pd.DataFrame(), pd.DataFrame(rows)))
+    assert line.value.endswith("plain fine-tuning, which is the same work, up to 10 % from it")
+    assert line.verdict == "not told apart"
+    assert of_lines([line, line._replace(verdict="holds")]) == "holds"
 
 
 @pytest.mark.parametrize(
