@@ -24,6 +24,7 @@ __all__ = [
     "losses",
     "reading",
     "resumed",
+    "ruler",
     "run_costs",
     "sharded",
     "split",
@@ -193,6 +194,23 @@ def generation(rows: pd.DataFrame) -> pd.DataFrame:
          "GiB": _number(one["peak_gib"], "{:.1f}"),
          "GiB, said before": _number(one.get("predicted_gib"), "{:.1f}"),
          "command": one["command"]}
+        for one in lines
+    ])  # fmt: skip
+
+
+def ruler(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of RULER-6 timed from texts to scores: a line a length, and one of all."""
+    lines = _task(rows, "speed_ruler", shaped=False)
+    lines.sort(key=lambda one: (one["card"], one["run"], one["measured"], one["of"] == "all"))
+    return pd.DataFrame([
+        {"model": one["run"], "GPU": one["card"].removeprefix("NVIDIA "),
+         "tokens": "all" if one["of"] == "all" else f"{int(one['token_length']):,}",
+         "questions": one["questions"], "seconds": _number(one["score"], "{:.0f}"),
+         "prompts": _number(one.get("building_seconds"), "{:.0f}"),
+         "loading": _number(one.get("loading_seconds"), "{:.0f}"),
+         "prompt tokens/s": _number(one["tokens_per_second"], "{:,.0f}"),
+         "GiB": _number(one["peak_gib"], "{:.1f}"),
+         "RULER-6": _number(one.get("ruler6"), "{:.2f}"), "command": one["command"]}
         for one in lines
     ])  # fmt: skip
 

@@ -8,7 +8,7 @@ asks at every length and depth, `examples` over all depths alike.
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -78,6 +78,7 @@ def grid(
     hidden: int = 1,
     placement: str = "exact",
     kind: str | None = None,
+    only: Collection[tuple[int, float, int]] | None = None,
 ) -> list[Example]:
     """Build `samples` examples for every one of `lengths` (tokens) and `depths` (per cent).
 
@@ -87,7 +88,8 @@ def grid(
     most `length` tokens. Up to `hidden` sentences, each at another depth, share one stretch and are
     asked for one by one, which is cheaper and harder; 1 is the benchmark's way, and the only one
     outside style "miniature", since its sentence never changes. `document` names the stretch;
-    `kind` says what the haystack is, such as "code", and goes into the settings of the rows.
+    `kind` says what the haystack is, such as "code", and goes into the settings of the rows. `only`
+    names by (length, depth, sample) which are built, the same as among all (None: all).
     Deterministic in (seed, length, depths that share a stretch, sample).
     """
     _check(depths, style, hidden, placement)
@@ -99,6 +101,8 @@ def grid(
     for length in checked_lengths(lengths, samples):
         for sample, page in itertools.product(range(samples), range(pages)):
             together = [float(percent) for percent in depths[page::pages]]
+            if only is not None and not any((length, one, sample) in only for one in together):
+                continue
             rng = sample_rng(f"{TASK} grid {together}", seed, length, sample)
             start = int(rng.integers(len(haystack) + 1)) if placement == "exact" else 0
             text = stretch(tokenizer, haystack, start, length)

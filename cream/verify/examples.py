@@ -63,20 +63,28 @@ def _how(settings: str) -> tuple[object, object]:
     return found.get("mode"), found.get("haystack")
 
 
-def rebuild(rows: pd.DataFrame, texts: Texts, seed: int = 0) -> dict[Hashable, Example]:
+def rebuild(
+    rows: pd.DataFrame, texts: Texts, seed: int = 0, wanted: pd.DataFrame | None = None
+) -> dict[Hashable, Example]:
     """Build the examples of one model's `rows` of one task again, by their identity.
 
     Lengths, depths, numbers of samples and of questions a record are read from the rows, so all
     rows of the model and task must be given; `seed` is that of the questions, which rows do not
-    name. ValueError for a task of which this module has no builder.
+    name. Of them only those of the rows `wanted` are sure to be built (None: all), and few others:
+    a question does not depend on those of other lengths. ValueError for a task of which this module
+    has no builder.
     """
     (task,) = set(rows["task"])
     if task not in BUILDERS:
         raise ValueError(f"no builder for {task}: there are {', '.join(BUILDERS)}")
     found: dict[Hashable, Example] = {}
-    for _, part in rows.groupby("settings"):
-        settings = json.loads(part["settings"].iloc[0])
-        built = BUILDERS[task](part, texts, settings, seed)
+    for settings, part in rows.groupby("settings"):
+        asked = part if wanted is None else wanted[wanted["settings"] == settings]
+        if asked.empty:
+            continue
+        if task not in TOGETHER:
+            part = part[part["token_length"].isin(asked["token_length"])]
+        built = BUILDERS[task](part, asked, texts, json.loads(settings), seed)
         found |= {identity_of(example): example for example in built}
     return found
 
@@ -89,35 +97,47 @@ def _samples(rows: pd.DataFrame) -> int:
     return int(rows["sample"].max()) + 1
 
 
-def _lines(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+def _lines(
+    rows: pd.DataFrame, asked: pd.DataFrame, texts: Texts, settings: dict, seed: int
+) -> list[Example]:
     questions = int(rows.groupby("document").size().max())
     return longchat_lines.examples(
         texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"], questions
     )
 
 
-def _pairs(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+def _pairs(
+    rows: pd.DataFrame, asked: pd.DataFrame, texts: Texts, settings: dict, seed: int
+) -> list[Example]:
     if settings["style"] != "miniature":
         raise ValueError(f"objects in style {settings['style']} are not built again here")
     return kv_retrieval.examples(texts.tokenizer, _lengths(rows), _samples(rows), seed)
 
 
-def _needles(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+def _needles(
+    rows: pd.DataFrame, asked: pd.DataFrame, texts: Texts, settings: dict, seed: int
+) -> list[Example]:
+    """Each question that is asked and no other: one of 64K tokens takes a second."""
     if settings.get("mode", "alone") != "alone":
         raise ValueError(f"needles in mode {settings['mode']} are not built again here")
     corpus, kind = open_corpus(texts.corpus, texts.tokenizer), settings.get("haystack")
     text = haystack.from_corpus(corpus, texts.tokenizer, kind=kind)
     depths = sorted(float(depth) for depth in rows["depth_percent"].unique())
+    places = asked[["token_length", "depth_percent", "sample"]].itertuples(index=False, name=None)
     return needle.grid(texts.tokenizer, text, _lengths(rows), depths, _samples(rows), seed,
-                       settings["style"], kind=kind)  # fmt: skip
+                       settings["style"], kind=kind, only=set(places))  # fmt: skip
 
 
-def _keys(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+def _keys(
+    rows: pd.DataFrame, asked: pd.DataFrame, texts: Texts, settings: dict, seed: int
+) -> list[Example]:
     style = settings["style"]
     return passkey.examples(texts.tokenizer, _lengths(rows), _samples(rows), seed, style)
 
 
-def _documents(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+def _documents(
+    rows: pd.DataFrame, asked: pd.DataFrame, texts: Texts, settings: dict, seed: int
+) -> list[Example]:
     found = perplexity_texts.of_corpus(texts.corpus, texts.tokenizer)
     bos = None if settings.get("bos") == "none" else texts.tokenizer.bos_token_id
     return perplexity.examples(
@@ -126,7 +146,9 @@ def _documents(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> l
     )  # fmt: skip
 
 
-def _historical(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+def _historical(
+    rows: pd.DataFrame, asked: pd.DataFrame, texts: Texts, settings: dict, seed: int
+) -> list[Example]:
     found = perplexity_texts.of_corpus(texts.corpus, texts.tokenizer)
     return perplexity_variants.examples(
         found.documents, _lengths(rows), _samples(rows), settings["window"], settings["stride"],
@@ -134,7 +156,9 @@ def _historical(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> 
     )  # fmt: skip
 
 
-def _suite(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[Example]:
+def _suite(
+    rows: pd.DataFrame, asked: pd.DataFrame, texts: Texts, settings: dict, seed: int
+) -> list[Example]:
     """A task of RULER or of InfiniteBench."""
     (task,) = set(rows["task"])
     return find(task).module.examples(
@@ -143,7 +167,10 @@ def _suite(rows: pd.DataFrame, texts: Texts, settings: dict, seed: int) -> list[
     )  # fmt: skip
 
 
-BUILDERS: dict[str, Callable[[pd.DataFrame, Texts, dict, int], list[Example]]] = {
+# Of all rows of a task, of those that are asked, and what they are built with.
+Builder = Callable[[pd.DataFrame, pd.DataFrame, Texts, dict, int], list[Example]]
+TOGETHER = ("perplexity", "historical_perplexity")  # all lengths read the same documents
+BUILDERS: dict[str, Builder] = {
     "longchat_lines": _lines,
     "kv_retrieval": _pairs,
     "needle": _needles,

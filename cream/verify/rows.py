@@ -157,7 +157,8 @@ def _again(model: _Model, wanted: pd.DataFrame, corpus: Path, progress: bool) ->
     loaded = model.spec.load(getattr(torch, json.loads(wanted["settings"].iloc[0])["dtype"]))
     differing = []
     for task, part in wanted.groupby("task"):
-        built = rebuild(model.rows[model.rows["task"] == task], texts)
+        print(f"asking again: {model.spec.name}, {task}: {len(part)}", flush=True)
+        built = rebuild(model.rows[model.rows["task"] == task], texts, wanted=part)
         asked = {identity(row) for _, row in part.iterrows()} & set(built)
         computed = recompute(loaded, task, [built[one] for one in asked], progress)
         differing += [_differences(row, computed.get(identity(row))) for _, row in part.iterrows()]

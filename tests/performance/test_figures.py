@@ -180,6 +180,21 @@ def test_what_clexs_ode_adds_is_said_by_head_size_and_t(write):  # noqa: F811
     assert (line["solving"], line["its gradient"], line["longest"]) == ("7.8", "6.6", "18.5")
 
 
+def test_rulers_seconds_stand_a_line_a_length_and_last_all_of_it(write):
+    """With the prompts and the loading in the last; tokens may be missing there."""
+    how = {"command": "python -m c", "measured": "2026-01-01"}
+    for length, seconds, more in ((None, 310.0, {"of": "all", "building_seconds": 40.0,
+                                                 "loading_seconds": 2.0, "questions": 1200}),
+                                  (4096, 8.0, {"of": "answers", "ruler6": 0.25,
+                                               "questions": 600})):  # fmt: skip
+        rows = write("speed_ruler", seconds, token_length=length, tokens_per_second=3e5,
+                     settings={**how, **more})  # fmt: skip
+    one, all_ = figures.ruler(rows).to_dict("records")
+    assert (one["tokens"], one["seconds"], one["RULER-6"], one["prompts"]) == (
+        "4,096", "8", "0.25", "")  # fmt: skip
+    assert (all_["tokens"], all_["seconds"], all_["prompts"]) == ("all", "310", "40")
+
+
 def test_11_reads_every_committed_speed_row():
     """None is left out of the tables: of each task as many lines as rows."""
     rows = costs.default_rows(ROOT)
@@ -221,5 +236,5 @@ def test_nothing_measured_is_said(tmp_path):
     empty = results.read()
     assert figures.reading(costs.by_target(empty), empty) == "Nothing was run yet."
     for table in ("run_costs", "losses", "resumed", "long", "generation", "sharded", "split",
-                  "clex_steps"):
+                  "clex_steps", "ruler"):
         assert getattr(figures, table)(empty).empty
