@@ -60,7 +60,9 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 FLASH = "flash_attention_2"
-SMALL = 10**9  # parameters; below, a card computes in float32 by default
+# Parameters; below, a card computes in float32 by default. In float32 torch has no fast attention
+# with shared keys: a prompt of 64K tokens takes SmolLM2-135M 137 GiB.
+SMALL = 10**8
 
 
 def _all_ones(
@@ -170,7 +172,7 @@ def load(
     With `scaling` (one of `rope.KINDS`), `scale` and `scaling_options`, or a `rope.RopeScaling`, a
     base is extended; without, a checkpoint comes as it is; the options then fill in what the config
     of a checkpoint of CLEX's authors leaves out. A model with CLEX needs its t before it is called
-    (`clex`). dtype None is float32, but bfloat16 on CUDA from a thousand million parameters; device
+    (`clex`). dtype None is float32, but bfloat16 on CUDA from a hundred million parameters; device
     None is this process's CUDA device, else the CPU; revision None is the one that `hub` pins, if
     it does; bits 4 reads linear layers into 4 bits, on CUDA by bitsandbytes. Raises ValueError or
     FileNotFoundError, naming the cause.

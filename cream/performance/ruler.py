@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     said = harness.typed_command("ruler", arguments)
     try:
         _measure(given, said)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, ModuleNotFoundError, ValueError) as error:
         parser.error(str(error))
 
 

@@ -94,6 +94,7 @@ def examples(
     shortest that does.
     """
     check_choices(style, STYLES, tasks, TASKS)
+    all_words()  # where their package is missing, that is said before anything is built
     turn = UserTurn(tokenizer) if style == "chat" else None
     how = {"style": style, **(turn.settings if turn else {})}
     form, known = _PromptStyle(turn or str, _counts(tokenizer), how), tokenizer_hash(tokenizer)

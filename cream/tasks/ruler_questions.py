@@ -91,8 +91,18 @@ class Budget(NamedTuple):
 
 @cache
 def words(kind: str) -> tuple[str, ...]:
-    """Return wonderwords' list of "noun", "adjective" or "verb", without repetitions, in order."""
-    text = files("wonderwords.assets").joinpath(f"{kind}list.txt").read_text(encoding="utf-8")
+    """Return wonderwords' list of "noun", "adjective" or "verb", without repetitions, in order.
+
+    ModuleNotFoundError, with what to install, where the package is missing.
+    """
+    try:
+        place = files("wonderwords.assets")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "RULER's prompts are made of the words of the package wonderwords, which is not "
+            "installed: pip install -c constraints.txt -e ."
+        ) from error
+    text = place.joinpath(f"{kind}list.txt").read_text(encoding="utf-8")
     return tuple(dict.fromkeys(line.rstrip() for line in text.splitlines()))
 
 

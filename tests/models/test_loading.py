@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config
 
 from cream import models, rope
 from cream.models import loading
+from cream.performance import random_models
 from cream.rope import clex
 
 FAMILIES = sorted(tiny_models.FAMILIES)
@@ -226,6 +227,15 @@ def test_small_models_compute_in_float32_on_a_card(
     monkeypatch.setattr(loading, "SMALL", small)
     config = loading.load_config(bases["llama"])
     assert loading._usual_dtype(config, torch.device(place), attention) == usual
+
+
+def test_the_real_model_computes_in_bfloat16_and_the_miniature_in_float32():
+    """On a card: the first is asked 64K tokens, the second is compared answer by answer."""
+    place = torch.device("cuda")
+    real = random_models.shape("smollm2-135m")
+    assert loading._usual_dtype(real, place, "auto") == torch.bfloat16
+    miniature = loading.load_config("data/miniature")
+    assert loading._usual_dtype(miniature, place, "auto") == torch.float32
 
 
 def test_scale_without_scaling_is_refused(bases):

@@ -132,6 +132,17 @@ def test_a_cell_does_not_depend_on_the_other_cells(haystack, tiny_tokenizer):
     assert not prompts & {one.prompt_hash for one in other}
 
 
+def test_of_a_grid_the_named_examples_alone_are_built(haystack, tiny_tokenizer):
+    """They are the same as among all; of sentences hidden together the whole page comes."""
+    whole = grid(tiny_tokenizer, haystack, [200, 300], (0, 50, 100), 3)
+    named = {(300, 50.0, 2), (200, 0.0, 0)}
+    few = grid(tiny_tokenizer, haystack, [200, 300], (0, 50, 100), 3, only=named)
+    assert {(one.token_length, one.depth_percent, one.sample) for one in few} == named
+    assert all(one in whole for one in few)
+    page = grid(tiny_tokenizer, haystack, [300], (0, 50, 100), 2, hidden=3, only={(300, 50.0, 1)})
+    assert [(one.sample, one.depth_percent) for one in page] == [(1, 0.0), (1, 50.0), (1, 100.0)]
+
+
 def test_sentences_hidden_together_share_all_but_the_question(haystack, tiny_tokenizer):
     built = grid(tiny_tokenizer, haystack, [1200], samples=2, hidden=5)
     texts = {}

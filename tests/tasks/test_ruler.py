@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import sys
 from collections import Counter
 from importlib.resources import files
 
@@ -12,7 +13,7 @@ import pytest
 
 from cream.evaluation.runner import evaluate
 from cream.results import Rows
-from cream.tasks import ruler
+from cream.tasks import ruler, ruler_questions
 from cream.tasks.ruler import NEW_TOKENS, TASKS, examples, match_all, match_part, score
 from cream.tasks.ruler_questions import QUESTIONS, Budget, all_words, words
 
@@ -287,3 +288,13 @@ def test_that_fit_leaves_out_what_a_length_does_not_hold(tiny_tokenizer):
         ruler.that_fit(tiny_tokenizer, [4096], 1, tasks=["qa_1", "fwe"])
     with pytest.raises(ValueError, match="no length holds a task of RULER; cwe at 300 tokens"):
         ruler.that_fit(tiny_tokenizer, [300], 1, tasks=["cwe"])
+
+
+def test_a_missing_package_is_said_before_anything_is_built(monkeypatch, tiny_tokenizer):
+    """Which, what needs it, how to install it."""
+    ruler_questions.words.cache_clear()
+    ruler_questions.all_words.cache_clear()
+    monkeypatch.setitem(sys.modules, "wonderwords.assets", None)
+    monkeypatch.setattr(ruler, "_Builder", None)
+    with pytest.raises(ModuleNotFoundError, match="RULER's prompts .* wonderwords.* pip install"):
+        ruler.examples(tiny_tokenizer, [4096], 1)

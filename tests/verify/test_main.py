@@ -302,3 +302,18 @@ def test_rows_of_ruler_and_infinitebench_are_computed_again(task, name, tmp_path
     assert found.differing.empty
     wrong = verify_rows.verify(changed(frame, prediction="7"), ROOT, rows=1, progress=False)
     assert wrong.differing["value"].tolist() == ["prediction"]
+
+
+def test_few_questions_are_those_of_the_whole(monkeypatch):
+    """The same prompts; of needles none is built that is not asked."""
+    monkeypatch.setattr(examples, "open_corpus", lambda *_: None)
+    text = " ".join(f"The road of number {number} is long." for number in range(3000))
+    monkeypatch.setattr(examples.haystack, "from_corpus", lambda *_, **__: text)
+    rows = results.read(ROWS)
+    rows = rows[(rows["method"] == "original") & (rows["task"] == "needle")]
+    rows = rows[rows["token_length"] <= 512]
+    texts = examples.Texts(evaluation.base_of("data/miniature", ROOT).tokenizer, 512)
+    whole, wanted = examples.rebuild(rows, texts), rows.iloc[[0, -1]]
+    few = examples.rebuild(rows, texts, wanted=wanted)
+    assert set(few) == {examples.identity(row) for _, row in wanted.iterrows()}
+    assert all(few[one].prompt == whole[one].prompt for one in few) and len(whole) > len(few)
