@@ -6,7 +6,7 @@
     python -m cream.performance long --shape llama2-7b --lengths 32768,262144
 
     python -m cream.performance training|step-cost|clex-step|resume|ruler --help
-    python -m cream.performance loss|attention|lora|multi-gpu --help
+    python -m cream.performance loss|loss-pairs|attention|lora|multi-gpu --help
 
 What belongs here: which module a command is. Each module says what it measures.
 """
@@ -24,6 +24,7 @@ from cream.performance import (
     long_context,
     lora,
     loss,
+    loss_pairs,
     multi_gpu,
     resume,
     ruler,
@@ -41,6 +42,7 @@ OTHERS = {
     "resume": resume,
     "ruler": ruler,
     "loss": loss,
+    "loss-pairs": loss_pairs,
     "attention": attention,
     "lora": lora,
     "multi-gpu": multi_gpu,
