@@ -5,7 +5,9 @@
 reads the settings and losses that campaigns keep (NAME.json and NAME.jsonl in folders of a folder),
 pairs every run in float8 with those of equal settings without it, and prints how far their losses
 are apart, in nats a token. Two runs of equal settings and no float8, on two cards or days, stand
-beside them: so far apart are losses that nothing was done to.
+beside them: so far apart are losses that nothing was done to. A logged loss is the mean of the
+steps since the one before it. Settings do not say which texts lay in a corpus's folder, nor which
+weights in a base's: runs are paired by their names.
 
 What belongs here: this comparison. Losses are the training's own; accuracy is not measured here.
 """
@@ -34,7 +36,7 @@ HOW = ("float8", "float8_layers", "micro_batch", "compile", "recompute", "offloa
 DEFAULTS = {one.name: one.default for one in dataclasses.fields(TrainConfig)
             if isinstance(one.default, str | int | float | None)}  # fmt: skip
 COLUMNS = ("method", "scaling", "seed", "float8", "layers", "losses", "mean", "last third", "most",
-           "GiB", "GiB without")  # fmt: skip
+           "at", "GiB", "GiB without")  # fmt: skip
 
 
 class _Run(NamedTuple):
@@ -49,7 +51,8 @@ def pairs(folder: str | Path) -> pd.DataFrame:
     """Return a line a pair of runs, float8 less none: nats a token, and the peaks of both.
 
     `mean` is over all logged losses, `last third` over the last third of them, `most` the largest
-    distance. Lines whose float8 is "none" compare two runs of equal settings.
+    distance with its sign, `at` its step. Lines whose float8 is "none" compare two runs of equal
+    settings.
     """
     groups: dict[str, list[_Run]] = {}
     for settings in sorted(Path(folder).glob("*/*.json")):
@@ -80,12 +83,13 @@ def _same(settings: dict[str, object]) -> str:
 
 def _line(one: _Run, other: _Run) -> dict[str, object]:
     apart = (one.losses - other.losses).dropna()
+    at = apart.abs().idxmax() if len(apart) else None
     about = one.settings
     return {
         "method": about["method"], "scaling": about["scaling"], "seed": about["seed"],
         "float8": about["float8"], "layers": about["float8_layers"], "losses": len(apart),
         "mean": apart.mean(), "last third": apart[-(len(apart) // 3) :].mean(),
-        "most": apart.abs().max(), "GiB": one.peak, "GiB without": other.peak,
+        "most": apart.get(at), "at": at, "GiB": one.peak, "GiB without": other.peak,
     }  # fmt: skip
 
 
@@ -97,8 +101,10 @@ def sentence(table: pd.DataFrame) -> str:
         low, high = part["last third"].min(), part["last third"].max()
         ends = f"{low:+.4f}" if len(part) == 1 else f"{low:+.4f} to {high:+.4f}"
         count = f"{len(part)} pair{'s' * (len(part) > 1)}"
+        most = part.loc[part["most"].abs().idxmax()]
         said.append(f"{what}: {ends} nats a token apart over the last third of their losses "
-                    f"({count}), at most {part['most'].max():.3f} at one step.")  # fmt: skip
+                    f"({count}); furthest {most['most']:+.4f}, in the loss logged at step "
+                    f"{most['at']}.")  # fmt: skip
     return "\n".join(said) or "No run in float8 has one beside it without."
 
 

@@ -43,14 +43,17 @@ def test_runs_of_equal_settings_are_paired_whatever_their_micro_batch(runs):
     assert (eight["losses"], eight["mean"]) == (3, pytest.approx(0.4 / 3))
     assert eight["last third"] == eight["most"] == pytest.approx(0.3)
     assert (eight["GiB"], eight["GiB without"]) == (20.0, 25.0)
-    assert table.iloc[2]["most"] == pytest.approx(0.1)
+    assert (table.iloc[2]["most"], table.iloc[2]["at"]) == (pytest.approx(-0.1), 5)
 
 
 def test_the_command_says_what_they_come_to(runs, capsys, tmp_path_factory):
     performance.main(["loss-pairs", str(runs)])
     said = capsys.readouterr().out
     assert "Runs in float8 (tensorwise): +0.3000 to +0.3000 nats a token apart" in said
-    assert "Two runs of equal settings:" in said and "(1 pair), at most 0.100" in said
+    assert (
+        "Two runs of equal settings:" in said
+        and "(1 pair); furthest -0.1000, in the loss logged at step 5." in said
+    )
     performance.main(["loss-pairs", str(tmp_path_factory.mktemp("none"))])
     assert capsys.readouterr().out == "No run in float8 has one beside it without.\n"
 
@@ -62,3 +65,23 @@ def test_the_committed_runs_are_all_there():
         "none": [1], "tensorwise": [1, 1, 6],
     }  # fmt: skip
     assert (table["losses"] == 30).all()
+
+
+def _committed(name: str) -> list[float]:
+    lines = (ROOT / "data" / "smollm2" / "metrics" / f"{name}.jsonl").read_text().splitlines()
+    return [json.loads(line)["loss"] for line in lines]
+
+
+@pytest.mark.parametrize("seed", [1, 6])
+def test_float8_begins_below_and_ends_above(seed):
+    """As the files have it; two equal runs are far closer than that."""
+    table = loss_pairs.pairs(ROOT / "data" / "smollm2" / "metrics")
+    eight = _committed(f"float8/cream-yarn-8-seed{seed}-float8-tensorwise-float8_layers-all")
+    plain = _committed(f"primary/cream-yarn-8-seed{seed}")
+    apart = [one - other for one, other in zip(eight, plain, strict=True)]
+    line = table[(table["float8"] != "none") & (table["seed"] == seed)].iloc[0]
+    assert line["mean"] == pytest.approx(sum(apart) / 30)
+    assert line["last third"] == pytest.approx(sum(apart[-10:]) / 10)
+    assert (line["most"], line["at"]) == (pytest.approx(apart[0]), 5) and apart[0] < 0
+    equal = table[table["float8"] == "none"]["most"].abs().max()
+    assert 10 * equal < line["last third"]
