@@ -59,9 +59,11 @@ def test_answers_that_are_there_are_refused(base, tmp_path, capsys):
 
 def test_a_model_that_is_not_there_is_said_before_anything_is_built(base, tmp_path, capsys):
     with pytest.raises(SystemExit):
-        ruler.main(["--preset", "tiny", "--model", str(tmp_path / "no"), "--answers",
+        ruler.main(["--preset", "tiny", "--model", str(tmp_path / "absent"), "--answers",
                     str(tmp_path / "answers.jsonl")])  # fmt: skip
-    assert "no" in capsys.readouterr().err and not (tmp_path / "answers.jsonl").exists()
+    said = capsys.readouterr()
+    assert "absent" in said.err and "questions built" not in said.out
+    assert not (tmp_path / "answers.jsonl").exists()
 
 
 def test_scores_are_means_of_tasks(base, tmp_path):
