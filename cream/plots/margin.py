@@ -1,7 +1,7 @@
 """Accuracy by length of models tuned for the length they are used to, and for more: one figure.
 
 A table in, a matplotlib Figure out; looks are those of `style`. Which numbers are drawn is decided
-in `reproduction.miniature_margin`.
+in `reproduction.miniature_margin` and `smollm2_margin`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,10 @@ from cream.plots.style import (
 
 __all__ = ["margin_by_length"]
 
-FOUND = "lines found (%)"
-
 
 @printed
-def margin_by_length(table: pd.DataFrame) -> Figure:
-    """Draw a panel a method: lines found by length, tuned for L (dashed) and for more (solid).
+def margin_by_length(table: pd.DataFrame, found: str = "lines found (%)") -> Figure:
+    """Draw a panel a method: what was found by length, tuned for L (dashed) and for more (solid).
 
     `table` has method, wider, multiple (of N), n (seeds), and value, low and high (shares).
     ValueError for an empty table.
@@ -42,7 +40,7 @@ def margin_by_length(table: pd.DataFrame) -> Figure:
         for wider, name in ((False, "tuned for L"), (True, "tuned for 1.25 L")):
             _line(panel, method, part[part["wider"] == wider], wider, name)
         in_windows(panel, sorted(part["multiple"].unique()))
-        finish(panel, style(method).label, "length", "" if method != methods[0] else FOUND)
+        finish(panel, style(method).label, "length", "" if method != methods[0] else found)
         panel.legend(loc="lower left", fontsize=7.5, frameon=False)
     axes[0][0].set_ylim(0, 104)
     seeds = "{} to {}".format(*table["n"].agg(["min", "max"])) if table["n"].nunique() > 1 else ""

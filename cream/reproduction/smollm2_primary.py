@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -32,9 +32,12 @@ __all__ = [
     "SEEDS",
     "THIRDS",
     "by_seed",
+    "check_questions",
+    "check_tokens",
     "compared",
     "counted_answers",
     "difference",
+    "kind_of",
     "lacking",
     "left_out",
     "values",
@@ -106,8 +109,8 @@ def counted_answers(rows: pd.DataFrame) -> pd.DataFrame:
     if not found:
         return rows.iloc[:0]
     counted = pd.concat(found, ignore_index=True)
-    _check_tokens(counted)
-    _check_questions(counted)
+    check_tokens(counted)
+    check_questions(counted)
     return counted
 
 
@@ -116,15 +119,16 @@ def _asked(rows: pd.DataFrame) -> pd.DataFrame:
     rows = rows[(rows["task"] == "needle") & (rows["base"] == BASE) & (rows["scale"] == SCALE)]
     rows = rows[rows["seed"].isin((BESIDE, *SEEDS)) & rows["token_length"].isin(LENGTHS)]
     rows = rows[rows["method"].map(METHODS) == rows["scaling"]]
-    kinds = {text: _kind(json.loads(text)) for text in rows["settings"].unique()}
+    kinds = {text: kind_of(text) for text in rows["settings"].unique()}
     rows = rows.assign(kind=rows["settings"].map(kinds))
     # A sample that was answered again by the same model counts once.
     rows = rows.sort_values("date", kind="stable", na_position="first")
     return rows[rows["kind"].isin(KINDS)].drop_duplicates(["model_hash", *QUESTION], keep="last")
 
 
-def _kind(how: dict) -> str:
-    """The kind of text a sentence was hidden in; "" where the question was asked another way."""
+def kind_of(settings: str) -> str:
+    """Return the kind of text a sentence was hidden in; "" where it was asked another way."""
+    how = json.loads(settings)
     usual = all(how.get(name) == value for name, value in ASKED.items()) and "clex_t" not in how
     return str(how.get("haystack", "")) if usual else ""
 
@@ -141,12 +145,15 @@ def _answers(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[np.array(primary, dtype=bool)]
 
 
-def lacking(answers: pd.DataFrame) -> list[str]:
-    """Return the lengths at which a model has not answered equally many questions everywhere."""
+def lacking(answers: pd.DataFrame, lengths: Mapping[int, str] = LENGTHS) -> list[str]:
+    """Return the lengths at which a model has not answered equally many questions everywhere.
+
+    `answers` have `kind` (of `kind_of`), `lengths` the names of lengths in tokens.
+    """
     cells = answers.groupby(["token_length", "depth_percent", "kind"]).size()
     places = pd.MultiIndex.from_product([DEPTHS, KINDS])
     found = []
-    for length, name in LENGTHS.items():
+    for length, name in lengths.items():
         here = cells.xs(length) if length in cells.index.get_level_values(0) else cells.iloc[:0]
         whole = len(here) == len(places) and here.index.isin(places).all() and here.nunique() == 1
         if not whole or here.min() < FEWEST:
@@ -169,7 +176,8 @@ def left_out(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["run", *(f"n_{x}" for x in LENGTHS.values()), "why"])
 
 
-def _check_tokens(counted: pd.DataFrame) -> None:
+def check_tokens(counted: pd.DataFrame) -> None:
+    """Refuse answers of a run that was trained on more or fewer tokens than a primary run."""
     other = counted[counted["tokens_trained"].fillna(0) != TOKENS_TRAINED]
     if len(other):
         one = other.iloc[0]
@@ -179,8 +187,8 @@ def _check_tokens(counted: pd.DataFrame) -> None:
         )
 
 
-def _check_questions(counted: pd.DataFrame) -> None:
-    """One question, one prompt: rows do not say of which split or seed a question is."""
+def check_questions(counted: pd.DataFrame) -> None:
+    """Refuse runs that answered different questions: rows do not say of which split or seed."""
     prompts = counted.groupby(QUESTION)["prompt_hash"].nunique()
     if (prompts > 1).any():
         where = prompts[prompts > 1].index[0]
