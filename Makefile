@@ -101,6 +101,8 @@ figures: $(ENV)
 		data/methods)
 	$(if $(wildcard data/margin/*.parquet),$(BIN)/python -m cream.reproduction.miniature_margin \
 		data/margin)
+	$(if $(wildcard data/smollm2-margin/*.parquet),$(BIN)/python -m \
+		cream.reproduction.smollm2_margin data/smollm2-margin)
 
 # A real model of 135 M parameters, asked on this machine; needs downloads of 104 MB.
 real: $(ENV)

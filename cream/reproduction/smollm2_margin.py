@@ -36,7 +36,7 @@ from cream.study.analysis.contrasts import MARGIN, verdict
 from cream.study.conditions import WIDER
 from cream.utils.files import atomic_write
 
-__all__ = ["by_length", "claims", "counted", "leads", "main", "markdown", "values"]
+__all__ = ["by_length", "claims", "counted", "each_seed", "leads", "main", "markdown", "values"]
 
 SCALE, METHODS, SEEDS = 8, ("cream", "pose"), (1, 2, 3)
 LENGTHS = {2048: "2K", 4096: "4K", 8192: "8K", 16384: "16K", 32768: "32K", 65436: "64K"}
@@ -172,9 +172,22 @@ def by_length(found: pd.DataFrame) -> pd.DataFrame:
     for (method, wider), part in found.groupby(["method", "wider"]):
         for length, name in LENGTHS.items():
             value, low, high = _over(part[name] / 100)
-            table.append({"method": method, "wider": wider, "multiple": round(length / 8192, 2),
+            table.append({"method": method, "wider": wider, "multiple": _multiple(length),
                           "n": len(part), "value": value, "low": low, "high": high})  # fmt: skip
     return pd.DataFrame(table)
+
+
+def _multiple(length: int) -> float:
+    """The length in windows; 7.99 N, which leaves the answer room, counts as 8."""
+    return round(length / 8192, 1 if length > 8192 else 2)
+
+
+def each_seed(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the seeds' lines that `plots.margin` draws: method, wider, seed, multiple, value."""
+    names = {name: _multiple(length) for length, name in LENGTHS.items()}
+    keys = ["method", "wider", "seed"]
+    each = found.rename(columns=names).melt(keys, list(names.values()), "multiple")
+    return each.assign(value=each["value"].astype(float) / 100)
 
 
 # --------------------------------------------------------------------- the page
@@ -243,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not found["wider"].any():
         parser.error(f"{given.rows} holds no run tuned for {WIDER:g} L that answered all lengths")
     atomic_write(path, markdown(found))
-    figure = margin_by_length(by_length(found), "sentences found (%)")
+    figure = margin_by_length(by_length(found), "sentences found (%)", each_seed(found))
     written = save(figure, given.figures / "smollm2_margin", drawn_from(counted(rows)))
     print(*[path, *written], sep="\n")
 

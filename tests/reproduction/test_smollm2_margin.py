@@ -10,6 +10,7 @@ import pytest
 from primary_rows import run, runs
 from scipy import stats
 
+from cream import results
 from cream.plots.margin import margin_by_length
 from cream.reproduction import smollm2_margin
 
@@ -91,8 +92,11 @@ def test_the_page_and_the_figure_show_both_methods(rows):
     assert "| found at 64K | 40.0 | 64.0 | +24.0 [+14.1, +33.9] | 1, 2, 3 | **holds** |" in said
     assert "| within N | 40.0 | 30.0 | -10.0 [-10.0, -10.0] | 1, 2, 3 | **not kept** |" in said
     assert "| PoSE | 1 | 60 | 40 → 40 | 40 → 40 | 40 → 40 | 40 → 40 | 40 → 40 | 40 → 60 |" in said
-    figure = margin_by_length(smollm2_margin.by_length(found), "sentences found (%)")
+    each = smollm2_margin.each_seed(found)
+    figure = margin_by_length(smollm2_margin.by_length(found), "sentences found (%)", each)
     assert len(figure.axes) == 2 and figure.axes[0].get_ylabel() == "sentences found (%)"
+    assert all(len(panel.lines) >= 2 + 2 * 3 for panel in figure.axes)
+    assert "thin: each seed" in figure._supxlabel.get_text()
 
 
 def test_a_folder_without_runs_is_said(tmp_path, capsys):
@@ -101,3 +105,20 @@ def test_a_folder_without_runs_is_said(tmp_path, capsys):
                              "--figures", str(tmp_path)])  # fmt: skip
     assert "holds no run tuned for 1.25 L" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_committed_page_is_what_its_rows_say():
+    found = smollm2_margin.values(results.read(ROOT / "data" / "smollm2", FOLDER))
+    assert (FOLDER / "MARGIN.md").read_text(encoding="utf-8") == smollm2_margin.markdown(found)
+    assert found.groupby(["method", "wider"])["seed"].apply(list).tolist() == [[1, 2, 3]] * 4
+
+
+def test_reproduction_has_the_verdicts_of_the_rows():
+    """Its table is typed; each line is what the rows give."""
+    said = (ROOT / "REPRODUCTION.md").read_text(encoding="utf-8")
+    page = (FOLDER / "MARGIN.md").read_text(encoding="utf-8")
+    cells = [line.split(" | ") for line in page.splitlines() if line.endswith("** |")]
+    assert len(cells) == 4
+    for gain, kept in zip(cells[:2], cells[2:], strict=True):
+        verdicts = [one[-1].removesuffix(" |") for one in (gain, kept)]
+        assert f"{gain[0]} | {gain[4]} | {verdicts[0]} | {kept[4]} | {verdicts[1]} |" in said
