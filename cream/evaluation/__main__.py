@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parameters = {key: _value(text, declared[key]) for key, text in options.items()}
     try:
         run(name, parameters, root)
-    except (Failed, OSError, ValueError) as error:
+    except (Failed, ModuleNotFoundError, OSError, ValueError) as error:
         sys.exit(f"{given[0]}: {error}")
     finally:
         distributed.leave()

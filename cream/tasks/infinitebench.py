@@ -14,7 +14,7 @@ in the paper, but only their 128K texts are published, not how they were drawn: 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 from uuid import UUID
 
@@ -29,6 +29,7 @@ from cream.tasks.prompts import (
     counter,
     depth,
     largest_that_fits,
+    named_samples,
     sample_rng,
 )
 
@@ -84,11 +85,13 @@ def examples(
     seed: int = 0,
     style: str = "official",
     tasks: Sequence[str] = TASKS,
+    only: Collection[tuple[int, int]] | None = None,
 ) -> list[Example]:
     """Build `samples` questions a task and length L: prompt and new tokens are at most L together.
 
-    Deterministic in (seed, task, length, sample) and the tokenizer. ValueError for an unknown style
-    or task, and for a length that holds no question, with the shortest that does.
+    `only` names by (length, sample) which are built of every task, the same as among all (None:
+    all). Deterministic in (seed, task, length, sample) and the tokenizer. ValueError for an unknown
+    style or task, and for a length that holds no question, with the shortest that does.
     """
     check_choices(style, STYLES, tasks, TASKS)
     turn = UserTurn(tokenizer) if style == "chat" else None
@@ -98,7 +101,7 @@ def examples(
         _example(name, length, sample, seed, form)
         for length in checked_lengths(lengths, samples)
         for name in tasks
-        for sample in range(samples)
+        for sample in named_samples(length, samples, only)
     ]
 
 

@@ -7,7 +7,7 @@ have the same prompt with one pseudo-word for a key and one for a value, so that
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from uuid import UUID
 
@@ -78,6 +78,7 @@ def examples(
     seed: int = 0,
     positions: Sequence[int] | None = None,
     spread: bool = False,
+    only: Collection[tuple[int, int, int]] | None = None,
 ) -> list[Example]:
     """Build `samples` examples a gold position and length (tokens), short keys and values.
 
@@ -85,7 +86,8 @@ def examples(
     asked at every one of `positions`, by default `gold_indices`. The key asked for is the one that
     stands there: the official data move one record instead, which random records cannot tell apart,
     but so `inference` reads an object once for all its questions. `document` names the object.
-    `spread` asks each object once, at every depth alike. Deterministic in (seed, length, sample,
+    `spread` asks each object once, at every depth alike. `only` names by (length, position, sample)
+    which are built, the same as among all (None: all). Deterministic in (seed, length, sample,
     position).
     """
     count = counter(tokenizer)
@@ -95,8 +97,10 @@ def examples(
         five = () if spread else positions or gold_indices(num_keys)
         for sample in range(samples):
             asked = five or [int(depth(TASK, seed, length, sample) * num_keys)]
-            records = _records(count, length, num_keys, seed, sample, asked)
-            found += [_example(records, gold, length, sample) for gold in asked]
+            named = [gold for gold in asked if only is None or (length, gold, sample) in only]
+            if named:
+                records = _records(count, length, num_keys, seed, sample, asked)
+                found += [_example(records, gold, length, sample) for gold in named]
     return found
 
 

@@ -6,7 +6,7 @@ base models; "chat" the same prompt in the user's turn of the tokenizer's own ch
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,14 @@ from cream.data.chat import UserTurn
 from cream.data.retrieval import vocabulary
 from cream.data.retrieval.records import Prompt, draw_records, line_prompt, line_text
 from cream.tasks.base import Example
-from cream.tasks.prompts import checked_lengths, counter, depth, largest_that_fits, sample_rng
+from cream.tasks.prompts import (
+    checked_lengths,
+    counter,
+    depth,
+    largest_that_fits,
+    named_samples,
+    sample_rng,
+)
 from cream.utils.jsonl import json_lines
 
 __all__ = [
@@ -122,12 +129,14 @@ def examples(
     style: str = "miniature",
     questions: int = 1,
     rule: str = "first",
+    only: Collection[tuple[int, int]] | None = None,
 ) -> list[Example]:
     """Build `samples` examples a length (tokens), as many lines in each as fit with the answer.
 
     The line asked for lies at every depth alike. Each record serves `questions` examples in a row,
     whose common beginning `inference` reads once; `document` names the record, the unit of an
-    interval. Deterministic in (seed, length, sample, questions). `rule` is that of `score`.
+    interval. `rule` is that of `score`. `only` names by (length, sample) which are built, the same
+    as among all (None: all). Deterministic in (seed, length, sample, questions).
     """
     form = _prompt_style(style, rule, tokenizer)
     if questions < 1:
@@ -135,9 +144,12 @@ def examples(
     count = counter(tokenizer)
     found = []
     for length in checked_lengths(lengths, samples):
+        named = set(named_samples(length, samples, only))
         for first in range(0, samples, questions):
             asked = range(first, first + questions)
-            found += _record(count, length, asked, seed, form)[: samples - first]
+            if not named.isdisjoint(asked):
+                record = _record(count, length, asked, seed, form)
+                found += [example for example in record if example.sample in named]
     return found
 
 

@@ -7,7 +7,7 @@ hides and asks for a sentence in the form that it was trained on.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +22,13 @@ from cream.data.retrieval.records import (
 )
 from cream.tasks import needle
 from cream.tasks.base import Example
-from cream.tasks.prompts import checked_lengths, counter, largest_that_fits, sample_rng
+from cream.tasks.prompts import (
+    checked_lengths,
+    counter,
+    largest_that_fits,
+    named_samples,
+    sample_rng,
+)
 
 __all__ = [
     "BLOCKS",
@@ -77,13 +83,15 @@ def examples(
     seed: int = 0,
     style: str = "miniature",
     blocks: str = "fitted",
+    only: Collection[tuple[int, int]] | None = None,
 ) -> list[Example]:
     """Build `samples` trials a length (tokens), the number of blocks before the key uniform.
 
     No prompt with its answer has more than `length` tokens: blocks are as many as fit ("fitted",
     counted with this tokenizer) or PoSE's number ("official", counted with Llama's), and ValueError
-    where that is too long. `depth_percent` is the share of blocks before the key. Deterministic in
-    (seed, length, sample).
+    where that is too long. `depth_percent` is the share of blocks before the key. `only` names by
+    (length, sample) which are built, the same as among all (None: all). Deterministic in (seed,
+    length, sample).
     """
     if blocks not in BLOCKS:
         raise ValueError(f"unknown blocks {blocks!r}: use one of {', '.join(BLOCKS)}")
@@ -91,7 +99,7 @@ def examples(
     return [
         _trial(count, length, sample, seed, form, blocks)
         for length in checked_lengths(lengths, samples)
-        for sample in range(samples)
+        for sample in named_samples(length, samples, only)
     ]
 
 

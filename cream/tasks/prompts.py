@@ -7,7 +7,7 @@ shares a tokenizer. What the prompt says is the task's.
 import logging
 import math
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 import numpy as np
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +22,7 @@ __all__ = [
     "default_style",
     "depth",
     "largest_that_fits",
+    "named_samples",
     "sample_rng",
     "spared",
 ]
@@ -83,6 +84,13 @@ def checked_lengths(lengths: Iterable[int], samples: int) -> list[int]:
     if samples < 1:
         raise ValueError(f"samples {samples} must be at least 1")
     return lengths
+
+
+def named_samples(
+    length: int, samples: int, only: Collection[tuple[int, int]] | None
+) -> list[int]:
+    """The samples of a length that `only` names by (length, sample), or with None all of them."""
+    return [sample for sample in range(samples) if only is None or (length, sample) in only]
 
 
 def spared(lengths: Sequence[int], target_length: int) -> list[int]:

@@ -24,7 +24,7 @@ The seven other tasks need essays or questions from elsewhere and are not here.
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,7 @@ from cream.tasks.prompts import (
     checked_lengths,
     counter,
     largest_that_fits,
+    named_samples,
     sample_rng,
 )
 from cream.tasks.ruler_questions import HOPS, QUESTIONS, Budget, Kind, Question, all_words, chain
@@ -85,12 +86,14 @@ def examples(
     style: str = "official",
     tasks: Sequence[str] = TASKS,
     sizes: str | Path | None = None,
+    only: Collection[tuple[int, int]] | None = None,
 ) -> list[Example]:
     """Build `samples` questions a task and length L: prompt and new tokens are at most L together.
 
     Deterministic in (seed, task, length, sample) and the tokenizer. The folder `sizes` keeps how
     much text each sample has, so that a second time nothing is tokenized; it changes no prompt.
-    ValueError for an unknown style or task, and for a length that holds no question, with the
+    `only` names by (length, sample) which are built of every task, the same as among all (None:
+    all). ValueError for an unknown style or task, and for a length that holds no question, with the
     shortest that does.
     """
     check_choices(style, STYLES, tasks, TASKS)
@@ -100,10 +103,12 @@ def examples(
     form, known = _PromptStyle(turn or str, _counts(tokenizer), how), tokenizer_hash(tokenizer)
     found = []
     for length in checked_lengths(lengths, samples):
+        if not (named := named_samples(length, samples, only)):
+            continue
         budget = Budget(length, _shot_lines(form.counts, length) if "vt" in tasks else 0)
         for name in tasks:
             stored = _Sizes(sizes and Path(sizes), known, how, name, budget, seed)
-            found += _Builder(name, budget, seed, form, stored).examples(samples)
+            found += _Builder(name, budget, seed, form, stored).examples(named)
     return found
 
 
@@ -203,14 +208,21 @@ class _Builder(NamedTuple):
     def task(self) -> Kind:
         return QUESTIONS[self.name]
 
-    def examples(self, samples: int) -> list[Example]:
-        """The first so many."""
-        if samples > len(self.sizes.units):
-            usual = self._usual_units()
-            starts = range(0, samples, AT_ONCE)
-            parts = [range(start, min(samples, start + AT_ONCE)) for start in starts]
-            self.sizes.keep([units for part in parts for units in self._fitted(part, usual)])
-        return [self._example(sample, self.sizes.units[sample]) for sample in range(samples)]
+    def examples(self, samples: Sequence[int]) -> list[Example]:
+        """Those of these numbers, in ascending order."""
+        units = self._units(samples)
+        return [self._example(*each) for each in zip(samples, units, strict=True)]
+
+    def _units(self, samples: Sequence[int]) -> list[int]:
+        """How much text these samples have; it is kept where none before them is missing."""
+        if samples[-1] < len(self.sizes.units):
+            return [self.sizes.units[sample] for sample in samples]
+        usual, starts = self._usual_units(), range(0, len(samples), AT_ONCE)
+        parts = [samples[start : start + AT_ONCE] for start in starts]
+        found = [units for part in parts for units in self._fitted(part, usual)]
+        if len(samples) == samples[-1] + 1:
+            self.sizes.keep(found)
+        return found
 
     def _question(self, sample: int, units: int, stream: str = "") -> Question:
         rng = sample_rng(f"ruler {self.name}{stream}", self.seed, self.budget.length, sample)

@@ -70,9 +70,8 @@ def rebuild(
 
     Lengths, depths, numbers of samples and of questions a record are read from the rows, so all
     rows of the model and task must be given; `seed` is that of the questions, which rows do not
-    name. Of them only those of the rows `wanted` are sure to be built (None: all), and few others:
-    a question does not depend on those of other lengths. ValueError for a task of which this module
-    has no builder.
+    name. Of them only those of the rows `wanted` are built (None: all), but of perplexity all, as
+    its lengths read the same documents. ValueError for a task of which this module has no builder.
     """
     (task,) = set(rows["task"])
     if task not in BUILDERS:
@@ -97,13 +96,20 @@ def _samples(rows: pd.DataFrame) -> int:
     return int(rows["sample"].max()) + 1
 
 
+def _named(asked: pd.DataFrame, *between: str) -> set[tuple]:
+    """What is asked, as a builder's `only` names it: by length, what stands between, and sample."""
+    names = ["token_length", *between, "sample"]
+    return set(asked[names].itertuples(index=False, name=None))
+
+
 def _lines(
     rows: pd.DataFrame, asked: pd.DataFrame, texts: Texts, settings: dict, seed: int
 ) -> list[Example]:
     questions = int(rows.groupby("document").size().max())
     return longchat_lines.examples(
-        texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"], questions
-    )
+        texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"], questions,
+        only=_named(asked),
+    )  # fmt: skip
 
 
 def _pairs(
@@ -111,28 +117,31 @@ def _pairs(
 ) -> list[Example]:
     if settings["style"] != "miniature":
         raise ValueError(f"objects in style {settings['style']} are not built again here")
-    return kv_retrieval.examples(texts.tokenizer, _lengths(rows), _samples(rows), seed)
+    return kv_retrieval.examples(
+        texts.tokenizer, _lengths(rows), _samples(rows), seed, only=_named(asked, "gold_index")
+    )
 
 
 def _needles(
     rows: pd.DataFrame, asked: pd.DataFrame, texts: Texts, settings: dict, seed: int
 ) -> list[Example]:
-    """Each question that is asked and no other: one of 64K tokens takes a second."""
     if settings.get("mode", "alone") != "alone":
         raise ValueError(f"needles in mode {settings['mode']} are not built again here")
     corpus, kind = open_corpus(texts.corpus, texts.tokenizer), settings.get("haystack")
     text = haystack.from_corpus(corpus, texts.tokenizer, kind=kind)
     depths = sorted(float(depth) for depth in rows["depth_percent"].unique())
-    places = asked[["token_length", "depth_percent", "sample"]].itertuples(index=False, name=None)
     return needle.grid(texts.tokenizer, text, _lengths(rows), depths, _samples(rows), seed,
-                       settings["style"], kind=kind, only=set(places))  # fmt: skip
+                       settings["style"], kind=kind,
+                       only=_named(asked, "depth_percent"))  # fmt: skip
 
 
 def _keys(
     rows: pd.DataFrame, asked: pd.DataFrame, texts: Texts, settings: dict, seed: int
 ) -> list[Example]:
-    style = settings["style"]
-    return passkey.examples(texts.tokenizer, _lengths(rows), _samples(rows), seed, style)
+    return passkey.examples(
+        texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"],
+        only=_named(asked),
+    )  # fmt: skip
 
 
 def _documents(
@@ -163,7 +172,7 @@ def _suite(
     (task,) = set(rows["task"])
     return find(task).module.examples(
         texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"],
-        [task.partition("-")[2]],
+        [task.partition("-")[2]], only=_named(asked),
     )  # fmt: skip
 
 

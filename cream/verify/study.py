@@ -176,15 +176,14 @@ def _alike(frame: pd.DataFrame, first: pd.Series, task: str, length: int) -> pd.
 def _built(
     model: _Model, asked: str, like: pd.DataFrame, wanted: pd.DataFrame
 ) -> dict[Hashable, Example]:
-    """The questions of one task and length, as far as any model is asked them, made once."""
+    """The questions of one task and length that any model is asked, made once."""
     name = (asked, *like.iloc[0][["task", "token_length", "window"]])
     if name not in model.built:
         one = like[like["key"] == like["key"].iloc[0]]
-        records = set(wanted["document"].dropna())
-        last = max(wanted["sample"].max(), one["sample"][one["document"].isin(records)].max())
-        one = one[one["sample"] <= last].assign(settings=json.dumps({"style": "miniature"}))
+        one, wanted = (rows.assign(settings=json.dumps({"style": "miniature"}))
+                       for rows in (one, wanted))  # fmt: skip
         texts = Texts(model.base.tokenizer, model.base.window)
-        found = rebuild(one, texts, SETS[asked].seed).values()
+        found = rebuild(one, texts, SETS[asked].seed, wanted).values()
         model.built[name] = {_identity(example): example for example in found}
     return model.built[name]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import warm_python
 
 from cream import models, results
 from cream.evaluation import __main__ as evaluation
+from cream.tasks import ruler_questions
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CREAM_COMMIT": "tested"}
@@ -115,6 +117,17 @@ def test_what_cannot_be_asked_is_told_in_a_line(arguments, says, capsys):
     with pytest.raises(SystemExit) as ended:
         evaluation.main(arguments)
     assert says in capsys.readouterr().err + str(ended.value.code) and ended.value.code != 0
+
+
+def test_a_missing_package_is_told_in_a_line(tmp_path, monkeypatch):
+    """What needs it and how to install it, as every other error; no row is written."""
+    ruler_questions.words.cache_clear()
+    ruler_questions.all_words.cache_clear()
+    monkeypatch.setitem(sys.modules, "wonderwords.assets", None)
+    rows = tmp_path / "rows.jsonl"
+    with pytest.raises(SystemExit, match="^ruler: RULER's .* wonderwords, .* pip install") as ended:
+        evaluation.main(["ruler", "--samples", "1", "--rows", str(rows)])
+    assert "\n" not in ended.value.code and not rows.exists()
 
 
 def test_every_parameter_of_an_evaluation_is_an_option(capsys):

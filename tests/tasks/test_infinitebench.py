@@ -21,6 +21,14 @@ def asked(tiny_tokenizer):
     return examples(tiny_tokenizer, [700, 1500], 4)
 
 
+def test_the_named_questions_alone_are_built(asked, tiny_tokenizer):
+    """Of every task, the same as among all."""
+    named = {(700, 3), (1500, 0)}
+    few = examples(tiny_tokenizer, [700, 1500], 4, only=named)
+    assert few == [one for one in asked if (one.token_length, one.sample) in named]
+    assert len(few) == 2 * len(TASKS)
+
+
 def of(asked, task):
     return [one for one in asked if one.task == f"infinitebench-{task}"]
 

@@ -103,6 +103,15 @@ def parsed(example) -> tuple[dict[str, str], str]:
     return record, re.search(r'Key: "(.*)"', example.prompt)[1]
 
 
+@pytest.mark.parametrize("spread", [False, True])
+def test_the_named_questions_alone_are_built(spread, tiny_tokenizer):
+    """They are the same as among all, the others of their objects are left out."""
+    whole = examples(tiny_tokenizer, [200, 400], 3, spread=spread)
+    wanted = [whole[0], whole[-2]]
+    named = {(one.token_length, one.gold_index, one.sample) for one in wanted}
+    assert examples(tiny_tokenizer, [200, 400], 3, spread=spread, only=named) == wanted
+
+
 def test_gold_positions():
     assert kv_retrieval.gold_indices(140) == (0, 34, 69, 104, 139)
     assert kv_retrieval.gold_indices(101) == (0, 25, 50, 75, 100)

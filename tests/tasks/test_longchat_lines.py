@@ -73,6 +73,16 @@ def test_a_record_serves_several_questions(tiny_tokenizer):
         examples(tiny_tokenizer, [500], 8, questions=0)
 
 
+@pytest.mark.parametrize(("style", "length"), [("miniature", 300), ("official", 900)])
+def test_the_named_questions_alone_are_built(style, length, tiny_tokenizer):
+    """They are the same as among all, of a record with three questions and of the last with two."""
+    how = {"lengths": [length, length + 100], "samples": 8, "style": style, "questions": 3}
+    whole, named = examples(tiny_tokenizer, **how), {(length, 1), (length + 100, 7)}
+    few = examples(tiny_tokenizer, **how, only=named)
+    assert few == [one for one in whole if (one.token_length, one.sample) in named]
+    assert len(few) == 2
+
+
 def test_depths_are_spread_over_the_record(tiny_tokenizer):
     depths = [e.depth_percent for e in examples(tiny_tokenizer, [600], 20)]
     counts = [

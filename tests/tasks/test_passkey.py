@@ -43,6 +43,15 @@ def test_no_prompt_is_longer_than_it_says_and_none_much_shorter(style, tiny_toke
         assert one.token_length - block - 3 <= tokens <= one.token_length
 
 
+@pytest.mark.parametrize("style", ["miniature", "official"])
+def test_the_named_trials_alone_are_built(style, tiny_tokenizer):
+    """They are the same as among all."""
+    whole, named = examples(tiny_tokenizer, [600, 900], 4, style=style), {(600, 3), (900, 1)}
+    few = examples(tiny_tokenizer, [600, 900], 4, style=style, only=named)
+    assert few == [one for one in whole if (one.token_length, one.sample) in named]
+    assert len(few) == 2
+
+
 def test_the_key_is_there_and_its_place_is_uniform(tiny_tokenizer):
     built = examples(tiny_tokenizer, [1500], 200, style="official")
     places = []

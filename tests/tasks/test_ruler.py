@@ -100,6 +100,26 @@ def test_stored_sizes_change_nothing_and_are_read(asked, tiny_tokenizer, tmp_pat
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_the_named_samples_alone_are_built(asked, tiny_tokenizer):
+    """Of every task, the same as among all; nothing is built at a length without any."""
+    named = {(LENGTHS[1], 2), (LENGTHS[1], 0)}
+    few = examples(tiny_tokenizer, [1, *LENGTHS], 3, only=named)
+    assert few == [one for one in asked if (one.token_length, one.sample) in named]
+    assert len(few) == 2 * len(TASKS)
+
+
+def test_sizes_are_stored_from_the_first_sample_on(asked, tiny_tokenizer, tmp_path, monkeypatch):
+    """Those of named samples only where none before them is missing; stored ones are read."""
+    how = {"lengths": [2600], "samples": 3, "tasks": ["fwe"], "sizes": tmp_path}
+    whole = [one for one in of(asked, "fwe") if one.token_length == 2600]
+    assert examples(tiny_tokenizer, **how, only={(2600, 1)}) == whole[1:2]
+    assert list(tmp_path.iterdir()) == []
+    assert examples(tiny_tokenizer, **how, only={(2600, 0), (2600, 1)}) == whole[:2]
+    assert examples(tiny_tokenizer, **how, only={(2600, 2)}) == whole[2:]
+    monkeypatch.setattr(ruler._Builder, "_tokens", None)
+    assert examples(tiny_tokenizer, **how, only={(2600, 1)}) == whole[1:2]
+
+
 def test_single_1_hides_one_number_in_repeated_sentences(asked):
     for one in of(asked, "niah_single_1"):
         (value,) = json.loads(one.target)

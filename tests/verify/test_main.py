@@ -245,14 +245,15 @@ def test_what_of_a_grid_cannot_be_checked_is_counted(grid, monkeypatch):
 
 
 def test_questions_are_built_once_for_all_models(grid, monkeypatch):
-    """A model takes them as they were built for the first."""
+    """A model takes them as they were built for the first; those that none is asked are not."""
     built = []
     monkeypatch.setattr(
-        study, "rebuild", lambda *given: built.append(1) or examples.rebuild(*given)
+        study, "rebuild", lambda *given: built.append(examples.rebuild(*given)) or built[-1]
     )
     part = grid[(grid["token_length"] == 307) & (grid["task"] == "longchat_lines")]
     found = check(part, rows=4)
     assert set(found.rows["variant"]) == {"original", "scaled"} and len(built) == 1
+    assert {one.sample for one in built[0].values()} == set(found.rows["sample"])
 
 
 def test_trained_runs_need_the_grids_texts(grid, tmp_path):
@@ -302,18 +303,21 @@ def test_rows_of_ruler_and_infinitebench_are_computed_again(task, name, tmp_path
     assert found.differing.empty
     wrong = verify_rows.verify(changed(frame, prediction="7"), ROOT, rows=1, progress=False)
     assert wrong.differing["value"].tolist() == ["prediction"]
+    texts, last = examples.Texts(base.tokenizer, 512), frame[frame["sample"] == 1]
+    assert list(examples.rebuild(frame, texts, wanted=last).values()) == asked[1:]
 
 
-def test_few_questions_are_those_of_the_whole(monkeypatch):
-    """The same prompts; of needles none is built that is not asked."""
+@pytest.mark.parametrize("task", ["needle", "passkey", "longchat_lines", "kv_retrieval"])
+def test_few_questions_are_those_of_the_whole(task, monkeypatch):
+    """The same examples; none is built that is not asked."""
     monkeypatch.setattr(examples, "open_corpus", lambda *_: None)
     text = " ".join(f"The road of number {number} is long." for number in range(3000))
     monkeypatch.setattr(examples.haystack, "from_corpus", lambda *_, **__: text)
     rows = results.read(ROWS)
-    rows = rows[(rows["method"] == "original") & (rows["task"] == "needle")]
-    rows = rows[rows["token_length"] <= 512]
+    rows = rows[(rows["method"] == "original") & (rows["task"] == task)]
+    rows = rows[rows["token_length"] <= 614]
     texts = examples.Texts(evaluation.base_of("data/miniature", ROOT).tokenizer, 512)
     whole, wanted = examples.rebuild(rows, texts), rows.iloc[[0, -1]]
     few = examples.rebuild(rows, texts, wanted=wanted)
     assert set(few) == {examples.identity(row) for _, row in wanted.iterrows()}
-    assert all(few[one].prompt == whole[one].prompt for one in few) and len(whole) > len(few)
+    assert all(few[one] == whole[one] for one in few) and len(whole) > len(few)
