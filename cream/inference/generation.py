@@ -19,7 +19,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from cream.inference import memory
+from cream.inference import memory, recorded
 from cream.inference.batching import Batch, plan
 from cream.inference.kv_cache import keeps_all, read_heads
 from cream.inference.likelihood import check_window
@@ -287,9 +287,14 @@ def _generate(
     input_ids, mask = _padded(rows, shared, width, config.pad_token_id)
     cache = {}
     whole = width + config.max_new_tokens
-    with clex.chosen(model, whole), _without_own_settings(model):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(clex.chosen(model, whole))
+        stack.enter_context(_without_own_settings(model))
         if shared:
-            cache["past_key_values"] = read_heads(model, rows, shared, whole)
+            room = -(-whole // 8) * 8  # what masked attention kernels read at once
+            cache["past_key_values"] = read_heads(model, rows, shared, room)
+            if recorded.wanted(model):
+                stack.enter_context(recorded.played(model, cache["past_key_values"]))
         out = model.generate(
             input_ids.to(model.device),
             attention_mask=mask.to(model.device),

@@ -20,12 +20,15 @@ class _Layer(DynamicLayer):
     """Keys and values in memory for `rows` rows of `room` tokens, filled from the left.
 
     transformers' own layer copies all it holds at every token. `keys` and `values` are, as there,
-    what is filled; of the rows that are being read now, from row `first` on.
+    what is filled; of the rows that are being read now, from row `first` on. With a `place`, a
+    tensor of one number, one token of every row is written there and the whole room is returned:
+    what a recorded step needs, whose addresses are fixed.
     """
 
     def __init__(self, rows: int, room: int) -> None:
         super().__init__()
         self.rows, self.room, self.first = rows, room, 0
+        self.place: torch.Tensor | None = None
 
     def go_to(self, first: int, filled: int = 0) -> None:
         """Let the next update write from row `first` and token `filled` on."""
@@ -43,6 +46,10 @@ class _Layer(DynamicLayer):
             self.all_keys, self.all_values = map(self._empty, (key_states, value_states))
             self.is_initialized = True
             self.go_to(self.first)
+        if self.place is not None:
+            self.all_keys.index_copy_(2, self.place, key_states)
+            self.all_values.index_copy_(2, self.place, value_states)
+            return self.all_keys, self.all_values
         rows = slice(self.first, self.first + len(key_states))
         start = self.keys.shape[-2]
         end = start + key_states.shape[-2]
@@ -53,7 +60,7 @@ class _Layer(DynamicLayer):
 
     def _empty(self, states: torch.Tensor) -> torch.Tensor:
         _, heads, _, size = states.shape
-        return states.new_empty((self.rows, heads, self.room, size))
+        return states.new_zeros((self.rows, heads, self.room, size))  # what is masked is finite
 
     def copy_row(self, row: int, to: slice, filled: int) -> None:
         """Copy the first `filled` tokens of one row to others."""

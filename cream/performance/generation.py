@@ -2,7 +2,8 @@
 
 `python -m cream.performance generation` answers in batches and, in the same run, by a loop that
 calls `generate` prompt by prompt with the same stop rule and dtype, both from text to text; with
-`--continuous` also by transformers' own continuous batching (`generate_batch`). With a large
+`--continuous` also by transformers' own continuous batching (`generate_batch`), with `--recorded`
+in batches by steps recorded as CUDA graphs (`inference.recorded`). With a large
 `--shape` it measures random weights of it at length, by `long_context`. In its rows `score`
 is samples a second, `tokens_per_second` are prompt tokens, `num_tokens` those of a mean prompt, and
 `contained` is the share of samples with the tokens of the loop.
@@ -25,6 +26,7 @@ from cream import models, rope
 from cream.evaluation import models as evaluation_models
 from cream.evaluation.model_spec import ModelSpec
 from cream.inference import generation as inference_generation
+from cream.inference import recorded
 from cream.inference.stopping import StopString, decode
 from cream.performance import harness, long_context
 from cream.tasks import longchat_lines
@@ -62,6 +64,8 @@ def add_options(add: argparse.ArgumentParser) -> None:
     add.add_argument("--seed", type=int, default=0)
     add.add_argument("--continuous", action="store_true",
                      help="by transformers' continuous batching, too")  # fmt: skip
+    add.add_argument("--recorded", action="store_true",
+                     help="in batches by recorded steps, too")  # fmt: skip
     long = add.add_argument_group("at length, of a large shape with random weights (--shape)")
     long_context.add_shape(long, None)
     long.add_argument("--tokens", type=int, default=32_000, help="of a LongChat-Lines record")
@@ -85,7 +89,7 @@ def main(given: argparse.Namespace) -> None:
     before = harness.machine_state()
     table, header, parted = generation(
         spec, lengths, given.samples, given.questions, given.batch_size,
-        DTYPES[given.dtype], given.repeats, given.seed, given.continuous,
+        DTYPES[given.dtype], given.repeats, given.seed, given.continuous, given.recorded,
     )  # fmt: skip
     header["settings"] |= before
     machine = harness.describe_machine(header["card"])
@@ -106,10 +110,15 @@ def _compared(table: pd.DataFrame) -> pd.DataFrame:
     wide.loc["all"] = pd.Series({**total, peak: wide[peak].max()}, dtype=object)
     samples = wide["samples", "batches"].astype(int)
     alone, together = (wide["seconds", way].astype(float) for way in ("one by one", "batches"))
-    third = {}
+    more = {}
+    if "recorded" in others:
+        played = wide["seconds", "recorded"].astype(float)
+        more |= {"recorded, samples/s": (samples / played).round(2),
+                 "recorded, times as fast": (alone / played).round(2),
+                 "same tokens, recorded": wide["same", "recorded"].astype(int)}  # fmt: skip
     if "continuous" in others:
         theirs = wide["seconds", "continuous"].astype(float)
-        third = {"continuous, samples/s": (samples / theirs).round(2),
+        more |= {"continuous, samples/s": (samples / theirs).round(2),
                  "times as fast as continuous": (theirs / together).round(2),
                  "same tokens, continuous": wide["same", "continuous"].astype(int)}  # fmt: skip
     return pd.DataFrame(
@@ -120,7 +129,7 @@ def _compared(table: pd.DataFrame) -> pd.DataFrame:
             "batches, samples/s": (samples / together).round(2),
             "times as fast": (alone / together).round(2),
             "same tokens": wide["same", "batches"].astype(int),
-            **third,
+            **more,
             "peak GiB": wide[peak].astype(float).round(2),
         }
     ).dropna(axis=1, how="all")
@@ -154,13 +163,15 @@ def generation(
     repeats: int = 3,
     seed: int = 0,
     paged: bool = False,
+    played: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, object], list[str]]:
     """Time the ways over `samples` questions a length (tokens), `questions` to a record.
 
-    The median of `repeats` passes, the ways (with `paged`, `continuous` too) in turns after a short
-    warm-up. Returns a table (a line a length and way), the header of its rows, and a sentence for
-    each sample where batches and the loop part: in float32 none should; in bfloat16 logits that
-    are nearly equal are told apart by rounding, which any other batch changes.
+    The median of `repeats` passes, the ways (`paged`: `continuous` too, `played`: recorded steps
+    too) in turns after a short warm-up. Returns a table (a line a length and way), the header of
+    its rows, and a sentence for each sample where batches and the loop part: in float32 none
+    should; in bfloat16 logits that are nearly equal are told apart by rounding, which any other
+    batch changes. ValueError where steps cannot be recorded.
     """
     if min(repeats, 1 if batch_size == "auto" else batch_size) < 1:
         raise ValueError(f"repeats is {repeats}, batch_size {batch_size}; both must be at least 1")
@@ -169,8 +180,12 @@ def generation(
     spec.check(examples, place)
     loaded = spec.load(dtype)
     model, tokenizer = loaded.model, loaded.tokenizer
-    ways = {"one by one": one_by_one, "batches": _in_batches(batch_size, loaded.allow_beyond)}
+    batches = _in_batches(batch_size, loaded.allow_beyond)
+    ways = {"one by one": one_by_one, "batches": batches}
+    ways |= {"recorded": recorded.steps()(batches)} if played else {}
     ways |= {"continuous": continuous} if paged else {}
+    if played:
+        recorded.check(model)
     lines, parted = [], []
     for length in lengths:
         asked = [one for one in examples if one.token_length == length]

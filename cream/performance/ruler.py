@@ -26,6 +26,7 @@ from cream import presets
 from cream.evaluation import models as evaluation_models
 from cream.evaluation.model_spec import Loaded
 from cream.evaluation.runner import evaluate
+from cream.inference import recorded
 from cream.performance import harness
 from cream.results import Rows
 from cream.tasks import prompts, ruler
@@ -47,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--samples", type=int, default=100, help="of each task and length")
     add("--seed", type=int, default=0)
     add("--answers", required=True, metavar="FILE", help="rows of answers, a file that is not yet")
+    add("--recorded", action="store_true", help="by steps recorded as CUDA graphs")
     add("--rows", metavar="FILE", help="append rows to this JSON Lines file")
     given = parser.parse_args(arguments)
     if Path(given.answers).exists():
@@ -67,12 +69,16 @@ def _measure(given: argparse.Namespace, said: str) -> None:
     building, examples = harness.timed(functools.partial(_built, given, setup))
     print(f"{len(examples):,} questions built in {building:.0f} s", flush=True)
     loading, loaded = harness.timed(spec.load)
-    table = answered(loaded, examples, given.answers, setup.evaluation.batch_size)
+    if given.recorded:
+        recorded.check(loaded.model)
+    with recorded.steps() if given.recorded else contextlib.nullcontext():
+        table = answered(loaded, examples, given.answers, setup.evaluation.batch_size)
     print(table.round({"seconds": 1, "peak_gib": 1, "ruler6": 3}).to_string(index=False))
     total = building + loading + table["seconds"].sum()
     print(f"{harness.card_name()}: {total:.0f} s in all, {building:.0f} of them for the prompts "
           f"and {loading:.0f} to load")  # fmt: skip
-    about = {"command": said, "samples": given.samples, "score": "seconds", "measured": began}
+    about = {"command": said, "samples": given.samples, "score": "seconds", "measured": began,
+             **({"steps": "recorded"} if given.recorded else {})}  # fmt: skip
     header = {**loaded.header, "seed": given.seed, "settings": {}}
     for line in table.to_dict("records"):
         _write(given.rows, header, loaded.settings | about | {"of": "answers"}, line)

@@ -11,6 +11,7 @@ import torch
 
 from cream import models
 from cream.evaluation import models as evaluation_models
+from cream.inference import recorded
 from cream.performance import generation, harness
 from cream.tasks import longchat_lines
 
@@ -46,6 +47,26 @@ def test_both_ways_answer_the_same_questions_with_the_same_tokens(measured):
         "dtype": "float32", "questions": 3, "batch_size": "auto", "repeats": 2,
     }  # fmt: skip
     assert header["scaling"] == "yarn" and header["window"] == 64
+
+
+def test_recorded_steps_are_a_third_way_and_refused_where_there_are_none(base, monkeypatch):
+    """In the same run, in turns with the others; a recording on a CPU is the step itself."""
+    (subject,) = evaluation_models.find("scaled:yarn:8", base)
+    with pytest.raises(ValueError, match="cannot be recorded: it is on the cpu"):
+        generation.generation(subject, [60], samples=2, repeats=1, played=True)
+    monkeypatch.setattr(recorded, "obstacle", lambda model: None)
+    plays = []
+
+    def record(compute):
+        result = compute().clone()
+        return (lambda: plays.append(result.copy_(compute()))), result
+
+    monkeypatch.setattr(recorded, "record", record)
+    table, _, parted = generation.generation(subject, [60], samples=2, repeats=1, played=True)
+    assert table["way"].tolist() == ["one by one", "batches", "recorded"] and plays
+    assert table["same"].tolist() == [2, 2, 2] and not parted
+    said = generation._compared(table)
+    assert said["same tokens, recorded"].tolist() == [2, 2]
 
 
 def test_the_loop_decodes_one_prompt_at_a_time_with_a_cache(base, tiny_tokenizer):

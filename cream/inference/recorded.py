@@ -1,0 +1,162 @@
+"""A decoding step recorded as a CUDA graph, and played for every token after that.
+
+    with recorded.steps():
+        list(greedy(model, tokenizer, prompts, 128))
+
+One new token of a small model is little work in many kernels, and a card waits for Python to start
+each. A recorded step starts them all at once. Every address and every shape in it is fixed, so the
+step reads the whole room of the cache and masks what is not filled yet.
+
+**Not run on a GPU yet**, so nothing records steps unless it is asked to (`--recorded` of
+`python -m cream.performance generation` and `ruler`). On a CPU the same steps are tested, computed
+anew each time.
+
+What belongs here: which models' steps can be recorded, and the memory that stays where it is. The
+loop is transformers' own `generate`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from cream.inference.kv_cache import keeps_all
+from cream.rope.clex import is_clex
+from cream.rope.length import depends_on_length
+
+__all__ = ["check", "obstacle", "played", "recordable", "steps", "wanted"]
+
+WARM = 2  # steps before the recorded one: libraries choose kernels and take memory in the first
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # which are called, data decide
+Replay = Callable[[], None]
+_asked = False
+
+
+@contextlib.contextmanager
+def steps() -> Iterator[None]:
+    """Let answers inside be decoded by recorded steps, of models whose steps can be recorded."""
+    global _asked
+    before, _asked = _asked, True
+    try:
+        yield
+    finally:
+        _asked = before
+
+
+def wanted(model: PreTrainedModel) -> bool:
+    """Whether `steps` asks for recorded steps and this model's can be recorded."""
+    return _asked and recordable(model)
+
+
+def recordable(model: PreTrainedModel) -> bool:
+    """Whether a step has the same kernels at the same addresses for every token."""
+    return obstacle(model) is None
+
+
+def check(model: PreTrainedModel) -> None:
+    """Raise ValueError, with why, if a model's steps cannot be recorded."""
+    if not recordable(model):
+        raise ValueError(f"steps of this model cannot be recorded: {obstacle(model)}")
+
+
+def obstacle(model: PreTrainedModel) -> str | None:
+    """Return why a model's steps cannot be recorded, None where they can."""
+    config, where = model.config, getattr(model, "hf_device_map", None) or {"": 0}
+    found = {
+        f"it is on the {model.device.type}, not on a CUDA device": model.device.type != "cuda",
+        "it lies on several devices": len(set(where.values())) > 1,
+        f"its attention is {config._attn_implementation!r}, not 'sdpa'":
+            config._attn_implementation != "sdpa",
+        "its weights are quantized": getattr(model, "is_quantized", False),
+        "it has experts": any(getattr(config, name, None) for name in EXPERTS),
+        "its rotation follows the length": depends_on_length(config) or is_clex(config),
+        "its cache does not keep all tokens": not keeps_all(model),
+    }  # fmt: skip
+    return next((why for why, holds in found.items() if holds), None)
+
+
+@contextlib.contextmanager
+def played(model: PreTrainedModel, cache: DynamicCache) -> Iterator[None]:
+    """Let forward passes of one new token a row be played; `cache` is of `kv_cache.read_heads`."""
+    forward, step = model.forward, _Step(model.forward, cache)
+
+    @functools.wraps(forward)  # `generate` reads its parameters
+    def either(input_ids: torch.Tensor, **given: object) -> CausalLMOutputWithPast:
+        one = input_ids.shape[1] == 1 and given.get("past_key_values") is cache
+        return step(input_ids, **given) if one else forward(input_ids=input_ids, **given)
+
+    model.forward = either
+    try:
+        yield
+    finally:
+        del model.forward  # the class's own again
+        for layer in cache.layers:
+            layer.place = None
+
+
+class _Step:
+    """One new token for every row, its inputs and logits at fixed addresses."""
+
+    def __init__(self, forward: Callable[..., CausalLMOutputWithPast], cache: DynamicCache) -> None:
+        self.forward, self.cache = forward, cache
+        self.count, self.replay, self.logits = 0, None, None
+
+    def __call__(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        **_: object,
+    ) -> CausalLMOutputWithPast:
+        """Write the inputs where they are read, and compute, record or play the step."""
+        filled = self.cache.get_seq_length()
+        if not self.count:
+            self._begin(input_ids, position_ids, attention_mask, filled)
+        self.tokens.copy_(input_ids)
+        self.positions.copy_(position_ids)
+        self.place.fill_(filled)
+        if self.count < WARM:
+            self.logits = self._compute()
+        else:
+            if self.replay is None:
+                self.replay, self.logits = record(self._compute)
+            self.replay()
+        self.count += 1
+        for layer in self.cache.layers:
+            layer.go_to(0, filled + 1)
+        return CausalLMOutputWithPast(logits=self.logits, past_key_values=self.cache)
+
+    def _begin(
+        self, input_ids: torch.Tensor, position_ids: torch.Tensor, mask: torch.Tensor | None,
+        filled: int,
+    ) -> None:  # fmt: skip
+        self.tokens, self.positions = input_ids.clone(), position_ids.clone()
+        self.place = torch.zeros(1, dtype=torch.long, device=input_ids.device)
+        room = self.cache.layers[0].room
+        self.allowed = input_ids.new_zeros((len(input_ids), 1, 1, room), dtype=torch.bool)
+        self.allowed[..., :filled] = True if mask is None else mask[:, None, None, :filled].bool()
+        for layer in self.cache.layers:
+            layer.place = self.place
+
+    def _compute(self) -> torch.Tensor:
+        self.allowed.index_fill_(3, self.place, True)
+        return self.forward(
+            input_ids=self.tokens, attention_mask=self.allowed, position_ids=self.positions,
+            past_key_values=self.cache, use_cache=True,
+        ).logits  # fmt: skip
+
+
+def record(compute: Callable[[], torch.Tensor]) -> tuple[Replay, torch.Tensor]:
+    """Record what `compute` starts on a card; return what plays it, and where its result will be.
+
+    Recording computes nothing. What is played reads and writes the memory of the recording.
+    """
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = compute()
+    return graph.replay, result

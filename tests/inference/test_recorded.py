@@ -1,0 +1,140 @@
+"""Recorded steps: the tokens of `generate` by steps whose memory stays where it is.
+
+On a CPU nothing can be recorded: there a recording is the step itself, computed again into the
+memory of its first result. On a GPU it is a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import tiny_models
+import torch
+
+from cream import models, rope
+from cream.inference import recorded
+from cream.inference.generation import greedy
+from cream.inference.kv_cache import read_heads
+
+LENGTHS = [3, 40, 7, 40, 21, 1, 33]
+FAMILIES = sorted(set(tiny_models.FAMILIES) - {"mixtral"})  # it has experts
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let steps be "recorded" on a CPU; return a list that grows by one for each played."""
+    plays: list[int] = []
+
+    def record(compute: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
+        result = torch.zeros_like(compute())
+
+        def replay() -> None:
+            plays.append(1)
+            result.copy_(compute())
+
+        return replay, result
+
+    monkeypatch.setattr(recorded, "record", record)
+    monkeypatch.setattr(recorded, "recordable", lambda model: True)
+    return plays
+
+
+def prompts() -> list[str]:
+    return [" ".join(f"word{(7 * n + k) % 10}" for k in range(n)) for n in LENGTHS]
+
+
+def made(family: str, scaling: str = "yarn") -> torch.nn.Module:
+    grouped = {} if family == "gpt_neox" else {"num_key_value_heads": 2}
+    config = tiny_models.config(
+        family, num_attention_heads=4, max_position_embeddings=64, eos_token_id=None,
+        vocab_size=600, **grouped,
+    )  # fmt: skip
+    return models.create(models.extend(config, rope.scaling(scaling, 8)), 0)
+
+
+def answers(model, tokenizer, **how: object) -> dict[int, tuple[int, ...]]:
+    found = greedy(model, tokenizer, prompts(), 12, allow_beyond=True, **how)
+    return {one.index: one.tokens for one in found}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch_size", ["auto", 3])
+def test_the_tokens_are_those_of_generate(family, batch_size, played, tiny_tokenizer):
+    """Rows of many lengths, padded behind what is read before."""
+    model = made(family)
+    wanted = answers(model, tiny_tokenizer, batch_size=batch_size)
+    assert not played
+    with recorded.steps():
+        assert answers(model, tiny_tokenizer, batch_size=batch_size) == wanted
+    assert played
+    assert "forward" not in vars(model)
+    assert answers(model, tiny_tokenizer, batch_size=batch_size) == wanted
+
+
+def test_all_steps_but_the_first_are_played(played, tiny_tokenizer):
+    """Of 12 new tokens the prompt gives one, two are computed, nine played."""
+    with recorded.steps():
+        answers(made("llama"), tiny_tokenizer, batch_size=len(LENGTHS))
+    assert len(played) == 12 - 1 - recorded.WARM
+
+
+@pytest.mark.parametrize("how", [{"stop": "word3"}, {"stop": "w", "min_new_tokens": 5}])
+def test_rows_end_where_they_do_without(how, played, tiny_tokenizer):
+    model = made("llama")
+    wanted = answers(model, tiny_tokenizer, **how)
+    with recorded.steps():
+        assert answers(model, tiny_tokenizer, **how) == wanted
+
+
+def test_nothing_is_recorded_unless_it_is_asked_for(played, tiny_tokenizer, monkeypatch):
+    answers(made("llama"), tiny_tokenizer)
+    assert not played
+    monkeypatch.setattr(recorded, "recordable", lambda model: False)
+    with recorded.steps():
+        answers(made("llama"), tiny_tokenizer)
+    assert not played
+
+
+def test_what_is_not_filled_does_not_matter(tiny_tokenizer):
+    """A cache whose empty room holds anything finite gives the same logits at a fixed place."""
+    model, found = made("llama"), []
+    rows = [torch.arange(2, 22).numpy(), torch.arange(3, 23).numpy()]
+    for rubbish in (0.0, 1e4):
+        cache = read_heads(model, rows, 19, 32)
+        for layer in cache.layers:
+            layer.all_keys[:, :, 20:] = layer.all_values[:, :, 20:] = rubbish
+        with torch.inference_mode(), recorded.played(model, cache):
+            mask = torch.ones((2, 20), dtype=torch.long)
+            ids = torch.tensor([[21], [22]])
+            places = torch.full((2, 1), 19)
+            found.append(model(ids, attention_mask=mask, position_ids=places,
+                               past_key_values=cache).logits)  # fmt: skip
+        assert cache.get_seq_length() == 20
+    assert torch.equal(*found)
+    with torch.inference_mode():
+        whole = model(torch.tensor([row.tolist() for row in rows])).logits[:, -1:]
+    torch.testing.assert_close(found[0], whole, atol=1e-5, rtol=1e-4)
+
+
+def test_a_model_whose_steps_cannot_be_recorded_is_told_why():
+    with pytest.raises(ValueError, match="cannot be recorded: it is on the cpu, not on a CUDA dev"):
+        recorded.check(made("llama"))
+    capped = models.create(tiny_models.alternating(), 0)  # Gemma 2 caps its logits
+    for model, why in (
+        (made("llama"), None), (made("llama", "ntk"), None), (made("mixtral"), "it has experts"),
+        (capped, "its attention is 'eager', not 'sdpa'"),
+    ):  # fmt: skip
+        model.__class__ = type("", (type(model),), {"device": torch.device("cuda")})
+        assert recorded.obstacle(model) == why
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_on_a_gpu_the_tokens_are_those_of_generate(family, tiny_tokenizer):
+    """By a CUDA graph, in float32."""
+    model = made(family).to("cuda")
+    assert recorded.recordable(model)
+    wanted = answers(model, tiny_tokenizer)
+    with recorded.steps():
+        assert answers(model, tiny_tokenizer) == wanted
