@@ -9,10 +9,7 @@ made it, into its files.
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -32,6 +29,7 @@ from cream.study.figures import curves, exposure, overview
 from cream.study.figures import forest as figures_forest
 from cream.tasks import ruler_scores
 from cream.tasks.registry import reported
+from cream.utils import forks
 
 __all__ = [
     "ELSEWHERE",
@@ -55,7 +53,7 @@ GRID = ("summary", "claims", "grid_lines", "grid_pairs", "grid_needle", "grid_pe
         "ablations", "ablation_sigma", "scale64", "scale64_lines", "scale64_perplexity",
         "dense", "ablation_ends", "learning_rates", "assigned_distances")  # fmt: skip
 ELSEWHERE = GRID[-4:]
-ON_LINUX, AT_ONCE = sys.platform == "linux", 4
+AT_ONCE = 4
 
 
 def _mark(figure: Figure, **drawn: str) -> Figure:
@@ -351,13 +349,6 @@ def method_pictures(window: int = 4096, scale: int = 8) -> dict[str, Figure]:
     return {name: _mark(figure, **drawn) for name, figure in found.items()}
 
 
-_forked: list[Callable[[str], str]] = []
-
-
-def _save_forked(name: str) -> str:
-    return _forked[0](name)
-
-
 def write(figures: Mapping[str, Figure], out: str | Path) -> list[str]:
     """Write each figure as PNG and PDF into `out`, marked with what it was drawn from.
 
@@ -368,16 +359,4 @@ def write(figures: Mapping[str, Figure], out: str | Path) -> list[str]:
     def written(name: str) -> str:
         return save(figures[name], Path(out) / name, figures[name].drawn)[0].name
 
-    cores = min(len(figures), AT_ONCE, len(os.sched_getaffinity(0))) if ON_LINUX else 1
-    return _by_copies(written, list(figures), cores) if cores > 1 else list(map(written, figures))
-
-
-def _by_copies(save: Callable[[str], str], names: Sequence[str], number: int) -> list[str]:
-    """Call `save` of every name in forks of this process; what one raises is raised here."""
-    context = multiprocessing.get_context("fork")
-    _forked.append(save)  # a pool would otherwise want to pickle it
-    try:
-        with context.Pool(number) as pool:
-            return pool.map(_save_forked, names, chunksize=1)
-    finally:
-        _forked.clear()
+    return forks.mapped(written, list(figures), AT_ONCE)

@@ -10,9 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +32,7 @@ from cream.tasks import (
     ruler,
 )
 from cream.tasks.base import Example
+from cream.utils import forks
 from cream.utils.files import atomic_write
 from cream.utils.provenance import commit, hash_of
 
@@ -81,16 +80,20 @@ class Questions:
         counts = per_length(self.needle or (asked.needle_samples,), lengths)
         corpus = open_corpus(root / preset.train.corpus, base.tokenizer)
         style = self.style or asked.needle_style
-        with ProcessPoolExecutor(mp_context=get_context("fork")) as pool:
-            parts = []
-            for kind in KINDS:
-                text = haystack.from_corpus(corpus, base.tokenizer, self.split, kind)
-                parts += [
-                    pool.submit(needle.grid, base.tokenizer, text, [length], asked.needle_depths,
-                                count, self.seed, style, asked.needle_hidden, "exact", kind)
-                    for length, count in zip(lengths, counts, strict=True)
-                ]  # fmt: skip
-            return [example for part in parts for example in part.result()]
+        texts = {kind: haystack.from_corpus(corpus, base.tokenizer, self.split, kind)
+                 for kind in KINDS}  # fmt: skip
+        cells = [(kind, *cell) for kind in KINDS for cell in zip(lengths, counts, strict=True)]
+
+        def cell(one: tuple[str, int, int]) -> list[Example]:
+            kind, length, count = one
+            return needle.grid(
+                base.tokenizer, texts[kind], [length], asked.needle_depths, count, self.seed, style,
+                asked.needle_hidden, "exact", kind,
+            )  # fmt: skip
+
+        longest = sorted(cells, key=lambda one: -one[1])  # they take the longest
+        found = dict(zip(longest, forks.mapped(cell, longest), strict=True))
+        return [example for one in cells for example in found[one]]
 
     def _passkeys(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation

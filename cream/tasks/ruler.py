@@ -21,6 +21,8 @@ What differs from NVIDIA's generator, on purpose:
 The seven other tasks need essays or questions from elsewhere and are not here.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -43,6 +45,7 @@ from cream.tasks.prompts import (
     sample_rng,
 )
 from cream.tasks.ruler_questions import HOPS, QUESTIONS, Budget, Kind, Question, all_words, chain
+from cream.utils import forks
 from cream.utils.provenance import hash_of
 
 __all__ = [
@@ -63,7 +66,8 @@ TASKS = tuple(QUESTIONS)
 NEW_TOKENS = {name: task.new_tokens for name, task in QUESTIONS.items()}
 STYLES = ("official", "chat")
 SAMPLES = 500  # a task and length, in NVIDIA's configuration
-AT_ONCE = 16  # prompts tokenized together
+AT_ONCE = 16  # prompts tokenized together, and built by one process
+PARALLEL_TOKENS = 2_000_000  # of all prompts, from which on several processes build them
 TRIALS = 4  # prompts that decide how much text the samples of a task and length usually have
 SLACK = 0.02  # of a length that may stay empty
 SHOT_TOKENS = 500  # of the example in front of a question of vt
@@ -101,15 +105,15 @@ def examples(
     turn = UserTurn(tokenizer) if style == "chat" else None
     how = {"style": style, **(turn.settings if turn else {})}
     form, known = _PromptStyle(turn or str, _counts(tokenizer), how), tokenizer_hash(tokenizer)
-    found = []
+    asked: list[tuple[_Builder, list[int]]] = []
     for length in checked_lengths(lengths, samples):
         if not (named := named_samples(length, samples, only)):
             continue
         budget = Budget(length, _shot_lines(form.counts, length) if "vt" in tasks else 0)
         for name in tasks:
             stored = _Sizes(sizes and Path(sizes), known, how, name, budget, seed)
-            found += _Builder(name, budget, seed, form, stored).examples(named)
-    return found
+            asked.append((_Builder(name, budget, seed, form, stored), named))
+    return _built(asked)
 
 
 def that_fit(
@@ -138,6 +142,26 @@ def that_fit(
     if not found:
         raise ValueError("no length holds a task of RULER; " + "; ".join(left_out))
     return found, left_out
+
+
+def _built(asked: Sequence[tuple[_Builder, list[int]]]) -> list[Example]:
+    """The named samples of each builder in order, by all cores where they are many tokens."""
+    tokens = sum(builder.budget.length * len(samples) for builder, samples in asked)
+    most = None if tokens >= PARALLEL_TOKENS else 1
+    usual = forks.mapped(lambda one: one[0].usual(one[1]), asked, most)
+    parts = [
+        (place, samples[start : start + AT_ONCE])
+        for place, (_, samples) in enumerate(asked)
+        for start in range(0, len(samples), AT_ONCE)
+    ]
+    parts.sort(key=lambda part: -asked[part[0]][0].budget.length)  # stable; the longest take long
+    built = forks.mapped(lambda part: asked[part[0]][0].part(part[1], usual[part[0]]), parts, most)
+    found: list[list[Example]] = [[] for _ in asked]
+    for (place, _), examples_of_part in zip(parts, built, strict=True):
+        found[place] += examples_of_part
+    for (builder, _), one in zip(asked, found, strict=True):
+        builder.keep(one)
+    return [example for one in found for example in one]
 
 
 _Counts = Callable[[Sequence[str]], list[int]]
@@ -208,21 +232,21 @@ class _Builder(NamedTuple):
     def task(self) -> Kind:
         return QUESTIONS[self.name]
 
-    def examples(self, samples: Sequence[int]) -> list[Example]:
-        """Those of these numbers, in ascending order."""
-        units = self._units(samples)
+    def usual(self, samples: Sequence[int]) -> int | None:
+        """How much text these samples usually have; None where that of each is known."""
+        return None if samples[-1] < len(self.sizes.units) else self._usual_units()
+
+    def part(self, samples: Sequence[int], usual: int | None) -> list[Example]:
+        """The samples of these numbers, with `usual` units of text or as many as fit."""
+        known = self.sizes.units
+        units = [known[one] for one in samples] if usual is None else self._fitted(samples, usual)
         return [self._example(*each) for each in zip(samples, units, strict=True)]
 
-    def _units(self, samples: Sequence[int]) -> list[int]:
-        """How much text these samples have; it is kept where none before them is missing."""
-        if samples[-1] < len(self.sizes.units):
-            return [self.sizes.units[sample] for sample in samples]
-        usual, starts = self._usual_units(), range(0, len(samples), AT_ONCE)
-        parts = [samples[start : start + AT_ONCE] for start in starts]
-        found = [units for part in parts for units in self._fitted(part, usual)]
-        if len(samples) == samples[-1] + 1:
-            self.sizes.keep(found)
-        return found
+    def keep(self, found: Sequence[Example]) -> None:
+        """Remember how much text these have, if none before them is missing."""
+        last = found[-1].sample
+        if last >= len(self.sizes.units) and len(found) == last + 1:
+            self.sizes.keep([one.num_keys for one in found])
 
     def _question(self, sample: int, units: int, stream: str = "") -> Question:
         rng = sample_rng(f"ruler {self.name}{stream}", self.seed, self.budget.length, sample)

@@ -4,7 +4,6 @@ Every file says what it was drawn from, and that can be read back.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from cream.reproduction import figures as reproduction_figures
 from cream.study import records
 from cream.study.analysis import tables
 from cream.tasks.registry import reported
+from cream.utils import forks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAPER = ROOT / "data" / "paper"
@@ -193,17 +193,16 @@ def test_costs_by_target_need_every_row_of_both_methods():
 def test_figures_written_at_a_time_are_those_written_one_by_one(rows, tmp_path, monkeypatch):
     """Byte by byte; and what cannot be written is said."""
     figures = reproduction_figures.from_paper(rows, PAPER)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(forks, "cores", lambda: 2)
     many = reproduction_figures.write(figures, tmp_path / "many")
-    assert not reproduction_figures._forked
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
+    monkeypatch.setattr(forks, "cores", lambda: 1)
     assert reproduction_figures.write(figures, tmp_path / "one") == many and len(many) > 2
     written = [
         sorted((path.name, path.read_bytes()) for path in (tmp_path / name).iterdir())
         for name in ("many", "one")
     ]
     assert written[0] == written[1]
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr(forks, "cores", lambda: 2)
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         reproduction_figures.write(figures, tmp_path / "file")

@@ -16,6 +16,7 @@ from cream.results import Rows
 from cream.tasks import ruler, ruler_questions
 from cream.tasks.ruler import NEW_TOKENS, TASKS, examples, match_all, match_part, score
 from cream.tasks.ruler_questions import QUESTIONS, Budget, all_words, words
+from cream.utils import forks
 
 NOISE = "The grass is green. The sky is blue. The sun is yellow. Here we go. There and back again."
 LENGTHS = [2600, 6000]  # of the tiny tokenizer: cwe needs 5,261 from 4,096 on
@@ -84,6 +85,21 @@ def test_a_sample_depends_on_its_seed_task_length_and_index_alone(asked, tiny_to
     prompts = {one.prompt for one in asked}
     assert len(prompts) == len(asked)
     assert not prompts & {one.prompt for one in examples(tiny_tokenizer, [2600], 1, seed=1)}
+
+
+def test_several_processes_build_the_same_questions(asked, tiny_tokenizer, tmp_path, monkeypatch):
+    """In parts of a few samples; sizes are stored by the process that asked."""
+    monkeypatch.setattr(ruler, "PARALLEL_TOKENS", 0)
+    monkeypatch.setattr(ruler, "AT_ONCE", 2)
+    monkeypatch.setattr(forks, "cores", lambda: 2)
+    assert examples(tiny_tokenizer, LENGTHS, 3, sizes=tmp_path) == asked
+    assert len(list(tmp_path.iterdir())) == len(LENGTHS) * len(TASKS)
+    assert examples(tiny_tokenizer, LENGTHS, 3, sizes=tmp_path) == asked
+    few = examples(tiny_tokenizer, LENGTHS, 3, only={(2600, 1), (6000, 0), (6000, 2)})
+    assert few == [one for one in asked if (one.token_length, one.sample) != (2600, 0)
+                   and (one.token_length, one.sample) not in ((2600, 2), (6000, 1))]  # fmt: skip
+    with pytest.raises(ValueError, match="holds no words"):
+        examples(tiny_tokenizer, [300, 2600], 3, tasks=["fwe"])
 
 
 def test_stored_sizes_change_nothing_and_are_read(asked, tiny_tokenizer, tmp_path, monkeypatch):
