@@ -238,9 +238,10 @@ class _Builder(NamedTuple):
 
     def part(self, samples: Sequence[int], usual: int | None) -> list[Example]:
         """The samples of these numbers, with `usual` units of text or as many as fit."""
-        known = self.sizes.units
-        units = [known[one] for one in samples] if usual is None else self._fitted(samples, usual)
-        return [self._example(*each) for each in zip(samples, units, strict=True)]
+        if usual is not None:
+            return [self._example(*each) for each in self._fitted(samples, usual)]
+        known = {one: self.sizes.units[one] for one in samples}
+        return [self._example(one, n, self._question(one, n)) for one, n in known.items()]
 
     def keep(self, found: Sequence[Example]) -> None:
         """Remember how much text these have, if none before them is missing."""
@@ -273,17 +274,20 @@ class _Builder(NamedTuple):
             )
         return found + least - 1
 
-    def _fitted(self, samples: Sequence[int], usual: int) -> list[int]:
-        """The units with which each sample fits: the usual ones, unless they are far off."""
+    def _fitted(self, samples: Sequence[int], usual: int) -> list[tuple[int, int, Question]]:
+        """Each sample with the units that fit, the usual ones unless far off, and its question."""
         length = self.budget.length
-        first = self._tokens(self._question(one, usual) for one in samples)
+        questions = {one: self._question(one, usual) for one in samples}
+        first = self._tokens(questions.values())
         found = dict.fromkeys(samples, usual)
         far = {one: n for one, n in zip(samples, first, strict=True)
                if not (1 - SLACK) * length <= n <= length}  # fmt: skip
         for one, n in far.items():
             found[one] = max(self.task.least, usual + (length - n) * usual // n)
         while far:
-            tokens = self._tokens(self._question(one, found[one]) for one in far)
+            again = {one: self._question(one, found[one]) for one in far}
+            questions |= again
+            tokens = self._tokens(again.values())
             far = {one: n for one, n in zip(far, tokens, strict=True) if n > length}
             for one, n in far.items():
                 found[one] -= 1 + (n - length) * found[one] // n
@@ -292,10 +296,9 @@ class _Builder(NamedTuple):
                         f"{self.name} at {length} tokens leaves no room for sample {one}: ask for "
                         "a longer prompt"
                     )
-        return list(found.values())
+        return [(one, found[one], questions[one]) for one in samples]
 
-    def _example(self, sample: int, units: int) -> Example:
-        question = self._question(sample, units)
+    def _example(self, sample: int, units: int, question: Question) -> Example:
         gold = question.gold_index
         return Example(
             f"ruler-{self.name}",
