@@ -8,10 +8,7 @@ What belongs here: the recipe of each preset's corpus and the one call that make
 import dataclasses
 import functools
 import itertools
-import multiprocessing
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +24,7 @@ from cream.data.corpus import TEXT_KINDS, Corpus, build
 from cream.data.retrieval import documents as retrieval_documents
 from cream.data.retrieval import records as retrieval_records
 from cream.data.tokenization import adds_bos, count_tokens
+from cream.utils import forks
 from cream.utils.provenance import hash_of
 from cream.utils.text_files import printable
 
@@ -35,7 +33,6 @@ __all__ = ["RECIPES", "Recipe", "generate", "get", "prepare", "spans", "training
 LONG_TEXT = "long-text"
 NAMED = (*distributions.TIERS, "standard-library", LONG_TEXT)
 PARALLEL_TOKENS = 2_000_000  # below this, starting processes takes longer than generating
-_inherited: "Callable[[int], Generated] | None" = None
 
 
 class Generated(NamedTuple):
@@ -334,26 +331,13 @@ def _in_order(
     recipe: Recipe, wanted: int, texts: list[str], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[Generated]:
     """Yield generated documents without end, in order; many of them from as many processes."""
-    workers = os.cpu_count() or 1
     make = functools.partial(_generate_one, recipe, texts, tokenizer)
-    if wanted < PARALLEL_TOKENS or workers < 2 or sys.platform != "linux":
+    if wanted < PARALLEL_TOKENS:
         yield from map(make, itertools.count())
         return
-    # Forked children inherit the texts; sent to each, they would take longer than the work.
-    global _inherited
-    _inherited = make
-    with multiprocessing.get_context("fork").Pool(workers, _one_thread) as pool:
-        for start in itertools.count(step=64 * workers):
-            yield from pool.map(_call_inherited, range(start, start + 64 * workers), chunksize=16)
-
-
-def _one_thread() -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-def _call_inherited(index: int) -> Generated:
-    assert _inherited is not None
-    return _inherited(index)
+    step = 64 * forks.cores()
+    for start in itertools.count(step=step):
+        yield from forks.mapped(make, range(start, start + step))
 
 
 def _generate_one(

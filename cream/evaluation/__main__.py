@@ -108,7 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parameters = {key: _value(text, declared[key]) for key, text in options.items()}
     try:
         run(name, parameters, root)
-    except (Failed, ModuleNotFoundError, OSError, ValueError) as error:
+    except (Failed, OSError, ValueError) as error:
+        sys.exit(f"{given[0]}: {error}")
+    except ModuleNotFoundError as error:
+        if error.name:  # an import failed, and nobody says what to install
+            raise
         sys.exit(f"{given[0]}: {error}")
     finally:
         distributed.leave()

@@ -19,7 +19,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
@@ -29,28 +32,41 @@ from cream.inference.kv_cache import keeps_all
 from cream.rope.clex import is_clex
 from cream.rope.length import depends_on_length
 
-__all__ = ["check", "obstacle", "played", "recordable", "steps", "wanted"]
+__all__ = ["Taken", "check", "obstacle", "played", "recordable", "steps", "wanted"]
 
+logger = logging.getLogger(__name__)
 WARM = 2  # steps before the recorded one: libraries choose kernels and take memory in the first
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")  # which are called, data decide
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "ffn_config")
 Replay = Callable[[], None]
-_asked = False
+
+
+@dataclass
+class Taken:
+    """How many steps were taken at fixed addresses, the two before each recording with them."""
+
+    count: int = 0
+
+
+_asked: Taken | None = None
 
 
 @contextlib.contextmanager
-def steps() -> Iterator[None]:
-    """Let answers inside be decoded by recorded steps, of models whose steps can be recorded."""
+def steps() -> Iterator[Taken]:
+    """Let answers inside be decoded by recorded steps, of models whose steps can be recorded.
+
+    Prompts that are decoded alone are not. What is yielded counts the steps.
+    """
     global _asked
-    before, _asked = _asked, True
+    before, _asked = _asked, Taken()
     try:
-        yield
+        yield _asked
     finally:
         _asked = before
 
 
 def wanted(model: PreTrainedModel) -> bool:
     """Whether `steps` asks for recorded steps and this model's can be recorded."""
-    return _asked and recordable(model)
+    return _asked is not None and recordable(model)
 
 
 def recordable(model: PreTrainedModel) -> bool:
@@ -67,13 +83,21 @@ def check(model: PreTrainedModel) -> None:
 def obstacle(model: PreTrainedModel) -> str | None:
     """Return why a model's steps cannot be recorded, None where they can."""
     config, where = model.config, getattr(model, "hf_device_map", None) or {"": 0}
+    text = config.get_text_config(decoder=True)
+    if model.device.type != "cuda":
+        return f"it is on the {model.device.type}, not on a CUDA device"
     found = {
-        f"it is on the {model.device.type}, not on a CUDA device": model.device.type != "cuda",
+        "it is not on the current CUDA device":
+            model.device.index not in (None, torch.cuda.current_device()),
         "it lies on several devices": len(set(where.values())) > 1,
         f"its attention is {config._attn_implementation!r}, not 'sdpa'":
             config._attn_implementation != "sdpa",
+        "it is not told where its tokens stand":
+            "position_ids" not in inspect.signature(model.forward).parameters
+            or getattr(text, "alibi", False),
         "its weights are quantized": getattr(model, "is_quantized", False),
-        "it has experts": any(getattr(config, name, None) for name in EXPERTS),
+        # Which experts are called is decided by data.
+        "it has experts": any(getattr(text, name, None) for name in EXPERTS),
         "its rotation follows the length": depends_on_length(config) or is_clex(config),
         "its cache does not keep all tokens": not keeps_all(model),
     }  # fmt: skip
@@ -83,7 +107,8 @@ def obstacle(model: PreTrainedModel) -> str | None:
 @contextlib.contextmanager
 def played(model: PreTrainedModel, cache: DynamicCache) -> Iterator[None]:
     """Let forward passes of one new token a row be played; `cache` is of `kv_cache.read_heads`."""
-    forward, step = model.forward, _Step(model.forward, cache)
+    own = vars(model).get("forward")  # a hook's, where there is one
+    forward, step = model.forward, _Step(model.forward, cache, _asked or Taken())
 
     @functools.wraps(forward)  # `generate` reads its parameters
     def either(input_ids: torch.Tensor, **given: object) -> CausalLMOutputWithPast:
@@ -94,7 +119,10 @@ def played(model: PreTrainedModel, cache: DynamicCache) -> Iterator[None]:
     try:
         yield
     finally:
-        del model.forward  # the class's own again
+        if own is None:
+            del model.forward  # the class's own again
+        else:
+            model.forward = own
         for layer in cache.layers:
             layer.place = None
 
@@ -102,8 +130,10 @@ def played(model: PreTrainedModel, cache: DynamicCache) -> Iterator[None]:
 class _Step:
     """One new token for every row, its inputs and logits at fixed addresses."""
 
-    def __init__(self, forward: Callable[..., CausalLMOutputWithPast], cache: DynamicCache) -> None:
-        self.forward, self.cache = forward, cache
+    def __init__(
+        self, forward: Callable[..., CausalLMOutputWithPast], cache: DynamicCache, taken: Taken
+    ) -> None:
+        self.forward, self.cache, self.taken = forward, cache, taken
         self.count, self.replay, self.logits = 0, None, None
 
     def __call__(
@@ -120,13 +150,14 @@ class _Step:
         self.tokens.copy_(input_ids)
         self.positions.copy_(position_ids)
         self.place.fill_(filled)
-        if self.count < WARM:
+        if self.count == WARM:
+            self._record()
+        if self.replay is None:
             self.logits = self._compute()
         else:
-            if self.replay is None:
-                self.replay, self.logits = record(self._compute)
             self.replay()
         self.count += 1
+        self.taken.count += 1
         for layer in self.cache.layers:
             layer.go_to(0, filled + 1)
         return CausalLMOutputWithPast(logits=self.logits, past_key_values=self.cache)
@@ -143,6 +174,12 @@ class _Step:
         for layer in self.cache.layers:
             layer.place = self.place
 
+    def _record(self) -> None:
+        try:
+            self.replay, self.logits = record(self._compute)
+        except RuntimeError as error:  # for want of memory, say: what is not recorded is computed
+            logger.warning("a decoding step could not be recorded and is computed: %s", error)
+
     def _compute(self) -> torch.Tensor:
         self.allowed.index_fill_(3, self.place, True)
         return self.forward(
@@ -156,7 +193,10 @@ def record(compute: Callable[[], torch.Tensor]) -> tuple[Replay, torch.Tensor]:
 
     Recording computes nothing. What is played reads and writes the memory of the recording.
     """
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = compute()
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
+    try:
+        with torch.cuda.graph(graph):
+            result = compute()
+    finally:
+        torch.cuda.set_stream(stream)  # where recording fails, torch leaves its own
     return graph.replay, result

@@ -95,7 +95,7 @@ def main(given: argparse.Namespace) -> None:
     machine = harness.describe_machine(header["card"])
     print(f"{name} of {given.base}, {header['settings']['dtype']}, {machine}")
     print(_compared(table).to_string(index=False))
-    print("\n".join(parted) or "every sample has the same tokens both ways")
+    print("\n".join(parted) or "every sample has the same tokens as in the loop")
     if given.rows:
         _write(given.rows, table, header)
 
@@ -115,7 +115,8 @@ def _compared(table: pd.DataFrame) -> pd.DataFrame:
         played = wide["seconds", "recorded"].astype(float)
         more |= {"recorded, samples/s": (samples / played).round(2),
                  "recorded, times as fast": (alone / played).round(2),
-                 "same tokens, recorded": wide["same", "recorded"].astype(int)}  # fmt: skip
+                 "same tokens, recorded": wide["same", "recorded"].astype(int),
+                 "recorded, peak GiB": wide["peak_gib", "recorded"].astype(float)}  # fmt: skip
     if "continuous" in others:
         theirs = wide["seconds", "continuous"].astype(float)
         more |= {"continuous, samples/s": (samples / theirs).round(2),
@@ -182,7 +183,7 @@ def generation(
     model, tokenizer = loaded.model, loaded.tokenizer
     batches = _in_batches(batch_size, loaded.allow_beyond)
     ways = {"one by one": one_by_one, "batches": batches}
-    ways |= {"recorded": recorded.steps()(batches)} if played else {}
+    ways |= {"recorded": _recorded(batches)} if played else {}
     ways |= {"continuous": continuous} if paged else {}
     if played:
         recorded.check(model)
@@ -198,7 +199,8 @@ def generation(
              "prompt_hash": hash_of(*(one.prompt for one in asked))}
             for way in ways
         ]  # fmt: skip
-        parted += _parted(model, tokenizer, asked, found["one by one"], found["batches"])
+        for way in (way for way in ("batches", "recorded") if way in ways):
+            parted += _parted(model, tokenizer, asked, found["one by one"], found[way], way)
     about = {"questions": questions, "batch_size": batch_size, "repeats": repeats}
     header = {**loaded.header, "seed": seed, "settings": {**loaded.settings, **about}}
     return pd.DataFrame(lines), header, parted
@@ -280,6 +282,23 @@ def _in_batches(batch_size: int | str, allow_beyond: bool) -> Way:
     return answer
 
 
+def _recorded(batches: Way) -> Way:
+    def answer(
+        model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Example]
+    ) -> Tokens:
+        """Answer as `batches` does, by recorded steps; ValueError where none was."""
+        with recorded.steps() as taken:
+            found = batches(model, tokenizer, asked)
+        if not taken.count:
+            raise ValueError(
+                "no step was recorded, since every prompt was decoded alone: ask for more samples "
+                "a length, or give --batch-size 2 or more"
+            )
+        return found
+
+    return answer
+
+
 def _timed(
     ways: dict[str, Way],
     model: PreTrainedModel,
@@ -312,13 +331,14 @@ def _parted(
     asked: Sequence[Example],
     first: Tokens,
     second: Tokens,
+    way: str,
 ) -> list[str]:
-    """Where two answers part, and how far apart the logits of the two tokens are there."""
+    """Where answers of a way part from the loop's, and how far apart the two tokens' logits are."""
     said = []
     for one, ours, theirs in zip(asked, first, second, strict=True):
         if ours == theirs:
             continue
-        where = f"{one.token_length} tokens, sample {one.sample}"
+        where = f"{way}, {one.token_length} tokens, sample {one.sample}"
         places = [place for place, pair in enumerate(zip(ours, theirs, strict=False))
                   if pair[0] != pair[1]]  # fmt: skip
         if not places:

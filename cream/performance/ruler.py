@@ -71,14 +71,14 @@ def _measure(given: argparse.Namespace, said: str) -> None:
     loading, loaded = harness.timed(spec.load)
     if given.recorded:
         recorded.check(loaded.model)
-    with recorded.steps() if given.recorded else contextlib.nullcontext():
+    with recorded.steps() if given.recorded else contextlib.nullcontext() as taken:
         table = answered(loaded, examples, given.answers, setup.evaluation.batch_size)
     print(table.round({"seconds": 1, "peak_gib": 1, "ruler6": 3}).to_string(index=False))
     total = building + loading + table["seconds"].sum()
     print(f"{harness.card_name()}: {total:.0f} s in all, {building:.0f} of them for the prompts "
           f"and {loading:.0f} to load")  # fmt: skip
     about = {"command": said, "samples": given.samples, "score": "seconds", "measured": began,
-             **({"steps": "recorded"} if given.recorded else {})}  # fmt: skip
+             **({"recorded_steps": taken.count} if given.recorded else {})}  # fmt: skip
     header = {**loaded.header, "seed": given.seed, "settings": {}}
     for line in table.to_dict("records"):
         _write(given.rows, header, loaded.settings | about | {"of": "answers"}, line)

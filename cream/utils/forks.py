@@ -6,16 +6,20 @@ returns is pickled.
 
 from __future__ import annotations
 
-import multiprocessing
+import functools
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from typing import Any, TypeVar
 
 __all__ = ["cores", "mapped"]
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
-_inherited: list[tuple[Callable[[Any], Any], Sequence[Any]]] = []
+_numbers = itertools.count()
+_inherited: dict[int, tuple[Callable[[Any], Any], Sequence[Any]]] = {}
 
 
 def cores() -> int:
@@ -29,23 +33,24 @@ def mapped(
     """Return what `call` gives for each item, in order; the first items begin first.
 
     At most `most` forks (None: as many as there are cores) work at a time; with one, this process
-    does. What a call raises is raised here.
+    does. What a call raises is raised here; BrokenProcessPool where a fork was killed.
     """
     number = min(len(items), cores(), most or len(items))
     if number < 2:
         return list(map(call, items))
-    _inherited.append((call, items))  # a pool would otherwise pickle them
+    key = next(_numbers)
+    _inherited[key] = call, items  # a pool would otherwise pickle them
     try:
-        with multiprocessing.get_context("fork").Pool(number, _one_thread) as pool:
-            return pool.map(_called, range(len(items)), chunksize=1)
+        with ProcessPoolExecutor(number, get_context("fork"), _one_thread) as pool:
+            return list(pool.map(functools.partial(_called, key), range(len(items))))
     finally:
-        _inherited.pop()
+        del _inherited[key]
 
 
 def _one_thread() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads are not forked
 
 
-def _called(place: int) -> Any:
-    call, items = _inherited[-1]
+def _called(key: int, place: int) -> Any:
+    call, items = _inherited[key]
     return call(items[place])

@@ -6,6 +6,7 @@ memory of its first result. On a GPU it is a CUDA graph.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import pytest
@@ -74,9 +75,36 @@ def test_the_tokens_are_those_of_generate(family, batch_size, played, tiny_token
 
 def test_all_steps_but_the_first_are_played(played, tiny_tokenizer):
     """Of 12 new tokens the prompt gives one, two are computed, nine played."""
-    with recorded.steps():
+    with recorded.steps() as taken:
         answers(made("llama"), tiny_tokenizer, batch_size=len(LENGTHS))
-    assert len(played) == 12 - 1 - recorded.WARM
+    assert len(played) == 12 - 1 - recorded.WARM and taken.count == 12 - 1
+    with recorded.steps() as taken:
+        answers(made("llama"), tiny_tokenizer, batch_size=1)  # alone, nothing is read before
+    assert taken.count == 0
+
+
+def test_a_step_that_cannot_be_recorded_is_computed_and_said(
+    played, tiny_tokenizer, monkeypatch, caplog
+):
+    def fail(compute: Callable[[], torch.Tensor]) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    monkeypatch.setattr(recorded, "record", fail)
+    model = made("llama")
+    wanted = answers(model, tiny_tokenizer)
+    with recorded.steps():
+        assert answers(model, tiny_tokenizer) == wanted
+    assert "could not be recorded and is computed: CUDA error: out of memory" in caplog.text
+
+
+def test_a_forward_that_was_there_before_is_there_after(played, tiny_tokenizer):
+    """A hook's, on the model itself."""
+    model = made("llama")
+    model.forward = hook = functools.partial(model.forward)
+    functools.update_wrapper(hook, type(model).forward)
+    with recorded.steps():
+        answers(model, tiny_tokenizer)
+    assert vars(model)["forward"] is hook and played
 
 
 @pytest.mark.parametrize("how", [{"stop": "word3"}, {"stop": "w", "min_new_tokens": 5}])
@@ -117,7 +145,7 @@ def test_what_is_not_filled_does_not_matter(tiny_tokenizer):
     torch.testing.assert_close(found[0], whole, atol=1e-5, rtol=1e-4)
 
 
-def test_a_model_whose_steps_cannot_be_recorded_is_told_why():
+def test_a_model_whose_steps_cannot_be_recorded_is_told_why(monkeypatch):
     with pytest.raises(ValueError, match="cannot be recorded: it is on the cpu, not on a CUDA dev"):
         recorded.check(made("llama"))
     capped = models.create(tiny_models.alternating(), 0)  # Gemma 2 caps its logits
@@ -125,8 +153,11 @@ def test_a_model_whose_steps_cannot_be_recorded_is_told_why():
         (made("llama"), None), (made("llama", "ntk"), None), (made("mixtral"), "it has experts"),
         (capped, "its attention is 'eager', not 'sdpa'"),
     ):  # fmt: skip
-        model.__class__ = type("", (type(model),), {"device": torch.device("cuda")})
+        model.__class__ = type("", (type(model),), {"device": torch.device("cuda", 1)})
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
         assert recorded.obstacle(model) == why
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+        assert recorded.obstacle(model) == "it is not on the current CUDA device"
 
 
 @pytest.mark.gpu

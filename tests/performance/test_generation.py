@@ -67,6 +67,8 @@ def test_recorded_steps_are_a_third_way_and_refused_where_there_are_none(base, m
     assert table["same"].tolist() == [2, 2, 2] and not parted
     said = generation._compared(table)
     assert said["same tokens, recorded"].tolist() == [2, 2]
+    with pytest.raises(ValueError, match="no step was recorded, since every prompt was decoded al"):
+        generation.generation(subject, [60], 2, batch_size=1, repeats=1, played=True)
 
 
 def test_the_loop_decodes_one_prompt_at_a_time_with_a_cache(base, tiny_tokenizer):
@@ -114,10 +116,11 @@ def test_answers_that_part_are_named_with_their_logits(tiny_model, tiny_tokenize
         logits = model(torch.tensor([[*ids, 7]])).logits[0, -1]
     gap = abs(float(logits[8] - logits[9]))
     said = generation._parted(
-        model, tiny_tokenizer, asked, [(3,), (7, 8), (5,)], [(3,), (7, 9), (5, 6)]
+        model, tiny_tokenizer, asked, [(3,), (7, 8), (5,)], [(3,), (7, 9), (5, 6)], "batches"
     )
-    assert said[0] == f"120 tokens, sample 1: parts at new token 2, by logits {gap:.2g} apart"
-    assert said[1:] == ["120 tokens, sample 2: one ends before the other"]
+    where = "batches, 120 tokens, sample"
+    assert said[0] == f"{where} 1: parts at new token 2, by logits {gap:.2g} apart"
+    assert said[1:] == [f"{where} 2: one ends before the other"]
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from concurrent.futures.process import BrokenProcessPool
 
 import pytest
 
@@ -30,6 +32,22 @@ def test_an_error_is_raised_here(monkeypatch):
         forks.mapped(lambda n: 1 // n, [1, 0, 2])
     assert not forks._inherited
     assert forks.mapped(str, [1, 2]) == ["1", "2"]
+
+
+@linux
+def test_a_fork_that_is_killed_is_said_and_nobody_waits(monkeypatch):
+    """As the kernel kills one where memory runs out."""
+    monkeypatch.setattr(forks, "cores", lambda: 2)
+    with pytest.raises(BrokenProcessPool):
+        forks.mapped(lambda n: n == 1 and os.kill(os.getpid(), signal.SIGKILL), range(4))
+    assert not forks._inherited
+
+
+@linux
+def test_work_of_work_is_done_too(monkeypatch):
+    monkeypatch.setattr(forks, "cores", lambda: 2)
+    squares = forks.mapped(lambda n: sum(forks.mapped(lambda m: n * m, range(3))), range(3))
+    assert squares == [0, 3, 6]
 
 
 @pytest.mark.parametrize("items,cores,most", [([3], 4, None), ([3, 4], 1, None), ([3, 4], 4, 1)])
