@@ -6,8 +6,8 @@
 asks what 12_ruler asks, by the same functions, and says the seconds of building the prompts, of
 loading the model and of answering each length. Answers are rows in `--answers`; what has a row
 there is refused, since it would cost nothing. With `--rows FILE`, rows of the task speed_ruler are
-appended: one a length (`score`: seconds of its answers) and one of all (`score`: with prompts and
-loading).
+appended as they come: one a length (`score`: seconds of its answers) and at the end one of all
+(`score`: with prompts and loading).
 
 What belongs here: the clock. Questions are `tasks.ruler`'s, answers `evaluation`'s.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -71,23 +71,35 @@ def _measure(given: argparse.Namespace, said: str) -> None:
     loading, loaded = harness.timed(spec.load)
     if given.recorded:
         recorded.check(loaded.model)
+    header = {**loaded.header, "seed": given.seed, "settings": {}}
+    about = loaded.settings | {
+        "command": said, "samples": given.samples, "score": "seconds", "measured": began,
+    }  # fmt: skip
+    lines = []
     with recorded.steps() if given.recorded else contextlib.nullcontext() as taken:
-        table = answered(loaded, examples, given.answers, setup.evaluation.batch_size)
-    print(table.round({"seconds": 1, "peak_gib": 1, "ruler6": 3}).to_string(index=False))
+        for line in answered(loaded, examples, given.answers, setup.evaluation.batch_size):
+            about |= {"recorded_steps": taken.count} if taken else {}  # so far
+            print(_said(line), flush=True)
+            _write(given.rows, header, about | {"of": "answers"}, line)
+            lines.append(line)
+    table = pd.DataFrame(lines)
     total = building + loading + table["seconds"].sum()
     print(f"{harness.card_name()}: {total:.0f} s in all, {building:.0f} of them for the prompts "
           f"and {loading:.0f} to load")  # fmt: skip
-    about = {"command": said, "samples": given.samples, "score": "seconds", "measured": began,
-             **({"recorded_steps": taken.count} if given.recorded else {})}  # fmt: skip
-    header = {**loaded.header, "seed": given.seed, "settings": {}}
-    for line in table.to_dict("records"):
-        _write(given.rows, header, loaded.settings | about | {"of": "answers"}, line)
     every = {"token_length": None, "questions": len(examples), "seconds": total,
              "prompt_tokens": table["prompt_tokens"].sum(), "ruler6": None,
              "peak_gib": table["peak_gib"].max()}  # fmt: skip
     parts = {"of": "all", "building_seconds": building, "loading_seconds": loading,
              "lengths": given.lengths}  # fmt: skip
-    _write(given.rows, header, loaded.settings | about | parts, every)
+    _write(given.rows, header, about | parts, every)
+
+
+def _said(line: dict[str, object]) -> str:
+    held = "" if line["peak_gib"] is None else f", {line['peak_gib']:.1f} GiB"
+    return (
+        f"{line['token_length']:,} tokens: {line['questions']} answers in {line['seconds']:.1f} s, "
+        f"mean score of the tasks {line['ruler6']:.3f}{held}"
+    )
 
 
 def _built(given: argparse.Namespace, setup: presets.Preset) -> list[Example]:
@@ -100,13 +112,12 @@ def _built(given: argparse.Namespace, setup: presets.Preset) -> list[Example]:
 
 def answered(
     loaded: Loaded, examples: Sequence[Example], answers: str, batch_size: int | str = "auto"
-) -> pd.DataFrame:
-    """Answer all examples, the shortest lengths first; return a line a length.
+) -> Iterator[dict[str, object]]:
+    """Answer all examples, the shortest lengths first; yield what each length took.
 
     `seconds` are of all its answers and their rows, `prompt_tokens` of its prompts, `ruler6` is the
     mean score of the tasks, and `peak_gib` the most that was held (None without a card).
     """
-    found = []
     with contextlib.closing(Rows(answers, loaded.header)) as rows:
         ask = functools.partial(evaluate, loaded.model, loaded.tokenizer, ruler, rows=rows,
                                 settings=loaded.settings, batch_size=batch_size,
@@ -115,11 +126,10 @@ def answered(
             asked = [one for one in examples if one.token_length == length]
             harness.fresh()
             seconds, frame = harness.timed(functools.partial(ask, examples=asked))
-            found.append({"token_length": length, "questions": len(asked), "seconds": seconds,
-                          "prompt_tokens": int(frame["num_tokens"].sum()),
-                          "ruler6": frame.groupby("task")["score"].mean().mean(),
-                          "peak_gib": harness.peak_gib()})  # fmt: skip
-    return pd.DataFrame(found)
+            yield {"token_length": length, "questions": len(asked), "seconds": seconds,
+                   "prompt_tokens": int(frame["num_tokens"].sum()),
+                   "ruler6": frame.groupby("task")["score"].mean().mean(),
+                   "peak_gib": harness.peak_gib()}  # fmt: skip
 
 
 def _write(path: str | None, header: dict, how: dict, line: dict) -> None:

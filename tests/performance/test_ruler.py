@@ -71,6 +71,25 @@ def test_scores_are_means_of_tasks(base, tmp_path):
     (spec,) = evaluation_models.find("scaled:yarn:8", base)
     asked = task.examples(models.load_tokenizer(base), [1126], 2, tasks=["niah_single_1"])
     asked = [dataclasses.replace(one, max_new_tokens=2) for one in asked]
-    table = ruler.answered(spec.load(), asked, str(tmp_path / "a.jsonl"), 1)
-    assert table["questions"].tolist() == [2] and table["ruler6"].between(0, 1).all()
-    assert table["prompt_tokens"].iloc[0] == results.read(tmp_path / "a.jsonl")["num_tokens"].sum()
+    (line,) = ruler.answered(spec.load(), asked, str(tmp_path / "a.jsonl"), 1)
+    assert line["questions"] == 2 and 0 <= line["ruler6"] <= 1
+    assert line["prompt_tokens"] == results.read(tmp_path / "a.jsonl")["num_tokens"].sum()
+
+
+def test_a_length_that_was_measured_is_kept_where_the_next_fails(base, tmp_path, monkeypatch):
+    """A lent machine's time may end before the longest prompts are answered."""
+    whole, asked = task.examples, []
+    monkeypatch.setattr(ruler.ruler, "examples", lambda *given: whole(*given, tasks=["fwe"]))
+    ask = ruler.evaluate
+
+    def cut(*given, **named):
+        asked.append(named["examples"][0].token_length)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+        return ask(*given, **named)
+
+    monkeypatch.setattr(ruler, "evaluate", cut)
+    with pytest.raises(KeyboardInterrupt):
+        ruler.main(["--preset", "tiny", "--lengths", "1126,1300", "--samples", "1", "--answers",
+                    str(tmp_path / "a.jsonl"), "--rows", str(tmp_path / "rows.jsonl")])  # fmt: skip
+    assert results.read(tmp_path / "rows.jsonl")["token_length"].tolist() == [1126]
