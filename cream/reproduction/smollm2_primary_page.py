@@ -71,9 +71,12 @@ SAID = [
 DESCRIPTIVE = "Points, with 95 % over the same seeds; descriptive, without a verdict."
 
 
-def markdown(rows: pd.DataFrame) -> str:
-    """Return the page: comparisons, the same by length and depth, values, and what is left out."""
-    found = values(rows)
+def markdown(rows: pd.DataFrame, found: pd.DataFrame | None = None) -> str:
+    """Return the page: comparisons, the same by length and depth, values, and what is left out.
+
+    `found` is `values` of the rows, where it is there already.
+    """
+    found = values(rows) if found is None else found
     parts = ["# SmolLM2-135M, the primary comparisons", *SAID]
     parts += ["## Verdicts", verdicts(found)]
     parts += ["## The same by length and by depth", DESCRIPTIVE]
@@ -212,7 +215,8 @@ def write(rows: pd.DataFrame, page: Path, figures: Path) -> list[Path]:
 
     `rows` is of `results.read`. Nothing is written where `values` refuses the rows.
     """
-    text, figure = markdown(rows), drawn(values(rows))
+    found = values(rows)
+    text, figure = markdown(rows, found), drawn(found)
     atomic_write(page, text)
     if figure is None:
         return [page]
