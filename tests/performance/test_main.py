@@ -29,7 +29,7 @@ def test_generation_prints_one_table_and_appends_rows(base, tmp_path, capsys):
     speed.main(command)
     said = capsys.readouterr().out
     assert "scaled:yarn:8" in said and "float32, cpu" in said
-    assert "every sample has the same tokens both ways" in said
+    assert "every sample has the same tokens as in the loop" in said
     lines = [re.split(r"\s{2,}", line.strip()) for line in said.splitlines()]
     header, *table = lines[1:5]
     assert [cells[:2] for cells in table] == [["128", "4"], ["256", "4"], ["all", "8"]]
