@@ -210,6 +210,8 @@ def _tried(
 ) -> _Found | None:
     """Decode rows together; None if there is not enough memory and there are rows to leave out."""
     try:
+        with contextlib.suppress(recorded.Apart):  # then nothing of this model is played again
+            return _generate(model, tokenizer, rows, shared, config, stop)
         return _generate(model, tokenizer, rows, shared, config, stop)
     except RuntimeError as error:
         if not _out_of_memory(error):

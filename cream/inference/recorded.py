@@ -1,15 +1,13 @@
 """A decoding step recorded as a CUDA graph, and played for every token after that.
 
-    with recorded.steps():
-        list(greedy(model, tokenizer, prompts, 128))
-
 One new token of a small model is little work in many kernels, and a card waits for Python to start
 each. A recorded step starts them all at once. Every address and every shape in it is fixed, so the
 step reads the whole room of the cache and masks what is not filled yet.
 
-**Not run on a GPU yet**, so nothing records steps unless it is asked to (`--recorded` of
-`python -m cream.performance generation` and `ruler`). On a CPU the same steps are tested, computed
-anew each time.
+Answers that are decoded together on a card are decoded so, where `obstacle` names nothing against
+it. The first played step of each batch is computed, too: where the two are `Apart`, that batch and
+all that the model answers after it are decoded by computed steps. Inside `computed` every step is
+computed. On a CPU recorded steps are tested, not used.
 
 What belongs here: which models' steps can be recorded, and the memory that stays where it is. The
 loop is transformers' own `generate`.
@@ -21,6 +19,7 @@ import contextlib
 import functools
 import inspect
 import logging
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -32,41 +31,60 @@ from cream.inference.kv_cache import keeps_all
 from cream.rope.clex import is_clex
 from cream.rope.length import depends_on_length
 
-__all__ = ["Taken", "check", "obstacle", "played", "recordable", "steps", "wanted"]
+__all__ = [
+    "Apart", "Taken", "check", "computed", "counted", "obstacle", "played", "recordable",
+    "wanted",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
-WARM = 2  # steps before the recorded one: libraries choose kernels and take memory in the first
+RECORDED = 1  # the step, from 0, that is recorded: libraries choose kernels and take memory in 0
+CHECKED = 2  # the first that is played, and computed beside it
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "ffn_config")
 Replay = Callable[[], None]
 
 
 @dataclass
 class Taken:
-    """How many steps were taken at fixed addresses, the two before each recording with them."""
+    """How many steps were taken at fixed addresses, and how many of them were played."""
 
     count: int = 0
+    played: int = 0
 
 
-_asked: Taken | None = None
+class Apart(RuntimeError):
+    """A played step gave other logits than the same step computed."""
+
+
+_playing = True
+_counting = Taken()
+_distrusted: weakref.WeakSet[PreTrainedModel] = weakref.WeakSet()
 
 
 @contextlib.contextmanager
-def steps() -> Iterator[Taken]:
-    """Let answers inside be decoded by recorded steps, of models whose steps can be recorded.
-
-    Prompts that are decoded alone are not. What is yielded counts the steps.
-    """
-    global _asked
-    before, _asked = _asked, Taken()
+def computed() -> Iterator[None]:
+    """Let every step of the answers inside be computed, as a comparison needs it."""
+    global _playing
+    before, _playing = _playing, False
     try:
-        yield _asked
+        yield
     finally:
-        _asked = before
+        _playing = before
+
+
+@contextlib.contextmanager
+def counted() -> Iterator[Taken]:
+    """Count the steps of the answers inside. Prompts that are decoded alone take none."""
+    global _counting
+    before, _counting = _counting, Taken()
+    try:
+        yield _counting
+    finally:
+        _counting = before
 
 
 def wanted(model: PreTrainedModel) -> bool:
-    """Whether `steps` asks for recorded steps and this model's can be recorded."""
-    return _asked is not None and recordable(model)
+    """Whether answers of a model are decoded by recorded steps here."""
+    return _playing and recordable(model)
 
 
 def recordable(model: PreTrainedModel) -> bool:
@@ -100,15 +118,19 @@ def obstacle(model: PreTrainedModel) -> str | None:
         "it has experts": any(getattr(text, name, None) for name in EXPERTS),
         "its rotation follows the length": depends_on_length(config) or is_clex(config),
         "its cache does not keep all tokens": not keeps_all(model),
+        "a recorded step of it was apart from the same step computed": model in _distrusted,
     }  # fmt: skip
     return next((why for why, holds in found.items() if holds), None)
 
 
 @contextlib.contextmanager
 def played(model: PreTrainedModel, cache: DynamicCache) -> Iterator[None]:
-    """Let forward passes of one new token a row be played; `cache` is of `kv_cache.read_heads`."""
+    """Let forward passes of one new token a row be played; `cache` is of `kv_cache.read_heads`.
+
+    Raises `Apart` where what is played is not what is computed; no later step of `model` is played.
+    """
     own = vars(model).get("forward")  # a hook's, where there is one
-    forward, step = model.forward, _Step(model.forward, cache, _asked or Taken())
+    forward, step = model.forward, _Step(model.forward, cache, _counting)
 
     @functools.wraps(forward)  # `generate` reads its parameters
     def either(input_ids: torch.Tensor, **given: object) -> CausalLMOutputWithPast:
@@ -118,6 +140,10 @@ def played(model: PreTrainedModel, cache: DynamicCache) -> Iterator[None]:
     model.forward = either
     try:
         yield
+    except Apart as apart:
+        logger.warning("%s: from here on the steps of this model are computed", apart)
+        _distrusted.add(model)
+        raise
     finally:
         if own is None:
             del model.forward  # the class's own again
@@ -134,7 +160,7 @@ class _Step:
         self, forward: Callable[..., CausalLMOutputWithPast], cache: DynamicCache, taken: Taken
     ) -> None:
         self.forward, self.cache, self.taken = forward, cache, taken
-        self.count, self.replay, self.logits = 0, None, None
+        self.count, self.replay, self.result = 0, None, None
 
     def __call__(
         self,
@@ -143,24 +169,35 @@ class _Step:
         attention_mask: torch.Tensor | None = None,
         **_: object,
     ) -> CausalLMOutputWithPast:
-        """Write the inputs where they are read, and compute, record or play the step."""
+        """Write the inputs where they are read; compute, record or play the step.
+
+        `Apart` says that what is played is not what is computed.
+        """
         filled = self.cache.get_seq_length()
         if not self.count:
             self._begin(input_ids, position_ids, attention_mask, filled)
         self.tokens.copy_(input_ids)
         self.positions.copy_(position_ids)
         self.place.fill_(filled)
-        if self.count == WARM:
-            self._record()
-        if self.replay is None:
-            self.logits = self._compute()
-        else:
-            self.replay()
+        logits = self._taken()
         self.count += 1
         self.taken.count += 1
         for layer in self.cache.layers:
             layer.go_to(0, filled + 1)
-        return CausalLMOutputWithPast(logits=self.logits, past_key_values=self.cache)
+        return CausalLMOutputWithPast(logits=logits, past_key_values=self.cache)
+
+    def _taken(self) -> torch.Tensor:
+        """Return the logits of one step."""
+        if self.replay is None:
+            logits = self._compute()
+            if self.count == RECORDED:
+                self._record()
+            return logits
+        self.replay()
+        self.taken.played += 1
+        if self.count == CHECKED:
+            _compare(self.result, self._compute())
+        return self.result
 
     def _begin(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, mask: torch.Tensor | None,
@@ -176,7 +213,7 @@ class _Step:
 
     def _record(self) -> None:
         try:
-            self.replay, self.logits = record(self._compute)
+            self.replay, self.result = record(self._compute)
         except RuntimeError as error:  # for want of memory, say: what is not recorded is computed
             logger.warning("a decoding step could not be recorded and is computed: %s", error)
 
@@ -186,6 +223,15 @@ class _Step:
             input_ids=self.tokens, attention_mask=self.allowed, position_ids=self.positions,
             past_key_values=self.cache, use_cache=True,
         ).logits  # fmt: skip
+
+
+def _compare(played: torch.Tensor, computed: torch.Tensor) -> None:
+    """Raise `Apart` where logits (rows, 1, vocabulary) are apart by more than rounding."""
+    limit = max(1e-3, 4 * torch.finfo(computed.dtype).eps)
+    apart = ((played - computed).float().norm() / computed.float().norm()).item()
+    if not apart <= limit:  # nan, too
+        raise Apart(f"a recorded decoding step gave logits {apart:.2g} apart from the same step "
+                    f"computed, relative to their norm (limit {limit:.2g})")  # fmt: skip
 
 
 def record(compute: Callable[[], torch.Tensor]) -> tuple[Replay, torch.Tensor]:

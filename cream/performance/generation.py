@@ -2,8 +2,8 @@
 
 `python -m cream.performance generation` answers in batches and, in the same run, by a loop that
 calls `generate` prompt by prompt with the same stop rule and dtype, both from text to text; with
-`--continuous` also by transformers' own continuous batching (`generate_batch`), with `--recorded`
-in batches by steps recorded as CUDA graphs (`inference.recorded`). With a large
+`--continuous` also by transformers' own continuous batching (`generate_batch`), with `--computed`
+also in batches whose every step is computed, none recorded (`inference.recorded`). With a large
 `--shape` it measures random weights of it at length, by `long_context`. In its rows `score`
 is samples a second, `tokens_per_second` are prompt tokens, `num_tokens` those of a mean prompt, and
 `contained` is the share of samples with the tokens of the loop.
@@ -64,8 +64,8 @@ def add_options(add: argparse.ArgumentParser) -> None:
     add.add_argument("--seed", type=int, default=0)
     add.add_argument("--continuous", action="store_true",
                      help="by transformers' continuous batching, too")  # fmt: skip
-    add.add_argument("--recorded", action="store_true",
-                     help="in batches by recorded steps, too")  # fmt: skip
+    add.add_argument("--computed", action="store_true",
+                     help="in batches without recorded steps, too")  # fmt: skip
     long = add.add_argument_group("at length, of a large shape with random weights (--shape)")
     long_context.add_shape(long, None)
     long.add_argument("--tokens", type=int, default=32_000, help="of a LongChat-Lines record")
@@ -89,7 +89,7 @@ def main(given: argparse.Namespace) -> None:
     before = harness.machine_state()
     table, header, parted = generation(
         spec, lengths, given.samples, given.questions, given.batch_size,
-        DTYPES[given.dtype], given.repeats, given.seed, given.continuous, given.recorded,
+        DTYPES[given.dtype], given.repeats, given.seed, given.continuous, given.computed,
     )  # fmt: skip
     header["settings"] |= before
     machine = harness.describe_machine(header["card"])
@@ -111,12 +111,12 @@ def _compared(table: pd.DataFrame) -> pd.DataFrame:
     samples = wide["samples", "batches"].astype(int)
     alone, together = (wide["seconds", way].astype(float) for way in ("one by one", "batches"))
     more = {}
-    if "recorded" in others:
-        played = wide["seconds", "recorded"].astype(float)
-        more |= {"recorded, samples/s": (samples / played).round(2),
-                 "recorded, times as fast": (alone / played).round(2),
-                 "same tokens, recorded": wide["same", "recorded"].astype(int),
-                 "recorded, peak GiB": wide["peak_gib", "recorded"].astype(float)}  # fmt: skip
+    if "computed" in others:
+        theirs = wide["seconds", "computed"].astype(float)
+        more |= {"computed, samples/s": (samples / theirs).round(2),
+                 "times as fast as computed": (theirs / together).round(2),
+                 "same tokens, computed": wide["same", "computed"].astype(int),
+                 "computed, peak GiB": wide["peak_gib", "computed"].astype(float)}  # fmt: skip
     if "continuous" in others:
         theirs = wide["seconds", "continuous"].astype(float)
         more |= {"continuous, samples/s": (samples / theirs).round(2),
@@ -164,15 +164,15 @@ def generation(
     repeats: int = 3,
     seed: int = 0,
     paged: bool = False,
-    played: bool = False,
+    unrecorded: bool = False,
 ) -> tuple[pd.DataFrame, dict[str, object], list[str]]:
     """Time the ways over `samples` questions a length (tokens), `questions` to a record.
 
-    The median of `repeats` passes, the ways (`paged`: `continuous` too, `played`: recorded steps
-    too) in turns after a short warm-up. Returns a table (a line a length and way), the header of
-    its rows, and a sentence for each sample where batches and the loop part: in float32 none
-    should; in bfloat16 logits that are nearly equal are told apart by rounding, which any other
-    batch changes. ValueError where steps cannot be recorded.
+    The median of `repeats` passes, the ways (`paged`: `continuous` too, `unrecorded`: batches of
+    computed steps too) in turns after a short warm-up. Returns a table (a line a length and way),
+    the header of its rows, and a sentence for each sample where batches and the loop part: in
+    float32 none should; in bfloat16 logits that are nearly equal are told apart by rounding, which
+    any other batch changes. ValueError for `unrecorded` where no step can be recorded anyway.
     """
     if min(repeats, 1 if batch_size == "auto" else batch_size) < 1:
         raise ValueError(f"repeats is {repeats}, batch_size {batch_size}; both must be at least 1")
@@ -183,9 +183,9 @@ def generation(
     model, tokenizer = loaded.model, loaded.tokenizer
     batches = _in_batches(batch_size, loaded.allow_beyond)
     ways = {"one by one": one_by_one, "batches": batches}
-    ways |= {"recorded": _recorded(batches)} if played else {}
+    ways |= {"computed": _computed(batches)} if unrecorded else {}
     ways |= {"continuous": continuous} if paged else {}
-    if played:
+    if unrecorded:
         recorded.check(model)
     lines, parted = [], []
     for length in lengths:
@@ -199,7 +199,7 @@ def generation(
              "prompt_hash": hash_of(*(one.prompt for one in asked))}
             for way in ways
         ]  # fmt: skip
-        for way in (way for way in ("batches", "recorded") if way in ways):
+        for way in (way for way in ("batches", "computed") if way in ways):
             parted += _parted(model, tokenizer, asked, found["one by one"], found[way], way)
     about = {"questions": questions, "batch_size": batch_size, "repeats": repeats}
     header = {**loaded.header, "seed": seed, "settings": {**loaded.settings, **about}}
@@ -282,19 +282,13 @@ def _in_batches(batch_size: int | str, allow_beyond: bool) -> Way:
     return answer
 
 
-def _recorded(batches: Way) -> Way:
+def _computed(batches: Way) -> Way:
     def answer(
         model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Example]
     ) -> Tokens:
-        """Answer as `batches` does, by recorded steps; ValueError where none was."""
-        with recorded.steps() as taken:
-            found = batches(model, tokenizer, asked)
-        if not taken.count:
-            raise ValueError(
-                "no step was recorded, since every prompt was decoded alone: ask for more samples "
-                "a length, or give --batch-size 2 or more"
-            )
-        return found
+        """Answer as `batches` does, every step computed."""
+        with recorded.computed():
+            return batches(model, tokenizer, asked)
 
     return answer
 

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--samples", type=int, default=100, help="of each task and length")
     add("--seed", type=int, default=0)
     add("--answers", required=True, metavar="FILE", help="rows of answers, a file that is not yet")
-    add("--recorded", action="store_true", help="by steps recorded as CUDA graphs")
+    add("--computed", action="store_true", help="every step, and none recorded as a CUDA graph")
     add("--rows", metavar="FILE", help="append rows to this JSON Lines file")
     given = parser.parse_args(arguments)
     if Path(given.answers).exists():
@@ -69,16 +69,17 @@ def _measure(given: argparse.Namespace, said: str) -> None:
     building, examples = harness.timed(functools.partial(_built, given, setup))
     print(f"{len(examples):,} questions built in {building:.0f} s", flush=True)
     loading, loaded = harness.timed(spec.load)
-    if given.recorded:
-        recorded.check(loaded.model)
     header = {**loaded.header, "seed": given.seed, "settings": {}}
     about = loaded.settings | {
         "command": said, "samples": given.samples, "score": "seconds", "measured": began,
     }  # fmt: skip
     lines = []
-    with recorded.steps() if given.recorded else contextlib.nullcontext() as taken:
+    with (
+        recorded.computed() if given.computed else contextlib.nullcontext(),
+        recorded.counted() as taken,
+    ):
         for line in answered(loaded, examples, given.answers, setup.evaluation.batch_size):
-            about |= {"recorded_steps": taken.count} if taken else {}  # so far
+            about["recorded_steps"] = taken.played  # so far
             print(_said(line), flush=True)
             _write(given.rows, header, about | {"of": "answers"}, line)
             lines.append(line)

@@ -25,6 +25,11 @@ FAMILIES = sorted(set(tiny_models.FAMILIES) - {"mixtral"})  # it has experts
 @pytest.fixture
 def played(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let steps be "recorded" on a CPU; return a list that grows by one for each played."""
+    return _recordings(monkeypatch, apart=0.0)
+
+
+def _recordings(monkeypatch: pytest.MonkeyPatch, apart: float) -> list[int]:
+    """`apart`: how far, of its size, what is played is from what is computed."""
     plays: list[int] = []
 
     def record(compute: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], torch.Tensor]:
@@ -32,12 +37,13 @@ def played(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
         def replay() -> None:
             plays.append(1)
-            result.copy_(compute())
+            result.copy_(compute().flip(-1) * apart + compute())
 
         return replay, result
 
     monkeypatch.setattr(recorded, "record", record)
-    monkeypatch.setattr(recorded, "recordable", lambda model: True)
+    refused = recorded._distrusted
+    monkeypatch.setattr(recorded, "obstacle", lambda model: "apart" if model in refused else None)
     return plays
 
 
@@ -59,28 +65,32 @@ def answers(model, tokenizer, **how: object) -> dict[int, tuple[int, ...]]:
     return {one.index: one.tokens for one in found}
 
 
+def computed(model, tokenizer, **how: object) -> dict[int, tuple[int, ...]]:
+    with recorded.computed():
+        return answers(model, tokenizer, **how)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("batch_size", ["auto", 3])
 def test_the_tokens_are_those_of_generate(family, batch_size, played, tiny_tokenizer):
     """Rows of many lengths, padded behind what is read before."""
     model = made(family)
-    wanted = answers(model, tiny_tokenizer, batch_size=batch_size)
+    wanted = computed(model, tiny_tokenizer, batch_size=batch_size)
     assert not played
-    with recorded.steps():
-        assert answers(model, tiny_tokenizer, batch_size=batch_size) == wanted
+    assert answers(model, tiny_tokenizer, batch_size=batch_size) == wanted
     assert played
     assert "forward" not in vars(model)
-    assert answers(model, tiny_tokenizer, batch_size=batch_size) == wanted
 
 
-def test_all_steps_but_the_first_are_played(played, tiny_tokenizer):
+def test_all_steps_but_two_are_played(played, tiny_tokenizer):
     """Of 12 new tokens the prompt gives one, two are computed, nine played."""
-    with recorded.steps() as taken:
+    with recorded.counted() as taken:
         answers(made("llama"), tiny_tokenizer, batch_size=len(LENGTHS))
-    assert len(played) == 12 - 1 - recorded.WARM and taken.count == 12 - 1
-    with recorded.steps() as taken:
+    assert taken == recorded.Taken(count=12 - 1, played=12 - 1 - recorded.CHECKED)
+    assert len(played) == taken.played
+    with recorded.counted() as taken:
         answers(made("llama"), tiny_tokenizer, batch_size=1)  # alone, nothing is read before
-    assert taken.count == 0
+    assert taken == recorded.Taken()
 
 
 def test_a_step_that_cannot_be_recorded_is_computed_and_said(
@@ -91,10 +101,31 @@ def test_a_step_that_cannot_be_recorded_is_computed_and_said(
 
     monkeypatch.setattr(recorded, "record", fail)
     model = made("llama")
-    wanted = answers(model, tiny_tokenizer)
-    with recorded.steps():
-        assert answers(model, tiny_tokenizer) == wanted
+    assert answers(model, tiny_tokenizer) == computed(model, tiny_tokenizer)
     assert "could not be recorded and is computed: CUDA error: out of memory" in caplog.text
+
+
+@pytest.mark.parametrize("apart", [0.01, float("nan")])
+def test_a_recording_that_is_apart_from_the_step_is_not_believed(
+    apart, tiny_tokenizer, monkeypatch, caplog
+):
+    """The batch is decoded again, and nothing of this model is played after it."""
+    plays = _recordings(monkeypatch, apart)
+    model, other = made("llama"), made("qwen3")
+    wanted = computed(model, tiny_tokenizer)
+    assert answers(model, tiny_tokenizer) == wanted
+    assert len(plays) == 1 and "a recorded decoding step gave logits" in caplog.text
+    assert "forward" not in vars(model)
+    assert answers(model, tiny_tokenizer) == wanted and len(plays) == 1
+    answers(other, tiny_tokenizer)
+    assert len(plays) == 2
+
+
+def test_rounding_is_no_reason_to_decode_again(tiny_tokenizer, monkeypatch, caplog):
+    plays = _recordings(monkeypatch, apart=1e-6)
+    model = made("llama")
+    assert answers(model, tiny_tokenizer) == computed(model, tiny_tokenizer)
+    assert len(plays) > 1 and not caplog.text
 
 
 def test_a_forward_that_was_there_before_is_there_after(played, tiny_tokenizer):
@@ -102,26 +133,20 @@ def test_a_forward_that_was_there_before_is_there_after(played, tiny_tokenizer):
     model = made("llama")
     model.forward = hook = functools.partial(model.forward)
     functools.update_wrapper(hook, type(model).forward)
-    with recorded.steps():
-        answers(model, tiny_tokenizer)
+    answers(model, tiny_tokenizer)
     assert vars(model)["forward"] is hook and played
 
 
 @pytest.mark.parametrize("how", [{"stop": "word3"}, {"stop": "w", "min_new_tokens": 5}])
 def test_rows_end_where_they_do_without(how, played, tiny_tokenizer):
     model = made("llama")
-    wanted = answers(model, tiny_tokenizer, **how)
-    with recorded.steps():
-        assert answers(model, tiny_tokenizer, **how) == wanted
+    assert answers(model, tiny_tokenizer, **how) == computed(model, tiny_tokenizer, **how)
 
 
-def test_nothing_is_recorded_unless_it_is_asked_for(played, tiny_tokenizer, monkeypatch):
-    answers(made("llama"), tiny_tokenizer)
-    assert not played
-    monkeypatch.setattr(recorded, "recordable", lambda model: False)
-    with recorded.steps():
+def test_on_a_cpu_every_step_is_computed(tiny_tokenizer):
+    with recorded.counted() as taken:
         answers(made("llama"), tiny_tokenizer)
-    assert not played
+    assert taken == recorded.Taken()
 
 
 def test_what_is_not_filled_does_not_matter(tiny_tokenizer):
@@ -165,7 +190,7 @@ def test_a_model_whose_steps_cannot_be_recorded_is_told_why(monkeypatch):
 def test_on_a_gpu_the_tokens_are_those_of_generate(family, tiny_tokenizer):
     """By a CUDA graph, in float32."""
     model = made(family).to("cuda")
-    assert recorded.recordable(model)
-    wanted = answers(model, tiny_tokenizer)
-    with recorded.steps():
+    wanted = computed(model, tiny_tokenizer)
+    with recorded.counted() as taken:
         assert answers(model, tiny_tokenizer) == wanted
+    assert taken.played
