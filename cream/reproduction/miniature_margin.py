@@ -11,6 +11,7 @@ page. Nothing is typed: what was not run is "not run".
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,10 +28,11 @@ from cream.study.analysis.contrasts import MARGIN, contrasts, verdict
 from cream.study.conditions import WIDER, WIDER_NAME
 from cream.utils.files import atomic_write
 
-__all__ = ["by_length", "claims", "leads", "main", "markdown"]
+__all__ = ["by_length", "claims", "gaps", "leads", "main", "markdown"]
 
 PLAN = "margin"
 METHODS = ("cream", "pose", "plain", "full")
+GAP_LENGTHS = {"lines_last": "7.8 N", "lines": "4 to 7.8 N"}  # endpoints of `units`
 PAIRS = (("cream", "pose"), ("pose", "plain"), ("cream", "plain"), ("full", "cream"))
 SAID = [
     "Written by `python -m cream.reproduction.miniature_margin data/margin` from the rows in this "
@@ -76,6 +78,30 @@ def leads(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
+def gaps(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return how much of the gap to full length a wider scale closes, a row a method and endpoint.
+
+    The gap is full length less the method, both tuned for L; the gain is the method tuned for more
+    less itself. Columns: method, endpoint, gap, gap_low, gap_high, gain, share (of the two means,
+    NaN where full length does not lead) and more, low, high: the gain less half the gap (points,
+    95 % over seeds). They have no verdict.
+    """
+    found = []
+    for endpoint, method in itertools.product(GAP_LENGTHS, METHODS[:-1]):
+        values = runs.pivot(index="seed", columns="variant", values=endpoint)
+        gap = values["full"] - values[method]
+        gain = values[WIDER_NAME.format(method)] - values[method]
+        gap, gain = gap[gain.notna()].dropna(), gain[gap.notna()].dropna()
+        whole, more = mean_interval(gap), mean_interval(gain - gap / 2)
+        share = gain.mean() / gap.mean() if gap.mean() > 0 else math.nan
+        found.append({
+            "method": method, "endpoint": endpoint, "gap": whole.value, "gap_low": whole.low,
+            "gap_high": whole.high, "gain": gain.mean(), "share": share,
+            "more": more.value, "low": more.low, "high": more.high,
+        })  # fmt: skip
+    return pd.DataFrame(found)
+
+
 def by_length(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the share of lines found by method, tuning and length, with its interval over seeds.
 
@@ -96,8 +122,10 @@ def by_length(frame: pd.DataFrame) -> pd.DataFrame:
 # --------------------------------------------------------------------- the page
 
 
-def markdown(found: pd.DataFrame, lines: pd.DataFrame, pairs: pd.DataFrame) -> str:
-    """Return the page: claims, accuracy by length, and which method leads."""
+def markdown(
+    found: pd.DataFrame, lines: pd.DataFrame, pairs: pd.DataFrame, closed: pd.DataFrame
+) -> str:
+    """Return the page: claims, accuracy by length, which method leads, what closes the gap."""
     head = ["method", "what", "tuned for L", f"for {WIDER:g} L", "difference (points, 95 %)",
             "seeds", "verdict"]  # fmt: skip
     parts = [page("The miniature, tuned for more than it is used to", SAID, head, _claims(found))]
@@ -108,6 +136,13 @@ def markdown(found: pd.DataFrame, lines: pd.DataFrame, pairs: pd.DataFrame) -> s
     names = ["difference at 4 to 7.8 N (points, 95 %)", "both tuned for L",
              f"both for {WIDER:g} L"]  # fmt: skip
     parts.append(f"## Which method leads\n\nWithout a verdict.\n\n{lines_of(names, _leads(pairs))}")
+    gap = ["method", "LongChat lines at", "gap to full length (points, 95 %)", "gain",
+           "share of the gap", "gain less half the gap (points, 95 %)"]  # fmt: skip
+    parts.append(
+        "\n## Of the gap to full length\n\nBoth tuned for L, full length less the method is the "
+        f"gap; tuned for {WIDER:g} L, the method's gain closes a share of it. Reckoned after the "
+        f"runs, without a verdict.\n\n{lines_of(gap, _closed(closed))}"
+    )
     return "\n".join(parts) + "\n"
 
 
@@ -147,6 +182,16 @@ def _leads(pairs: pd.DataFrame) -> list[list[str]]:
     ]  # fmt: skip
 
 
+def _closed(closed: pd.DataFrame) -> list[list[str]]:
+    return [
+        [style(one.method).label, GAP_LENGTHS[one.endpoint],
+         _points(one.gap, one.gap_low, one.gap_high), f"{one.gain:+.1f}",
+         "no gap" if math.isnan(one.share) else f"{100 * one.share:.0f} %",
+         _points(one.more, one.low, one.high)]
+        for one in closed.itertuples()
+    ]  # fmt: skip
+
+
 def _one(value: float) -> str:
     return NOT_RUN if math.isnan(value) else f"{value:.1f}"
 
@@ -169,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{given.rows} holds no margin.parquet: merge the records of the plan margin "
                      "there (python -m cream.study merge)")  # fmt: skip
     lines, path = by_length(frame), given.rows / "MARGIN.md"
-    atomic_write(path, markdown(claims(runs), lines, leads(runs)))
+    atomic_write(path, markdown(claims(runs), lines, leads(runs), gaps(runs)))
     written = save(margin_by_length(lines), given.figures / "margin", grid_source(file, frame))
     print(*[path, *written], sep="\n")
 

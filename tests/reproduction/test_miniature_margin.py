@@ -65,6 +65,26 @@ def test_methods_are_compared_tuned_alike(frame):
     assert pairs.loc[("cream", "pose", True), "value"] == pytest.approx(np.mean(GAINS) / 3)
 
 
+def test_a_share_of_the_gap_is_of_runs_with_equal_seeds():
+    """Of 60 points to full length 24 are gained: 40 %, and 6 less than half of it."""
+    lasts = {"cream": (30, GAINS), "pose": (30, (0, 0, 0)), "plain": (10, (40, 40, 40)),
+             "full": (90, (0, 0, 0))}  # fmt: skip
+    runs = units(pd.DataFrame([
+        row for method, (last, gains) in lasts.items() for seed, gain in enumerate(gains)
+        for wider in (False, True) for row in _run(method, wider, seed, last + gain * wider)
+    ]))  # fmt: skip
+    found = miniature_margin.gaps(runs).set_index(["endpoint", "method"])
+    cream = found.loc["lines_last", "cream"]
+    assert (cream["gap"], cream["gain"], cream["share"], cream["more"]) == (60, 24, 0.4, -6)
+    low, high = stats.t.interval(0.95, 2, -6, stats.sem(GAINS))
+    assert (cream["low"], cream["high"]) == pytest.approx((low, high))
+    assert found.loc["lines", "cream"]["gap"] == pytest.approx(20)  # the mean of three lengths
+    assert found.loc["lines_last", "plain"]["share"] == 0.5
+    without = runs[~((runs["variant"] == "cream, wider") & (runs["seed"] == 2))]
+    one = miniature_margin.gaps(without).set_index(["endpoint", "method"])
+    assert one.loc["lines_last", "cream"]["gain"] == np.mean(GAINS[:2])
+
+
 def test_bases_are_not_taken_for_seeds(frame):
     two = pd.concat([frame, frame.assign(base="other")])
     with pytest.raises(ValueError, match="rows are of 2 bases .* give those of one"):
@@ -75,11 +95,13 @@ def test_the_page_and_the_figure_show_every_method(frame):
     lines = miniature_margin.by_length(frame)
     runs = units(frame)
     said = miniature_margin.markdown(
-        miniature_margin.claims(runs), lines, miniature_margin.leads(runs)
-    )
+        miniature_margin.claims(runs), lines, miniature_margin.leads(runs),
+        miniature_margin.gaps(runs),
+    )  # fmt: skip
     assert "| CREAM | lines at 7.8 N | 30.0 | 54.0 | +24.0 [+14.1, +33.9] | 3 | **holds** |" in said
     assert "| PoSE | within N | 83.3 | 83.3 | +0.0 [+0.0, +0.0] | 3 | **kept** |" in said
     assert "| CREAM | 80 → 80 | 80 → 80 | 80 → 80 | 80 → 80 | 30 → 54 |" in said
+    assert "| PoSE | 7.8 N | +0.0 [+0.0, +0.0] | +0.0 | no gap | +0.0 [+0.0, +0.0] |" in said
     figure = margin_by_length(lines)
     assert len(figure.axes) == 4 and "3 training seeds" in figure._supxlabel.get_text()
     with pytest.raises(ValueError, match="nothing to draw"):
@@ -97,7 +119,7 @@ def test_the_committed_page_is_what_its_rows_say():
     frame, runs = tables.load(FOLDER / "margin.parquet")
     made = miniature_margin.markdown(
         miniature_margin.claims(runs), miniature_margin.by_length(frame),
-        miniature_margin.leads(runs),
+        miniature_margin.leads(runs), miniature_margin.gaps(runs),
     )  # fmt: skip
     assert (FOLDER / "MARGIN.md").read_text(encoding="utf-8") == made
     assert runs.groupby("variant").size().tolist() == [8] * 8 and runs["seed"].min() == 8
@@ -110,10 +132,20 @@ def test_reproduction_has_the_verdicts_of_the_rows():
     page = miniature_margin.markdown(
         found := miniature_margin.claims(runs),
         miniature_margin.by_length(tables.load(FOLDER / "margin.parquet")[0]),
-        miniature_margin.leads(runs),
-    )
+        miniature_margin.leads(runs), miniature_margin.gaps(runs),
+    )  # fmt: skip
     cells = [line.split(" | ") for line in page.splitlines() if line.endswith("** |")]
     assert len(cells) == len(found) == 8
     for gain, kept in zip(cells[:4], cells[4:], strict=True):
         verdicts = [one[-1].removesuffix(" |") for one in (gain, kept)]
         assert f"{gain[0]} | {gain[4]} | {verdicts[0]} | {kept[4]} | {verdicts[1]} |" in said
+
+
+def test_the_shares_of_the_gap_that_are_typed_are_those_of_the_rows():
+    _, runs = tables.load(FOLDER / "margin.parquet")
+    found = miniature_margin.gaps(runs).set_index(["endpoint", "method"])["share"]
+    cream, pose, plain = (f"{100 * found['lines_last', one]:.0f}"
+                          for one in ("cream", "pose", "plain"))  # fmt: skip
+    words = f"closes {cream} % for CREAM, {pose} % for PoSE and {plain} % for plain fine-tuning"
+    for page in (ROOT / "REPRODUCTION.md", FOLDER / "README.md"):
+        assert words in " ".join(page.read_text(encoding="utf-8").split())
