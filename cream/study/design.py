@@ -18,7 +18,16 @@ import pandas as pd
 from cream import rope
 from cream.positions import Sampler, sampler
 from cream.study.analysis.endpoints import units
-from cream.study.conditions import CONDITIONS, DENSE, SCALINGS, WIDER, WIDER_NAME
+from cream.study.conditions import (
+    CONDITIONS,
+    DENSE,
+    SCALINGS,
+    SHARPER,
+    SHARPER_NAME,
+    WIDER,
+    WIDER_NAME,
+    asked_as,
+)
 from cream.utils.provenance import hash_of
 
 __all__ = ["BATCH", "PLANS", "RATES", "Recipe", "Run", "choose", "groups", "plan"]
@@ -37,7 +46,8 @@ DENSE_CONDITIONS = ("dense-same",)  # where that did it
 VALIDATION_SEEDS = (100, 101)
 RECIPE_MARGIN = 1.0  # points: a recipe must be better by more to cost more
 RUNS_PER_GROUP = {"recipe": 3, "primary": 9, "sensitivity": 3, "ablations": 6, "scale64": 3,
-            "tenth": 3, "dense-recipe": 1, "dense": 3, "margin": 5, "tiny": 2}  # fmt: skip
+            "tenth": 3, "dense-recipe": 1, "dense": 3, "margin": 5,
+            "sharper-choice": 4, "sharper": 4, "tiny": 2}  # fmt: skip
 TUNED = ("plain", "randpos", "pose", "cream", "full")
 SETTINGS = 1  # raised when what a run does changes, so that old rows are not taken for new ones
 
@@ -104,6 +114,11 @@ class Run:
     def sampler_options(self) -> dict[str, object]:
         """The options as keywords."""
         return json.loads(self.options)
+
+    @property
+    def sharper(self) -> float:
+        """The factor on the logits of attention when the model is asked."""
+        return asked_as(self.asked)[1]
 
     @property
     def rope(self) -> rope.RopeScaling | None:
@@ -252,6 +267,35 @@ def _margin(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Ite
                           (base, seed), recipes, "main")  # fmt: skip
 
 
+def _sharper_choice(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
+    """CREAM and PoSE asked with sharper attention, with seeds and questions of their own."""
+    for seed, method in itertools.product(VALIDATION_SEEDS, ("cream", "pose")):
+        yield from _asked_sharper("sharper-choice", method, SCALE, (bases[0], seed), recipes,
+                                  "validation")  # fmt: skip
+
+
+def _sharper(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
+    """Attention sharper when a model is asked, beside the margin and full length: by YaRN."""
+    methods, scales = ("cream", "pose", "plain"), (SCALE, int(WIDER * SCALE))
+    for seed, base in itertools.product(seeds, bases):
+        for method, scale in itertools.product(methods, scales):
+            yield from _asked_sharper("sharper", method, scale, (base, seed), recipes, "main")
+        yield from _tuned("sharper", "mixed", ("full", "full", {}), ("yarn",), SCALE, (base, seed),
+                          recipes, "main")  # fmt: skip
+
+
+def _asked_sharper(
+    plan: str, method: str, scale: int, unit: tuple[str, int], recipes: Recipes, asked: str
+) -> Iterator[Run]:
+    """One model, asked as it is and by every factor: trained once, since they follow each other."""
+    own = method if scale == SCALE else WIDER_NAME.format(method)
+    for factor in (1.0, *SHARPER):
+        name, questions = (one if factor == 1 else SHARPER_NAME.format(one, factor)
+                           for one in (own, asked))  # fmt: skip
+        yield from _tuned(plan, "mixed", (name, method, {}), ("yarn",), scale, unit, recipes,
+                          questions)  # fmt: skip
+
+
 def _tiny(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
     """A few steps and questions: to see that everything runs."""
     few = {key: Recipe(12 if key[1] == "linear" else 11, 3e-4) for key in recipes}
@@ -266,7 +310,7 @@ def _tiny(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Itera
 PLANS = {"recipe": _recipe, "primary": _primary, "sensitivity": _sensitivity,
          "ablations": _ablations, "scale64": _scale64, "tenth": _tenth,
          "dense-recipe": _dense_recipe, "dense": _dense, "margin": _margin,
-         "tiny": _tiny}  # fmt: skip
+         "sharper-choice": _sharper_choice, "sharper": _sharper, "tiny": _tiny}  # fmt: skip
 CHOOSING = ("recipe", "dense-recipe")
 WITHOUT_RECIPES = (*CHOOSING, "tiny")
 

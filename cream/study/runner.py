@@ -125,13 +125,13 @@ def _questions(out: Path, asked: Sequence[str], base: str) -> dict[str, Question
     tokenizer, corpus = models.load_tokenizer(base), open_corpus(out / "corpora" / "text")
     window = models.describe(AutoConfig.from_pretrained(base))["window"]
     found = {}
-    for name in asked:
+    for name in dict.fromkeys(conditions.asked_as(each)[0] for each in asked):
         of = (str(SETS[name]), tokenizer_hash(tokenizer), corpus.manifest["recipe_hash"], window)
         path = out / f"questions-{name}-{hash_of(*of)}.json.xz"
         if not path.is_file():
             store(build(name, tokenizer, window, corpus.path), path)
         found[name] = stored(path)
-    return found
+    return {each: found[conditions.asked_as(each)[0]] for each in asked}
 
 
 # ------------------------------------------------------------------------------- processes

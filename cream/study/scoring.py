@@ -8,6 +8,7 @@ and how a model is scored on them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import lzma
@@ -40,6 +41,7 @@ __all__ = [
     "as_question",
     "build",
     "right_tokens",
+    "sharpened",
     "store",
     "stored",
 ]
@@ -239,11 +241,33 @@ def stored(path: str | Path) -> Questions:
 # ------------------------------------------------------------------------------- answers
 
 
-def answer(model: PreTrainedModel, questions: Questions) -> Answers:
-    """Ask a model all questions of a set, also beyond its window."""
-    right, wrong = right_tokens(model, questions.items)
-    nll = _losses(model, questions) if questions.documents else []
+def answer(model: PreTrainedModel, questions: Questions, sharper: float = 1.0) -> Answers:
+    """Ask a model all questions of a set, also beyond its window; `sharper` as in `sharpened`."""
+    with sharpened(model, sharper):
+        right, wrong = right_tokens(model, questions.items)
+        nll = _losses(model, questions) if questions.documents else []
     return Answers(right, wrong, nll)
+
+
+@contextlib.contextmanager
+def sharpened(model: PreTrainedModel, factor: float) -> Iterator[None]:
+    """Multiply the logits of attention by `factor` inside: a key's share grows where it was large.
+
+    Queries and keys are turned by cos and sin times `attention_scaling`, so their product grows by
+    its square. A softmax over s times as many keys is flatter; a window of N never shows that.
+    """
+    found = [one for one in model.modules() if hasattr(one, "attention_scaling")]
+    if factor != 1 and not found:
+        raise ValueError(f"the rotation of {type(model).__name__} has no factor: its attention "
+                         "cannot be made sharper")  # fmt: skip
+    before = [one.attention_scaling for one in found]
+    try:
+        for one, scaling in zip(found, before, strict=True):
+            one.attention_scaling = scaling * factor**0.5
+        yield
+    finally:
+        for one, scaling in zip(found, before, strict=True):
+            one.attention_scaling = scaling
 
 
 @torch.inference_mode()

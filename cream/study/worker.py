@@ -7,6 +7,7 @@ trained whatever the run, for which its step is compiled once a shape; another i
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Iterable, Mapping
@@ -63,17 +64,20 @@ class Worker:
         # Ways of computing a step, (compiled, graph): the first that works is kept.
         self._ways = list(dict.fromkeys([(compiled, graphs), (False, graphs), (False, False)]))
         self._batches: tuple[tuple, fast_training.Batches] | None = None
+        self._tuned: tuple[Run, PreTrainedModel, np.ndarray] | None = None
         self._pool = None
         self.step = "eager"
 
     def measure(self, run: Run) -> dict[str, object]:
-        """Tune (if it is to be tuned) and ask; return the record, ready for JSON."""
+        """Tune (if it is to be tuned) and ask; return the record, ready for JSON.
+
+        What is tuned as the run before it was is not tuned again, but asked: `train_seconds` is 0.
+        """
         began = time.perf_counter()
-        model = self._model(run)
-        losses = self._tune(run, model) if run.steps else np.zeros(0)
+        model, losses = self._tuned_model(run)
         self._synchronize()
         tuned = time.perf_counter()
-        found = answer(model, self.setting.questions[run.asked])
+        found = answer(model, self.setting.questions[run.asked], run.sharper)
         window = self.setting.questions[run.asked].window
         return {
             "key": self.setting.key(run), **vars(run), "window": window, "batch": run.batch,
@@ -92,6 +96,16 @@ class Worker:
     def _synchronize(self) -> None:
         if self.setting.device != "cpu":
             torch.cuda.synchronize(self.setting.device)
+
+    def _tuned_model(self, run: Run) -> tuple[PreTrainedModel, np.ndarray]:
+        """The run's model and its losses, of the run before where that differs in name alone."""
+        tuned = dataclasses.replace(run, variant="", asked="")
+        if self._tuned is None or self._tuned[0] != tuned:
+            self._tuned = None  # its weights are overwritten, also where tuning fails
+            model = self._model(run)
+            losses = self._tune(run, model) if run.steps else np.zeros(0)
+            self._tuned = (tuned, model, losses)
+        return self._tuned[1:]
 
     def _model(self, run: Run) -> PreTrainedModel:
         """The model object of a scaling, with the weights of the run's base."""

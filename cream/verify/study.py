@@ -25,6 +25,7 @@ from cream.evaluation.model_spec import Loaded, ModelSpec
 from cream.study import records as study_records
 from cream.study import runner
 from cream.study.analysis.endpoints import ENDPOINTS, units
+from cream.study.conditions import asked_as
 from cream.study.design import Run
 from cream.study.scoring import SETS, as_question, right_tokens
 from cream.study.worker import Worker
@@ -183,7 +184,7 @@ def _built(
         one, wanted = (rows.assign(settings=json.dumps({"style": "miniature"}))
                        for rows in (one, wanted))  # fmt: skip
         texts = Texts(model.base.tokenizer, model.base.window)
-        found = rebuild(one, texts, SETS[asked].seed, wanted).values()
+        found = rebuild(one, texts, SETS[asked_as(asked)[0]].seed, wanted).values()
         model.built[name] = {_identity(example): example for example in found}
     return model.built[name]
 

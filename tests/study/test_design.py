@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from cream.positions import sampler
 from cream.study import design
-from cream.study.conditions import DENSE
+from cream.study.conditions import DENSE, SHARPER, asked_as
 from cream.study.design import (
     DENSE_RATES,
     DENSE_STEPS,
@@ -40,7 +41,7 @@ def test_every_run_can_be_made_and_none_is_there_twice(name):
     listed = runs(name)
     assert len(set(listed)) == len(listed) > 0
     for run in listed:
-        assert run.asked in SETS
+        assert asked_as(run.asked)[0] in SETS
         if run.steps:
             sampler(run.method, 512, run.scale, **run.sampler_options)
             assert run.steps > 10 and run.batch >= 1
@@ -71,6 +72,24 @@ def test_a_wider_scale_is_tuned_beside_its_own():
         for name, scale in ((method, 8), (f"{method}, wider", 10))
     }  # fmt: skip
     assert set(table["condition"]) == {"mixed"} and set(table["scaling"]) == {"yarn"}
+
+
+def test_a_model_is_asked_by_every_factor_after_one_training():
+    """Runs that differ in name and factor alone follow each other, in one group of a process."""
+    listed = runs("sharper", 2)
+    assert len(listed) == (3 * 2 * (1 + len(SHARPER)) + 1) * 2 * 3
+    trainings = [dataclasses.replace(run, variant="", asked="") for run in listed]
+    follow = [one for one, _ in itertools.groupby(trainings)]
+    assert len(follow) == len(set(follow)) == (3 * 2 + 1) * 2 * 3
+    for group in groups(listed):
+        assert len({(run.method, run.scale, run.seed, run.base) for run in group}) == 1
+        assert [run.sharper for run in group] == [1, *SHARPER][: len(group)]
+    names = {run.variant: run.asked for run in listed}
+    assert names["cream"] == names["cream, wider"] == names["full"] == "main"
+    assert names["cream, wider x1.2"] == names["plain x1.2"] == "main x1.2"
+    chosen = runs("sharper-choice")
+    assert {run.seed for run in chosen} == set(design.VALIDATION_SEEDS)
+    assert {asked_as(run.asked)[0] for run in chosen} == {"validation"}
 
 
 def test_a_cut_grid_is_balanced():

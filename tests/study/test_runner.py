@@ -102,6 +102,30 @@ def test_a_run_does_not_depend_on_those_before_it(known, listed, measured):
         assert again[name] == measured[-1][name]
 
 
+def test_a_model_that_is_asked_otherwise_is_not_tuned_again(known, listed, measured, monkeypatch):
+    """By sharper attention: other answers of the same losses; the next run is as it was."""
+    tuned = listed[-1]
+    sharper = dataclasses.replace(tuned, variant="cream x2", asked="tiny x2")
+    given = dataclasses.replace(
+        known, questions={**known.questions, sharper.asked: known.questions["tiny"]},
+        question_hashes={**known.question_hashes, sharper.asked: known.question_hashes["tiny"]},
+    )  # fmt: skip
+    here, tune, calls = worker.Worker(given), worker.Worker._tune, []
+    monkeypatch.setattr(worker.Worker, "_tune", lambda *of: calls.append(of) or tune(*of))
+    one, two, again = (here.measure(run) for run in (tuned, sharper, tuned))
+    assert len(calls) == 1
+    assert one["losses"] == two["losses"] == measured[-1]["losses"]
+    assert one["nll"] == again["nll"] == measured[-1]["nll"] != two["nll"]
+    assert one["key"] != two["key"] and two["asked"] == "tiny x2"
+    other = listed[-2]
+    assert here.measure(other)["nll"] == measured[-2]["nll"] and len(calls) == 2
+
+
+def test_sets_of_questions_are_built_once_for_all_factors(home, monkeypatch):
+    found = runner._questions(home / "out", ["tiny", "tiny x1.2"], str(home / "base0"))
+    assert found["tiny"] is found["tiny x1.2"]
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("quick_workers")
 def test_compiled_steps_give_the_same_records(known, listed, measured, tmp_path):

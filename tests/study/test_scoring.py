@@ -91,6 +91,36 @@ def test_losses_are_those_of_the_documents(model, asked):
             assert nll == pytest.approx(log_likelihood(model, ids[:length]).sum(), abs=2e-2)
 
 
+def test_sharper_attention_is_larger_logits(model, asked):
+    """Against each layer's own scale of its logits, which the rotation has nothing to do with."""
+    ids = torch.from_numpy(asked.items[0].prompt)[None]
+    with torch.inference_mode():
+        plain = model(ids).logits
+        with scoring.sharpened(model, 1.3):
+            found = model(ids).logits
+        layers = [one.self_attn for one in model.model.layers]
+        for one in layers:
+            one.scaling *= 1.3
+        wanted = model(ids).logits
+        for one in layers:
+            one.scaling /= 1.3
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+        assert (found - plain).abs().max() > 0.1
+        assert torch.equal(model(ids).logits, plain)
+    right = answer(model, asked).right
+    assert answer(model, asked, 1.0).right == right != answer(model, asked, 2.0).right
+
+
+def test_attention_is_as_it_was_after_an_error(model, asked):
+    before = model.model.rotary_emb.attention_scaling
+    with pytest.raises(KeyError), scoring.sharpened(model, 2.0):
+        raise KeyError
+    assert model.model.rotary_emb.attention_scaling == before
+    with (pytest.raises(ValueError, match="Linear has no factor: its attention cannot"),
+          scoring.sharpened(torch.nn.Linear(1, 1), 2.0)):  # fmt: skip
+        pass
+
+
 def test_a_table_has_a_row_a_question(asked):
     """In the order of the answers, then those of the documents."""
     table = asked.table(models.load_tokenizer(BASE))

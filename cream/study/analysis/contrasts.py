@@ -21,13 +21,22 @@ import pandas as pd
 
 from cream.statistics import intervals
 from cream.study.analysis.endpoints import PERPLEXITIES, units
-from cream.study.conditions import CONDITIONS, DENSE, SCALINGS, TENTH, WIDER_NAME
+from cream.study.conditions import (
+    CONDITIONS,
+    DENSE,
+    SCALINGS,
+    SHARPER,
+    SHARPER_NAME,
+    TENTH,
+    WIDER_NAME,
+)
 
 __all__ = ["CLAIMS", "Claim", "MARGIN", "contrasts", "verdict"]
 
 MARGIN = 5.0  # points (or per cent of perplexity): smaller differences count as none
 ALPHA = 0.05
 UNTUNED = ("original", "scaled")
+ITSELF = ("margin", "sharper")  # plans of a method beside itself, which reads the same windows
 NO_RUN = np.empty(0, int)
 HOLDS, FAILS, OPEN = "holds", "does not hold", "inconclusive"
 
@@ -85,6 +94,11 @@ CLAIMS = (
     *(Claim(f"tuned for 1.25 L, {method}: {what}", endpoint, WIDER_NAME.format(method), method,
             kind, plan="margin")
       for method in ("cream", "pose", "plain", "full")
+      for what, endpoint, kind in (("gains at 7.8 N", "lines_last", "more"),
+                                   ("short tasks kept", "in_window", "kept"))),
+    *(Claim(f"attention x{factor:g} when used, {method}: {what}", endpoint,
+            SHARPER_NAME.format(method, factor), method, kind, plan="sharper")
+      for method in ("cream", "pose", "plain") for factor in SHARPER
       for what, endpoint, kind in (("gains at 7.8 N", "lines_last", "more"),
                                    ("short tasks kept", "in_window", "kept"))),
     # Added after the rows had been seen (PREREGISTRATION, changes).
@@ -145,8 +159,9 @@ def contrasts(
     at = np.where(table["plan"] == "scale64", ", scale 64", "")
     for condition, variants in (flagged or {}).items():
         uneven = ((table["a"] + at).isin(variants) | (table["b"] + at).isin(variants)) & (
-            table["b"].notna() & (table["condition"] == condition) & (table["plan"] != "margin")
-        )  # a method beside itself reads the same windows
+            table["b"].notna() & (table["condition"] == condition)
+        )
+        uneven &= ~table["plan"].isin(ITSELF)
         table.loc[uneven, "family"] = "sensitivity"
     table["holm"] = np.nan
     if (primary := table["family"] == "primary").any():
