@@ -11,7 +11,6 @@ page. Nothing is typed: what was not run is "not run".
 from __future__ import annotations
 
 import argparse
-import itertools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,15 +24,20 @@ from cream.reproduction.method_cells import NOT_RUN, lines_of, page
 from cream.statistics import mean_interval
 from cream.study.analysis import tables
 from cream.study.analysis.contrasts import MARGIN, contrasts, verdict
+from cream.study.analysis.gap import ENDS, gaps
 from cream.study.conditions import WIDER, WIDER_NAME
 from cream.utils.files import atomic_write
 
-__all__ = ["by_length", "claims", "gaps", "leads", "main", "markdown"]
+__all__ = [
+    "GAP_HEAD", "by_length", "claim_lines", "claims", "closed", "gap_lines", "leads", "main",
+    "markdown",
+]  # fmt: skip
 
 PLAN = "margin"
 METHODS = ("cream", "pose", "plain", "full")
-GAP_LENGTHS = {"lines_last": "7.8 N", "lines": "4 to 7.8 N"}  # endpoints of `units`
 PAIRS = (("cream", "pose"), ("pose", "plain"), ("cream", "plain"), ("full", "cream"))
+GAP_HEAD = ["method", "LongChat lines at", "gap to full length (points, 95 %)", "gain",
+            "share of the gap", "gain less half the gap (points, 95 %)"]  # fmt: skip
 SAID = [
     "Written by `python -m cream.reproduction.miniature_margin data/margin` from the rows in this "
     "folder; README.md there has the command of the runs.",
@@ -78,28 +82,9 @@ def leads(runs: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def gaps(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return how much of the gap to full length a wider scale closes, a row a method and endpoint.
-
-    The gap is full length less the method, both tuned for L; the gain is the method tuned for more
-    less itself. Columns: method, endpoint, gap, gap_low, gap_high, gain, share (of the two means,
-    NaN where full length does not lead) and more, low, high: the gain less half the gap (points,
-    95 % over seeds). They have no verdict.
-    """
-    found = []
-    for endpoint, method in itertools.product(GAP_LENGTHS, METHODS[:-1]):
-        values = runs.pivot(index="seed", columns="variant", values=endpoint)
-        gap = values["full"] - values[method]
-        gain = values[WIDER_NAME.format(method)] - values[method]
-        gap, gain = gap[gain.notna()].dropna(), gain[gap.notna()].dropna()
-        whole, more = mean_interval(gap), mean_interval(gain - gap / 2)
-        share = gain.mean() / gap.mean() if gap.mean() > 0 else math.nan
-        found.append({
-            "method": method, "endpoint": endpoint, "gap": whole.value, "gap_low": whole.low,
-            "gap_high": whole.high, "gain": gain.mean(), "share": share,
-            "more": more.value, "low": more.low, "high": more.high,
-        })  # fmt: skip
-    return pd.DataFrame(found)
+def closed(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return what the wider scale closes of each method's gap to full length (`gap.gaps`)."""
+    return gaps(runs, {one: WIDER_NAME.format(one) for one in METHODS[:-1]})
 
 
 def by_length(frame: pd.DataFrame) -> pd.DataFrame:
@@ -123,12 +108,13 @@ def by_length(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def markdown(
-    found: pd.DataFrame, lines: pd.DataFrame, pairs: pd.DataFrame, closed: pd.DataFrame
+    found: pd.DataFrame, lines: pd.DataFrame, pairs: pd.DataFrame, shares: pd.DataFrame
 ) -> str:
     """Return the page: claims, accuracy by length, which method leads, what closes the gap."""
     head = ["method", "what", "tuned for L", f"for {WIDER:g} L", "difference (points, 95 %)",
             "seeds", "verdict"]  # fmt: skip
-    parts = [page("The miniature, tuned for more than it is used to", SAID, head, _claims(found))]
+    title = "The miniature, tuned for more than it is used to"
+    parts = [page(title, SAID, head, claim_lines(found))]
     parts.append(
         "## By length\n\nLongChat lines found (%), tuned for L and, after the arrow, for "
         f"{WIDER:g} L.\n\n{_by_length(lines)}\n"
@@ -136,17 +122,16 @@ def markdown(
     names = ["difference at 4 to 7.8 N (points, 95 %)", "both tuned for L",
              f"both for {WIDER:g} L"]  # fmt: skip
     parts.append(f"## Which method leads\n\nWithout a verdict.\n\n{lines_of(names, _leads(pairs))}")
-    gap = ["method", "LongChat lines at", "gap to full length (points, 95 %)", "gain",
-           "share of the gap", "gain less half the gap (points, 95 %)"]  # fmt: skip
     parts.append(
         "\n## Of the gap to full length\n\nBoth tuned for L, full length less the method is the "
         f"gap; tuned for {WIDER:g} L, the method's gain closes a share of it. Reckoned after the "
-        f"runs, without a verdict.\n\n{lines_of(gap, _closed(closed))}"
+        f"runs, without a verdict.\n\n{lines_of(GAP_HEAD, gap_lines(shares))}"
     )
     return "\n".join(parts) + "\n"
 
 
-def _claims(found: pd.DataFrame) -> list[list[str]]:
+def claim_lines(found: pd.DataFrame) -> list[list[str]]:
+    """Return the cells of claims with their verdicts over seeds: method, what, b, a, difference."""
     what = {"lines_last": "lines at 7.8 N", "in_window": "within N"}
     return [
         [style(one.b).label, what[one.endpoint], _one(one.level_b), _one(one.level_a),
@@ -182,14 +167,21 @@ def _leads(pairs: pd.DataFrame) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def _closed(closed: pd.DataFrame) -> list[list[str]]:
+def gap_lines(shares: pd.DataFrame) -> list[list[str]]:
+    """Return the cells under `GAP_HEAD` of a table of `gap.gaps`."""
     return [
-        [style(one.method).label, GAP_LENGTHS[one.endpoint],
-         _points(one.gap, one.gap_low, one.gap_high), f"{one.gain:+.1f}",
-         "no gap" if math.isnan(one.share) else f"{100 * one.share:.0f} %",
+        [style(one.method).label, ENDS[one.endpoint],
+         _points(one.gap, one.gap_low, one.gap_high),
+         NOT_RUN if math.isnan(one.gain) else f"{one.gain:+.1f}", _share(one.gap, one.share),
          _points(one.more, one.low, one.high)]
-        for one in closed.itertuples()
+        for one in shares.itertuples()
     ]  # fmt: skip
+
+
+def _share(gap: float, share: float) -> str:
+    if math.isnan(gap):
+        return NOT_RUN
+    return "no gap" if math.isnan(share) else f"{100 * share:.0f} %"
 
 
 def _one(value: float) -> str:
@@ -197,6 +189,7 @@ def _one(value: float) -> str:
 
 
 def _points(value: float, low: float, high: float) -> str:
+    """Write a difference in points with its interval, or that it was not run."""
     return NOT_RUN if math.isnan(value) else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
@@ -214,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"{given.rows} holds no margin.parquet: merge the records of the plan margin "
                      "there (python -m cream.study merge)")  # fmt: skip
     lines, path = by_length(frame), given.rows / "MARGIN.md"
-    atomic_write(path, markdown(claims(runs), lines, leads(runs), gaps(runs)))
+    atomic_write(path, markdown(claims(runs), lines, leads(runs), closed(runs)))
     written = save(margin_by_length(lines), given.figures / "margin", grid_source(file, frame))
     print(*[path, *written], sep="\n")
 

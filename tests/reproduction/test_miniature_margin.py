@@ -73,7 +73,7 @@ def test_a_share_of_the_gap_is_of_runs_with_equal_seeds():
         row for method, (last, gains) in lasts.items() for seed, gain in enumerate(gains)
         for wider in (False, True) for row in _run(method, wider, seed, last + gain * wider)
     ]))  # fmt: skip
-    found = miniature_margin.gaps(runs).set_index(["endpoint", "method"])
+    found = miniature_margin.closed(runs).set_index(["endpoint", "method"])
     cream = found.loc["lines_last", "cream"]
     assert (cream["gap"], cream["gain"], cream["share"], cream["more"]) == (60, 24, 0.4, -6)
     low, high = stats.t.interval(0.95, 2, -6, stats.sem(GAINS))
@@ -81,7 +81,7 @@ def test_a_share_of_the_gap_is_of_runs_with_equal_seeds():
     assert found.loc["lines", "cream"]["gap"] == pytest.approx(20)  # the mean of three lengths
     assert found.loc["lines_last", "plain"]["share"] == 0.5
     without = runs[~((runs["variant"] == "cream, wider") & (runs["seed"] == 2))]
-    one = miniature_margin.gaps(without).set_index(["endpoint", "method"])
+    one = miniature_margin.closed(without).set_index(["endpoint", "method"])
     assert one.loc["lines_last", "cream"]["gain"] == np.mean(GAINS[:2])
 
 
@@ -96,7 +96,7 @@ def test_the_page_and_the_figure_show_every_method(frame):
     runs = units(frame)
     said = miniature_margin.markdown(
         miniature_margin.claims(runs), lines, miniature_margin.leads(runs),
-        miniature_margin.gaps(runs),
+        miniature_margin.closed(runs),
     )  # fmt: skip
     assert "| CREAM | lines at 7.8 N | 30.0 | 54.0 | +24.0 [+14.1, +33.9] | 3 | **holds** |" in said
     assert "| PoSE | within N | 83.3 | 83.3 | +0.0 [+0.0, +0.0] | 3 | **kept** |" in said
@@ -119,7 +119,7 @@ def test_the_committed_page_is_what_its_rows_say():
     frame, runs = tables.load(FOLDER / "margin.parquet")
     made = miniature_margin.markdown(
         miniature_margin.claims(runs), miniature_margin.by_length(frame),
-        miniature_margin.leads(runs), miniature_margin.gaps(runs),
+        miniature_margin.leads(runs), miniature_margin.closed(runs),
     )  # fmt: skip
     assert (FOLDER / "MARGIN.md").read_text(encoding="utf-8") == made
     assert runs.groupby("variant").size().tolist() == [8] * 8 and runs["seed"].min() == 8
@@ -132,7 +132,7 @@ def test_reproduction_has_the_verdicts_of_the_rows():
     page = miniature_margin.markdown(
         found := miniature_margin.claims(runs),
         miniature_margin.by_length(tables.load(FOLDER / "margin.parquet")[0]),
-        miniature_margin.leads(runs), miniature_margin.gaps(runs),
+        miniature_margin.leads(runs), miniature_margin.closed(runs),
     )  # fmt: skip
     cells = [line.split(" | ") for line in page.splitlines() if line.endswith("** |")]
     assert len(cells) == len(found) == 8
@@ -143,7 +143,7 @@ def test_reproduction_has_the_verdicts_of_the_rows():
 
 def test_the_shares_of_the_gap_that_are_typed_are_those_of_the_rows():
     _, runs = tables.load(FOLDER / "margin.parquet")
-    found = miniature_margin.gaps(runs).set_index(["endpoint", "method"])["share"]
+    found = miniature_margin.closed(runs).set_index(["endpoint", "method"])["share"]
     cream, pose, plain = (f"{100 * found['lines_last', one]:.0f}"
                           for one in ("cream", "pose", "plain"))  # fmt: skip
     words = f"closes {cream} % for CREAM, {pose} % for PoSE and {plain} % for plain fine-tuning"
