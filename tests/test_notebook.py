@@ -181,6 +181,7 @@ def execute(project: Path, out: Path, **parameters: object) -> None:
     )
 
 
+@pytest.mark.slow
 def test_papermill_end_to_end_from_another_folder(project, tmp_path, monkeypatch):
     """Good parameters run and paths start at the root; a misspelt one stops the notebook."""
     monkeypatch.chdir(tmp_path)

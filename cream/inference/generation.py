@@ -221,7 +221,8 @@ def _tried(
             error.add_note(f"Not even one prompt could be decoded. By our arithmetic {needs}")
             raise
     if torch.cuda.is_available():  # here, where the error no longer holds what was computed
-        torch.cuda.empty_cache()
+        with contextlib.suppress(RuntimeError):  # of a recording that failed, in torch 2.11
+            torch.cuda.empty_cache()
     return None
 
 
@@ -295,7 +296,7 @@ def _generate(
         if shared:
             room = -(-whole // 8) * 8  # what masked attention kernels read at once
             cache["past_key_values"] = read_heads(model, rows, shared, room)
-            if recorded.wanted(model):
+            if recorded.wanted(model) and config.max_new_tokens >= recorded.LEAST:
                 stack.enter_context(recorded.played(model, cache["past_key_values"]))
         out = model.generate(
             input_ids.to(model.device),

@@ -7,7 +7,8 @@ step reads the whole room of the cache and masks what is not filled yet.
 Answers that are decoded together on a card are decoded so, where `obstacle` names nothing against
 it. The first played step of each batch is computed, too: where the two are `Apart`, that batch and
 all that the model answers after it are decoded by computed steps. Inside `computed` every step is
-computed. On a CPU recorded steps are tested, not used.
+computed. On a CPU recorded steps are tested, not used. On a card recorded steps were run, and what
+compares them was not yet.
 
 What belongs here: which models' steps can be recorded, and the memory that stays where it is. The
 loop is transformers' own `generate`.
@@ -32,13 +33,14 @@ from cream.rope.clex import is_clex
 from cream.rope.length import depends_on_length
 
 __all__ = [
-    "Apart", "Taken", "check", "computed", "counted", "obstacle", "played", "recordable",
+    "LEAST", "Apart", "Taken", "check", "computed", "counted", "obstacle", "played", "recordable",
     "wanted",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 RECORDED = 1  # the step, from 0, that is recorded: libraries choose kernels and take memory in 0
 CHECKED = 2  # the first that is played, and computed beside it
+LEAST = 8  # new tokens, of which at least three are then played without being computed
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "ffn_config")
 Replay = Callable[[], None]
 
@@ -130,7 +132,7 @@ def played(model: PreTrainedModel, cache: DynamicCache) -> Iterator[None]:
     Raises `Apart` where what is played is not what is computed; no later step of `model` is played.
     """
     own = vars(model).get("forward")  # a hook's, where there is one
-    forward, step = model.forward, _Step(model.forward, cache, _counting)
+    forward, step = model.forward, _Step(model, cache, _counting)
 
     @functools.wraps(forward)  # `generate` reads its parameters
     def either(input_ids: torch.Tensor, **given: object) -> CausalLMOutputWithPast:
@@ -156,10 +158,9 @@ def played(model: PreTrainedModel, cache: DynamicCache) -> Iterator[None]:
 class _Step:
     """One new token for every row, its inputs and logits at fixed addresses."""
 
-    def __init__(
-        self, forward: Callable[..., CausalLMOutputWithPast], cache: DynamicCache, taken: Taken
-    ) -> None:
-        self.forward, self.cache, self.taken = forward, cache, taken
+    def __init__(self, model: PreTrainedModel, cache: DynamicCache, taken: Taken) -> None:
+        self.forward, self.cache, self.taken = model.forward, cache, taken
+        self.distrust = functools.partial(_distrusted.add, model)
         self.count, self.replay, self.result = 0, None, None
 
     def __call__(
@@ -214,8 +215,12 @@ class _Step:
     def _record(self) -> None:
         try:
             self.replay, self.result = record(self._compute)
-        except RuntimeError as error:  # for want of memory, say: what is not recorded is computed
+        except torch.OutOfMemoryError as error:  # a smaller batch may be recorded
             logger.warning("a decoding step could not be recorded and is computed: %s", error)
+        except RuntimeError as error:
+            logger.warning("a decoding step could not be recorded, and from here on the steps of "
+                           "this model are computed: %s", error)  # fmt: skip
+            self.distrust()
 
     def _compute(self) -> torch.Tensor:
         self.allowed.index_fill_(3, self.place, True)
@@ -228,7 +233,8 @@ class _Step:
 def _compare(played: torch.Tensor, computed: torch.Tensor) -> None:
     """Raise `Apart` where logits (rows, 1, vocabulary) are apart by more than rounding."""
     limit = max(1e-3, 4 * torch.finfo(computed.dtype).eps)
-    apart = ((played - computed).float().norm() / computed.float().norm()).item()
+    each = (played - computed).float().norm(dim=-1) / computed.float().norm(dim=-1)
+    apart = each.max().item()  # of a row: another's would be lost in the mean of many
     if not apart <= limit:  # nan, too
         raise Apart(f"a recorded decoding step gave logits {apart:.2g} apart from the same step "
                     f"computed, relative to their norm (limit {limit:.2g})")  # fmt: skip
@@ -241,7 +247,8 @@ def record(compute: Callable[[], torch.Tensor]) -> tuple[Replay, torch.Tensor]:
     """
     graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     try:
-        with torch.cuda.graph(graph):
+        # Other threads may go on: what pins a data loader's memory, say.
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             result = compute()
     finally:
         torch.cuda.set_stream(stream)  # where recording fails, torch leaves its own

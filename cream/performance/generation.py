@@ -182,7 +182,7 @@ def generation(
     loaded = spec.load(dtype)
     model, tokenizer = loaded.model, loaded.tokenizer
     batches = _in_batches(batch_size, loaded.allow_beyond)
-    ways = {"one by one": one_by_one, "batches": batches}
+    ways = {"one by one": one_by_one, "batches": _recorded(batches) if unrecorded else batches}
     ways |= {"computed": _computed(batches)} if unrecorded else {}
     ways |= {"continuous": continuous} if paged else {}
     if unrecorded:
@@ -278,6 +278,23 @@ def _in_batches(batch_size: int | str, allow_beyond: bool) -> Way:
             one.min_new_tokens, allow_beyond,
         )  # fmt: skip
         return [answered.tokens for answered in sorted(done, key=lambda found: found.index)]
+
+    return answer
+
+
+def _recorded(batches: Way) -> Way:
+    def answer(
+        model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, asked: Sequence[Example]
+    ) -> Tokens:
+        """Answer as `batches` does; ValueError where no step of it was a recorded one."""
+        with recorded.counted() as taken:
+            found = batches(model, tokenizer, asked)
+        if not taken.played:
+            raise ValueError(
+                "no recorded step was played, so there is nothing to compare with computed ones: "
+                "ask for more samples a length, or give --batch-size 2 or more"
+            )
+        return found
 
     return answer
 

@@ -37,7 +37,7 @@ PLAN = "margin"
 METHODS = ("cream", "pose", "plain", "full")
 PAIRS = (("cream", "pose"), ("pose", "plain"), ("cream", "plain"), ("full", "cream"))
 GAP_HEAD = ["method", "LongChat lines at", "gap to full length (points, 95 %)", "gain",
-            "share of the gap", "gain less half the gap (points, 95 %)"]  # fmt: skip
+            "share of the gap", "gain less half the gap (points, 95 %)", "seeds"]  # fmt: skip
 SAID = [
     "Written by `python -m cream.reproduction.miniature_margin data/margin` from the rows in this "
     "folder; README.md there has the command of the runs.",
@@ -173,7 +173,7 @@ def gap_lines(shares: pd.DataFrame) -> list[list[str]]:
         [style(one.method).label, ENDS[one.endpoint],
          _points(one.gap, one.gap_low, one.gap_high),
          NOT_RUN if math.isnan(one.gain) else f"{one.gain:+.1f}", _share(one.gap, one.share),
-         _points(one.more, one.low, one.high)]
+         _points(one.more, one.low, one.high), str(one.n)]
         for one in shares.itertuples()
     ]  # fmt: skip
 
@@ -190,7 +190,9 @@ def _one(value: float) -> str:
 
 def _points(value: float, low: float, high: float) -> str:
     """Write a difference in points with its interval, or that it was not run."""
-    return NOT_RUN if math.isnan(value) else f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
+    if math.isnan(value):
+        return NOT_RUN
+    return f"{value:+.1f} " + ("(one seed)" if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}]")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

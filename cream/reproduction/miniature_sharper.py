@@ -24,6 +24,7 @@ from cream.study.analysis.contrasts import MARGIN, contrasts, verdict
 from cream.study.analysis.endpoints import units
 from cream.study.analysis.gap import gaps
 from cream.study.conditions import SHARPER, SHARPER_NAME, WIDER, WIDER_NAME, asked_as
+from cream.study.design import CHOICE_METHODS, VALIDATION_SEEDS
 from cream.utils.files import atomic_write
 
 __all__ = ["choice", "chosen", "claims", "main", "markdown"]
@@ -48,16 +49,22 @@ SAID = [
 def choice(frame: pd.DataFrame) -> pd.Series:
     """Return the mean of `lines` over methods and seeds of each factor, by validation answers.
 
-    ValueError where the factors were not asked of the same models.
+    ValueError where a factor was not asked of a model, or a model of the plan is missing.
     """
-    runs = units(frame[frame["plan"] == "sharper-choice"])
-    named = [asked_as(name) for name in runs["variant"]]
-    runs = runs.assign(of=[name for name, _ in named], factor=[factor for _, factor in named])
+    runs = _factored(units(frame[frame["plan"] == "sharper-choice"]))
     table = runs.pivot(index=["of", "seed"], columns="factor", values="lines")
-    if list(table.columns) != [1.0, *SHARPER] or table.isna().any(axis=None):
-        raise ValueError(f"factors {list(table.columns)} were not all asked of the same models: "
-                         "finish the plan sharper-choice")  # fmt: skip
+    wanted = pd.MultiIndex.from_product([CHOICE_METHODS, VALIDATION_SEEDS])
+    table = table.reindex(index=wanted, columns=[1.0, *SHARPER])
+    if lacking := int(table.isna().sum().sum()):
+        raise ValueError(f"{lacking} of {table.size} runs of the plan sharper-choice are missing: "
+                         "finish it before a factor is chosen")  # fmt: skip
     return table.mean()
+
+
+def _factored(runs: pd.DataFrame) -> pd.DataFrame:
+    """Put beside each run of which variant it is (`of`), and its factor."""
+    named = [asked_as(name) for name in runs["variant"]]
+    return runs.assign(of=[name for name, _ in named], factor=[factor for _, factor in named])
 
 
 def chosen(means: pd.Series) -> float:
@@ -97,7 +104,7 @@ def _remedies(factor: float) -> dict[str, dict[str, str]]:
 
 def markdown(means: pd.Series, runs: pd.DataFrame) -> str:
     """Return the page: the factor, its claims, every factor by length, the gap to full length."""
-    factor = chosen(means)
+    factor, runs = chosen(means), runs[runs["plan"] == "sharper"]
     head = ["method", "what", "as it is", f"attention x{factor:g}", "difference (points, 95 %)",
             "seeds", "verdict"]  # fmt: skip
     said = [*SAID, f"**Chosen: {factor:g}**, by validation questions:\n\n{_choice(means)}"]
@@ -118,12 +125,12 @@ def _choice(means: pd.Series) -> str:
 
 
 def _every(runs: pd.DataFrame) -> str:
-    """Lines at 7.8 N, and lines and pairs within N, by variant and factor."""
-    named = [asked_as(name) for name in runs["variant"]]
-    runs = runs.assign(of=[name for name, _ in named], factor=[factor for _, factor in named])
-    ends = runs.groupby(["of", "factor"])[["lines_last", "in_window"]].mean()
+    """Lines at 7.8 N, lines and pairs within N, and seeds, by variant and factor."""
+    runs = _factored(runs)
+    groups = runs.groupby(["of", "factor"])
+    ends = groups[["lines_last", "in_window"]].mean().assign(seeds=groups.size())
     factors = sorted(runs["factor"].unique())
-    head = ["lines at 7.8 N, within N (%)", *(f"x{factor:g}" for factor in factors)]
+    head = ["lines at 7.8 N, within N (%), seeds", *(f"x{factor:g}" for factor in factors)]
     cells = [
         [_label(name), *(_cell(ends, name, factor) for factor in factors)]
         for one in METHODS for name in (one, WIDER_NAME.format(one))
@@ -139,8 +146,8 @@ def _label(name: str) -> str:
 def _cell(ends: pd.DataFrame, name: str, factor: float) -> str:
     if (name, factor) not in ends.index:
         return "not run"
-    last, near = ends.loc[(name, factor)]
-    return f"{last:.0f}, {near:.0f}"
+    last, near, seeds = ends.loc[(name, factor)]
+    return f"{last:.0f}, {near:.0f} ({seeds:.0f})"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -44,6 +44,7 @@ FIRST_SEEDS, RUN_FIRST, RUN_LAST = 2, ("ntk", "yarn"), ("linear",)
 DENSE_STEPS, DENSE_RATES = (3000, 1500), (3e-4, 1e-3)
 DENSE_CONDITIONS = ("dense-same",)  # where that did it
 VALIDATION_SEEDS = (100, 101)
+CHOICE_METHODS = ("cream", "pose")  # that choose by how much attention is sharper
 RECIPE_MARGIN = 1.0  # points: a recipe must be better by more to cost more
 RUNS_PER_GROUP = {"recipe": 3, "primary": 9, "sensitivity": 3, "ablations": 6, "scale64": 3,
             "tenth": 3, "dense-recipe": 1, "dense": 3, "margin": 5,
@@ -269,7 +270,7 @@ def _margin(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Ite
 
 def _sharper_choice(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> Iterator[Run]:
     """CREAM and PoSE asked with sharper attention, with seeds and questions of their own."""
-    for seed, method in itertools.product(VALIDATION_SEEDS, ("cream", "pose")):
+    for seed, method in itertools.product(VALIDATION_SEEDS, CHOICE_METHODS):
         yield from _asked_sharper("sharper-choice", method, SCALE, (bases[0], seed), recipes,
                                   "validation")  # fmt: skip
 
@@ -287,7 +288,10 @@ def _sharper(bases: Sequence[str], seeds: Sequence[int], recipes: Recipes) -> It
 def _asked_sharper(
     plan: str, method: str, scale: int, unit: tuple[str, int], recipes: Recipes, asked: str
 ) -> Iterator[Run]:
-    """One model, asked as it is and by every factor: trained once, since they follow each other."""
+    """One model, asked as it is and by every factor: trained once, since they follow each other.
+
+    A call that was cut off between them trains it again for those that are left.
+    """
     own = method if scale == SCALE else WIDER_NAME.format(method)
     for factor in (1.0, *SHARPER):
         name, questions = (one if factor == 1 else SHARPER_NAME.format(one, factor)

@@ -164,10 +164,17 @@ def read(path: str | Path = "data/results/grid.parquet") -> pd.DataFrame:
 
 
 def find_grid(*sources: Path) -> Path | None:
-    """Return the grid's file among files and folders of rows, None where there is none."""
+    """Return the grid's file among files and folders of rows, None where there is none.
+
+    ValueError for a folder that holds several: which is meant, only its reader knows.
+    """
     for source in sources:
         files = sorted(source.rglob("*.parquet")) if source.is_dir() else [source]
-        for file in files:
-            if file.suffix == ".parquet" and file.is_file() and stored_schema(file) == SCHEMA:
-                return file
+        found = [file for file in files if file.suffix == ".parquet" and file.is_file()
+                 and stored_schema(file) == SCHEMA]  # fmt: skip
+        if len(found) > 1:
+            raise ValueError(f"{source} holds several grids ({', '.join(f.name for f in found)}): "
+                             "name one of the files")  # fmt: skip
+        if found:
+            return found[0]
     return None

@@ -23,6 +23,7 @@ from cream import results
 from cream.evaluation import models
 from cream.evaluation.model_spec import Loaded, ModelSpec
 from cream.evaluation.runner import evaluate, keyed
+from cream.inference import recorded
 from cream.models import bases
 from cream.tasks.base import Example
 from cream.tasks.registry import find
@@ -172,11 +173,16 @@ def recompute(
     progress: bool,
     named: Callable[[Example], Hashable] = identity_of,
 ) -> dict[Hashable, pd.Series]:
-    """Return the row that each example gives, by what `named` makes of the example."""
+    """Return the row that each example gives, by what `named` makes of the example.
+
+    Every step is computed, as it was for the committed rows: a recorded one may tell near ties of
+    bfloat16 apart otherwise.
+    """
     if not examples:
         return {}
     with tempfile.TemporaryDirectory() as folder:
-        with results.Rows(Path(folder) / "rows.jsonl", loaded.header) as file:
+        path = Path(folder) / "rows.jsonl"
+        with results.Rows(path, loaded.header) as file, recorded.computed():
             found = evaluate(
                 loaded.model, loaded.tokenizer, find(task).module, examples, file, loaded.settings,
                 allow_beyond=loaded.allow_beyond, progress=progress, label=loaded.header["run"],

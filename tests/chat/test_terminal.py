@@ -86,6 +86,7 @@ terminal.talk(chat)
 """
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_an_answer_and_only_that(chat_place):
     """A model that would answer for a minute; the conversation goes on after it."""
     child = started(["-c", STOPPED], chat_place)

@@ -141,6 +141,7 @@ def test_an_archive_of_another_hash_is_refused(tmp_path) -> None:
         fetch_file(PIN.pinned, tmp_path)
 
 
+@pytest.mark.slow
 def test_an_unreachable_registry_is_named(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))

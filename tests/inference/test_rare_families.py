@@ -166,6 +166,7 @@ def turned(rotation: dict[str, object], window: int) -> PreTrainedModel:
     return AutoModelForCausalLM.from_pretrained(MINIATURE, config=config, dtype=torch.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("rotation", "window"), [(DYNAMIC, 64), (LONGROPE, 256)])
 def test_rope_that_depends_on_length_answers_as_a_fresh_stock_model(rotation, window):
     """After a prompt of 300 tokens, in any batch: the longest must not decide for the others."""

@@ -93,16 +93,42 @@ def test_all_steps_but_two_are_played(played, tiny_tokenizer):
     assert taken == recorded.Taken()
 
 
+@pytest.mark.parametrize(
+    ("kind", "said", "tries"),
+    [(torch.OutOfMemoryError, "could not be recorded and is computed: CUDA error", 2),
+     (RuntimeError, "from here on the steps of this model are computed: CUDA error", 1)],
+)  # fmt: skip
 def test_a_step_that_cannot_be_recorded_is_computed_and_said(
-    played, tiny_tokenizer, monkeypatch, caplog
+    kind, said, tries, played, tiny_tokenizer, monkeypatch, caplog
 ):
+    """Without memory the next batch is tried again; after any other error none is."""
+    tried = []
+
     def fail(compute: Callable[[], torch.Tensor]) -> None:
-        raise RuntimeError("CUDA error: out of memory")
+        tried.append(compute)
+        raise kind("CUDA error")
 
     monkeypatch.setattr(recorded, "record", fail)
     model = made("llama")
-    assert answers(model, tiny_tokenizer) == computed(model, tiny_tokenizer)
-    assert "could not be recorded and is computed: CUDA error: out of memory" in caplog.text
+    wanted = computed(model, tiny_tokenizer)
+    assert answers(model, tiny_tokenizer) == answers(model, tiny_tokenizer) == wanted
+    assert said in caplog.text and len(tried) == tries
+
+
+def test_one_row_that_is_apart_is_enough():
+    """Of 256, whose mean would hide it."""
+    logits = torch.randn(256, 1, 50, generator=torch.Generator().manual_seed(0))
+    logits = logits.to(torch.bfloat16)
+    recorded._compare(logits, logits)
+    other = logits.clone()
+    other[7] = logits[8]
+    with pytest.raises(recorded.Apart, match="apart from the same step computed"):
+        recorded._compare(other, logits)
+
+
+def test_few_new_tokens_are_computed(played, tiny_tokenizer):
+    list(greedy(made("llama"), tiny_tokenizer, prompts(), recorded.LEAST - 1, allow_beyond=True))
+    assert not played
 
 
 @pytest.mark.parametrize("apart", [0.01, float("nan")])

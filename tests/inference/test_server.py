@@ -102,6 +102,7 @@ def test_a_server_gives_the_rows_of_a_model_here(tmp_path, place, tiny, tiny_tok
     assert set(sent) == {str if strict else list}
 
 
+@pytest.mark.slow
 def test_a_model_known_by_name_only_says_so(tmp_path, place, tiny, tiny_tokenizer):
     """The run is the server's name for it, whatever the URL; other weights are another model."""
     asked = examples(tiny_tokenizer, 1)

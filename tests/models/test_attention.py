@@ -50,6 +50,7 @@ def flash4(monkeypatch):
     monkeypatch.setattr(attention, "check_kernel", lambda name: None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["causal-fa4", "causal-fa2"])
 @pytest.mark.parametrize("compiled", [False, True])
 def test_the_same_loss_and_gradients_as_torch(flash4, tiny_model, name, compiled):

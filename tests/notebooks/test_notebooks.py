@@ -211,6 +211,7 @@ def test_scale_64_is_trained_and_asked_at_64_windows(place, corpus, base):
     assert not pd.isna(row["score"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "says"),
     [

@@ -68,6 +68,8 @@ def test_computed_steps_are_a_third_way_and_refused_where_there_are_no_others(ba
     said = generation._compared(table)
     assert said["same tokens, computed"].tolist() == [2, 2]
     assert (said["times as fast as computed"] > 0).all()
+    with pytest.raises(ValueError, match="no recorded step was played, so there is nothing to com"):
+        generation.generation(subject, [60], 2, batch_size=1, repeats=1, unrecorded=True)
 
 
 def test_the_loop_decodes_one_prompt_at_a_time_with_a_cache(base, tiny_tokenizer):

@@ -13,6 +13,7 @@ from cream import results
 from cream.performance import harness, random_models
 
 
+@pytest.mark.slow
 def test_a_child_says_what_it_found_or_why_not(monkeypatch, tmp_path):
     """Its last line, its last error, or that it took too long; with the variables it was given."""
     (tmp_path / "child.py").write_text(
@@ -70,6 +71,7 @@ def test_the_reason_is_the_process_s_own_and_not_its_launchers():
     assert harness._reason("something else\nlast\n", 1) == "last"
 
 
+@pytest.mark.slow
 def test_a_child_that_takes_too_long_leaves_nothing_running(monkeypatch, tmp_path):
     """What it started ends with it: a card would stay full."""
     (tmp_path / "parent.py").write_text(

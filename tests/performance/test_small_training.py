@@ -72,6 +72,7 @@ def test_bad_choices_are_refused_before_the_first_run(options, message, base, mo
         small_training.training("tiny", **{"corpus": "x", "base": base, **options})
 
 
+@pytest.mark.slow
 def test_a_corpus_of_ones_own_is_taken(training_place, monkeypatch):
     """Its name stands in the table."""
     monkeypatch.chdir(training_place)

@@ -165,6 +165,7 @@ def test_document_lengths_counts_every_document():
     assert total == 4 and "text (3)" in axes.get_legend_handles_labels()[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "options", "one", "mass"),
     [("cream", {"mode": "relativity"}, 0.286, 0.354),

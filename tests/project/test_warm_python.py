@@ -65,6 +65,7 @@ def test_a_signal_is_its_programs():
     assert child.wait(30) == 7
 
 
+@pytest.mark.slow
 def test_nothing_of_it_is_left_when_it_is_killed():
     child = start("-c", WAITING)
     begun = psutil.Process(int(child.stdout.readline()))

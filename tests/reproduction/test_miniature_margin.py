@@ -101,7 +101,7 @@ def test_the_page_and_the_figure_show_every_method(frame):
     assert "| CREAM | lines at 7.8 N | 30.0 | 54.0 | +24.0 [+14.1, +33.9] | 3 | **holds** |" in said
     assert "| PoSE | within N | 83.3 | 83.3 | +0.0 [+0.0, +0.0] | 3 | **kept** |" in said
     assert "| CREAM | 80 → 80 | 80 → 80 | 80 → 80 | 80 → 80 | 30 → 54 |" in said
-    assert "| PoSE | 7.8 N | +0.0 [+0.0, +0.0] | +0.0 | no gap | +0.0 [+0.0, +0.0] |" in said
+    assert "| PoSE | 7.8 N | +0.0 [+0.0, +0.0] | +0.0 | no gap | +0.0 [+0.0, +0.0] | 3 |" in said
     figure = margin_by_length(lines)
     assert len(figure.axes) == 4 and "3 training seeds" in figure._supxlabel.get_text()
     with pytest.raises(ValueError, match="nothing to draw"):

@@ -81,6 +81,7 @@ def test_one_seed_says_that_a_gap_means_nothing(rows, said, tmp_path):
     assert set(report.differences(made)["models"]) == {3}
 
 
+@pytest.mark.slow
 def test_the_gap_is_the_mean_of_the_seeds_gaps(tmp_path):
     """By hand, from each seed's mean."""
     made = frame(tmp_path, methods=("pose", "cream"), seeds=(0, 1, 2, 3))

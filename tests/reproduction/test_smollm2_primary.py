@@ -315,6 +315,7 @@ def test_what_has_three_seeds_of_both_sides_is_drawn(six):
     ]
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_page_and_the_figure(six, tmp_path):
     results.to_parquet(six, tmp_path / "rows" / "primary.parquet")
     smollm2.main([str(tmp_path / "rows"), "--figures", str(tmp_path / "figures")])
@@ -340,11 +341,13 @@ def committed() -> pd.DataFrame:
     return results.read(ROOT / "data" / "smollm2")
 
 
+@pytest.mark.slow
 def test_the_committed_page_is_what_the_rows_say(committed):
     page = (ROOT / "data" / "smollm2" / "PRIMARY.md").read_text()
     assert page == markdown(committed), "python -m cream.reproduction.smollm2 data/smollm2"
 
 
+@pytest.mark.slow
 def test_the_committed_figure_is_there_where_it_can_be_drawn_and_of_these_rows(committed):
     path = ROOT / "figures" / "smollm2_primary.png"
     assert path.exists() == (drawn(values(committed)) is not None), "make figures"

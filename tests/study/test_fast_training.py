@@ -34,6 +34,7 @@ def fast_run(root, method: str, steps: int, seed: int, **options):
     return model, step.train(data, 1e-3), step, data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["cream", "pose", "full"])
 def test_the_same_as_training(root, tmp_path, method):
     """Losses and weights of both loops, to the noise of float32."""

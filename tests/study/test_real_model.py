@@ -158,6 +158,7 @@ def test_a_packed_adapter_names_its_base_where_it_has_a_name():
         assert real_model._named_base(base) is None
 
 
+@pytest.mark.slow
 def test_the_ranks_that_fit_in_twelve_megabytes():
     """SmolLM2-135M in bfloat16: rank 19 of all linear layers, 52 of attention's alone."""
     from cream.models import bases

@@ -246,6 +246,7 @@ def test_questions_come_back_as_they_were_built(home, known):
         scoring.stored(other)
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_again_from_its_row(home, known, listed, measured):
     """Its losses and endpoints come back; those of another seed are found, and another key."""
     (home / "runs").mkdir(exist_ok=True)

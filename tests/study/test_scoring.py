@@ -46,6 +46,7 @@ def asked(tmp_path_factory):
     patch.undo()
 
 
+@pytest.mark.slow
 def test_one_forward_scores_as_generating_does(model, asked):
     """Every question: an answer is exact in one way if and only if it is in the other."""
     tokenizer = models.load_tokenizer(BASE)
@@ -63,6 +64,7 @@ def test_one_forward_scores_as_generating_does(model, asked):
     assert complete == [w == -1 for w in wrong]
 
 
+@pytest.mark.slow
 def test_the_first_error_is_what_the_model_says_there(model, asked):
     """Against the logits of the plain model on prompt and right beginning."""
     right, wrong = right_tokens(model, asked.items)
@@ -75,6 +77,7 @@ def test_the_first_error_is_what_the_model_says_there(model, asked):
         assert item.target[right[k]] != wrong[k]
 
 
+@pytest.mark.slow
 def test_what_is_asked_together_changes_nothing(model, asked):
     """Sharing a beginning and filling up rows: each question alone has the same answer."""
     together = right_tokens(model, asked.items)
@@ -83,6 +86,7 @@ def test_what_is_asked_together_changes_nothing(model, asked):
         assert (alone[0][0], alone[1][0]) == (together[0][k], together[1][k])
 
 
+@pytest.mark.slow
 def test_losses_are_those_of_the_documents(model, asked):
     """Beginnings of one reading."""
     found = answer(model, asked).nll
@@ -142,6 +146,7 @@ def test_the_hash_is_of_every_token(asked):
     assert other.hash != asked.hash
 
 
+@pytest.mark.slow
 def test_a_model_that_diverged_still_has_its_answers(asked):
     """Its losses are not numbers: none are given, and nothing is right."""
     broken = models.load(BASE, scaling="yarn", scale=8, dtype=torch.float32)

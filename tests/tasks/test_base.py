@@ -91,6 +91,7 @@ with Rows(sys.argv[3], {"model_hash": "0" * 16, "settings": {}, "run": "test"}) 
 """
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_started_again_ends_with_the_same_rows(
     tmp_path, tiny_model, tiny_tokenizer
 ):

@@ -52,6 +52,7 @@ def test_the_named_trials_alone_are_built(style, tiny_tokenizer):
     assert len(few) == 2
 
 
+@pytest.mark.slow
 def test_the_key_is_there_and_its_place_is_uniform(tiny_tokenizer):
     built = examples(tiny_tokenizer, [1500], 200, style="official")
     places = []

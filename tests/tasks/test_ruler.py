@@ -87,6 +87,7 @@ def test_a_sample_depends_on_its_seed_task_length_and_index_alone(asked, tiny_to
     assert not prompts & {one.prompt for one in examples(tiny_tokenizer, [2600], 1, seed=1)}
 
 
+@pytest.mark.slow
 def test_several_processes_build_the_same_questions(asked, tiny_tokenizer, tmp_path, monkeypatch):
     """In parts of a few samples; sizes are stored by the process that asked."""
     monkeypatch.setattr(ruler, "PARALLEL_TOKENS", 0)

@@ -205,6 +205,7 @@ def test_what_does_not_go_together_is_refused(changes, said):
         _config(**changes)
 
 
+@pytest.mark.slow
 def test_counts_are_those_of_the_model():
     """Of Llama-2-7B, rank 16 trains 39,976,960: 16 (in + out) of seven matrices a layer."""
     about = random_models.shape("llama2-7b")

@@ -261,6 +261,7 @@ def test_compiled_passes_give_the_same_bits(tiny_model):
 RUN = {"steps": 6, "batch_size": 4, "micro_batch": 2, "save_steps": 2, "seed": 3}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on_bit_for_bit(training_place, tmp_path, monkeypatch):
     """Through the Trainer, its checkpoints and the files it leaves; saved from the masters."""
     settings = {**RUN, "precision": "master", "recompute": 1, "weight_decay": 0.1}

@@ -75,6 +75,7 @@ def test_uneven_labels_weigh_as_in_float32(training_place, tmp_path, monkeypatch
         assert ours["grad_norm"] == pytest.approx(plain["grad_norm"], rel=5e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("traced")
 def test_compiled_layers_are_one_graph_recomputed_or_not(tiny_model):
     """Ten layers, three of them computed again: compiled once, the same gradients."""

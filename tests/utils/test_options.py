@@ -25,6 +25,7 @@ OPTIONS = ("mode", "ends", "middle", "mean", "sigma", "mode_group", "overlap", "
            "first_shift", "content_windows")  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.sampled_from(METHODS), st.dictionaries(st.sampled_from(OPTIONS), ODD, max_size=2))
 def test_options_draw_windows_or_are_refused_by_name(method, options):

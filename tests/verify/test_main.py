@@ -98,6 +98,7 @@ def test_every_task_with_a_builder_is_registered(task, tmp_path):
     assert verify_rows._obstacle(task, {"dtype": "float32"}, tmp_path) is None
 
 
+@pytest.mark.slow
 def test_the_command_says_its_seed_and_fails_on_a_difference(frame, tmp_path, capsys):
     """Exit code 0 for rows as they are, 1 for changed ones, 1 where nothing could be checked."""
     pairs = frame[(frame["task"] == "kv_retrieval") & (frame["sample"] < 2)]
@@ -136,6 +137,7 @@ def check(frame: pd.DataFrame, rows: int = 8, seed: int = 0) -> verify_rows.Chec
     return study.verify_grid(frame, ROOT, rows, seed, progress=False)
 
 
+@pytest.mark.slow
 def test_a_grids_answers_are_what_generating_gives(grid):
     """Of both models and tasks, on whatever card they were computed; nothing is left out."""
     found = check(grid[grid["task"].isin(study.TASKS)], rows=12, seed=2)
@@ -144,6 +146,7 @@ def test_a_grids_answers_are_what_generating_gives(grid):
     assert len(found.rows) == 12 and len(sizes) == 4 and sizes.min() == 3
 
 
+@pytest.mark.slow
 def test_made_up_scores_fail(grid):
     """Random coins differ in half of the rows; so do scores with predictions to match."""
     made, rng = lines(grid), np.random.default_rng(0)
@@ -176,6 +179,7 @@ def test_one_tampered_answer_is_found(grid, values, named):
     assert f"sample {rows['sample'][place]}" in found.differing["row"][0]
 
 
+@pytest.mark.slow
 def test_the_text_of_a_wrong_answer_counts(grid):
     """A score of 0 stays 0 whatever is said: the sentence is compared, and no empty one passes."""
     rows = lines(grid)
@@ -188,6 +192,7 @@ def test_the_text_of_a_wrong_answer_counts(grid):
         assert list(found.differing["value"]) == ["prediction"] * wrong.sum()
 
 
+@pytest.mark.slow
 def test_a_near_tie_is_left_out_and_counted(grid, monkeypatch):
     """Only where the committed token is nearly as likely here, and the row agrees with itself."""
     rows = lines(grid)
@@ -273,6 +278,7 @@ def test_losses_are_compared_within_rounding(was, now):
     assert list(verify_rows.compare(one, two)) == []
 
 
+@pytest.mark.slow
 def test_a_grid_that_cannot_be_checked_fails_no_rows_that_can(monkeypatch):
     """Times are left out; of tuned models no weights are kept."""
     none = verify_rows.Checked(pd.DataFrame(), pd.DataFrame(), [])
@@ -287,6 +293,7 @@ def test_a_grid_that_cannot_be_checked_fails_no_rows_that_can(monkeypatch):
     assert verify.main(["data/results", "--seed", "0"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "name"), [(ruler, "niah_multikey_2"), (infinitebench, "kv_retrieval")]
 )
