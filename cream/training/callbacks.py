@@ -196,8 +196,9 @@ class ProgressBar(TrainerCallback):
     ) -> None:
         """Open the bar where the run stands."""
         if state.is_world_process_zero:
+            run = Path(args.output_dir).parent.name  # its checkpoints lie there
             self.bar = tqdm(
-                total=state.max_steps, initial=state.global_step, desc="train", mininterval=1
+                total=state.max_steps, initial=state.global_step, desc=f"train {run}", mininterval=1
             )
 
     def on_step_end(
