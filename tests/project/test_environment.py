@@ -131,7 +131,8 @@ def test_make_reproduce_runs_each_notebook_with_parameters_it_has(tmp_path):
         assert given <= set(declared), f"{source} has no {given - set(declared)}"
         assert out.startswith(str(tmp_path))
         names.append(Path(source).stem[:2])
-    assert names == ["01", "02", "02", "03", "04", "05", "07", "09"]
+    assert names[:3] == ["01", "02", "02"] and names[-1] == "09"
+    assert sorted(names[3:-1]) == ["03", "04", "05", "07"]
 
 
 def test_make_reproduce_asks_for_the_base_as_the_preset_scales_it(tmp_path):

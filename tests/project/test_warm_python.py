@@ -21,6 +21,7 @@ def test_it_is_not_the_interpreter_of_the_tests():
     assert warm_python.executable() != sys.executable
 
 
+@pytest.mark.slow
 def test_it_is_told_what_a_python_is_told(tmp_path):
     """Arguments, folder, environment, a module beside it, input, output and errors."""
     (tmp_path / "beside.py").write_text(

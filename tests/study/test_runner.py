@@ -158,6 +158,7 @@ def test_a_step_that_cannot_be_compiled_is_computed_as_it_is(
     assert record["step"] == "eager" and record["losses"] == measured[listed.index(run)]["losses"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("quick_workers")
 def test_processes_write_what_one_bench_measures(known, listed, measured, tmp_path):
     """Through spawned workers and a file; a second call finds nothing to do; a torn line goes."""

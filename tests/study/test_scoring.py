@@ -95,6 +95,7 @@ def test_losses_are_those_of_the_documents(model, asked):
             assert nll == pytest.approx(log_likelihood(model, ids[:length]).sum(), abs=2e-2)
 
 
+@pytest.mark.slow
 def test_sharper_attention_is_larger_logits(model, asked):
     """Against each layer's own scale of its logits, which the rotation has nothing to do with."""
     ids = torch.from_numpy(asked.items[0].prompt)[None]
