@@ -14,8 +14,8 @@ PAPERMILL = $(BIN)/python -m papermill --no-progress-bar --log-level ERROR --sta
 ENV = $(if $(filter .venv/bin,$(BIN)),.venv/.installed)
 CODE = $(ENV) $(shell find cream -name "*.py") $(wildcard data/miniature/*.safetensors)
 
-# Two notebooks at a time, each with half of the cores: on two idle ones all took 11 and a half
-# minutes, and 13 and a half one after the other. On a card they follow each other, for its memory.
+# Two notebooks at a time, each with half of the cores: a small model does not keep all of them busy.
+# On a card they follow each other, for its memory.
 JOBS = $(if $(wildcard /dev/nvidia0),1,2)
 MAKEFLAGS += --jobs=$(JOBS)
 ifeq ($(JOBS),2)
