@@ -7,8 +7,8 @@ step reads the whole room of the cache and masks what is not filled yet.
 Answers that are decoded together on a card are decoded so, where `obstacle` names nothing against
 it. The first played step of each batch is computed, too: where the two are `Apart`, that batch and
 all that the model answers after it are decoded by computed steps. Inside `computed` every step is
-computed. On a CPU recorded steps are tested, not used. On a card recorded steps were run, and what
-compares them was not yet.
+computed. On a CPU recorded steps are tested, not used. On a card they were run; the comparison was
+not run there yet.
 
 What belongs here: which models' steps can be recorded, and the memory that stays where it is. The
 loop is transformers' own `generate`.
@@ -40,16 +40,15 @@ __all__ = [
 logger = logging.getLogger(__name__)
 RECORDED = 1  # the step, from 0, that is recorded: libraries choose kernels and take memory in 0
 CHECKED = 2  # the first that is played, and computed beside it
-LEAST = 8  # new tokens, of which at least three are then played without being computed
+LEAST = 8  # new tokens: of fewer, too much is computed all the same
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts", "ffn_config")
 Replay = Callable[[], None]
 
 
 @dataclass
 class Taken:
-    """How many steps were taken at fixed addresses, and how many of them were played."""
+    """How many recorded steps were played."""
 
-    count: int = 0
     played: int = 0
 
 
@@ -75,7 +74,7 @@ def computed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def counted() -> Iterator[Taken]:
-    """Count the steps of the answers inside. Prompts that are decoded alone take none."""
+    """Count the played steps of the answers inside. Prompts that are decoded alone have none."""
     global _counting
     before, _counting = _counting, Taken()
     try:
@@ -120,7 +119,8 @@ def obstacle(model: PreTrainedModel) -> str | None:
         "it has experts": any(getattr(text, name, None) for name in EXPERTS),
         "its rotation follows the length": depends_on_length(config) or is_clex(config),
         "its cache does not keep all tokens": not keeps_all(model),
-        "a recorded step of it was apart from the same step computed": model in _distrusted,
+        "a step of it could not be recorded, or was apart from the same step computed":
+            model in _distrusted,
     }  # fmt: skip
     return next((why for why, holds in found.items() if holds), None)
 
@@ -142,10 +142,6 @@ def played(model: PreTrainedModel, cache: DynamicCache) -> Iterator[None]:
     model.forward = either
     try:
         yield
-    except Apart as apart:
-        logger.warning("%s: from here on the steps of this model are computed", apart)
-        _distrusted.add(model)
-        raise
     finally:
         if own is None:
             del model.forward  # the class's own again
@@ -159,8 +155,8 @@ class _Step:
     """One new token for every row, its inputs and logits at fixed addresses."""
 
     def __init__(self, model: PreTrainedModel, cache: DynamicCache, taken: Taken) -> None:
-        self.forward, self.cache, self.taken = model.forward, cache, taken
-        self.distrust = functools.partial(_distrusted.add, model)
+        self.model, self.forward = model, model.forward
+        self.cache, self.taken = cache, taken
         self.count, self.replay, self.result = 0, None, None
 
     def __call__(
@@ -180,15 +176,13 @@ class _Step:
         self.tokens.copy_(input_ids)
         self.positions.copy_(position_ids)
         self.place.fill_(filled)
-        logits = self._taken()
+        logits = self._logits()
         self.count += 1
-        self.taken.count += 1
         for layer in self.cache.layers:
             layer.go_to(0, filled + 1)
         return CausalLMOutputWithPast(logits=logits, past_key_values=self.cache)
 
-    def _taken(self) -> torch.Tensor:
-        """Return the logits of one step."""
+    def _logits(self) -> torch.Tensor:
         if self.replay is None:
             logits = self._compute()
             if self.count == RECORDED:
@@ -197,8 +191,15 @@ class _Step:
         self.replay()
         self.taken.played += 1
         if self.count == CHECKED:
-            _compare(self.result, self._compute())
+            self._check()
         return self.result
+
+    def _check(self) -> None:
+        try:
+            _compare(self.result, self._compute())
+        except Apart as apart:
+            self._distrust(apart)
+            raise
 
     def _begin(
         self, input_ids: torch.Tensor, position_ids: torch.Tensor, mask: torch.Tensor | None,
@@ -218,9 +219,12 @@ class _Step:
         except torch.OutOfMemoryError as error:  # a smaller batch may be recorded
             logger.warning("a decoding step could not be recorded and is computed: %s", error)
         except RuntimeError as error:
-            logger.warning("a decoding step could not be recorded, and from here on the steps of "
-                           "this model are computed: %s", error)  # fmt: skip
-            self.distrust()
+            self._distrust(f"a decoding step could not be recorded ({error})")
+
+    def _distrust(self, why: object) -> None:
+        """Let every later step of this model be computed."""
+        logger.warning("%s: from here on the steps of this model are computed", why)
+        _distrusted.add(self.model)
 
     def _compute(self) -> torch.Tensor:
         self.allowed.index_fill_(3, self.place, True)

@@ -124,7 +124,7 @@ def markdown(
     parts.append(f"## Which method leads\n\nWithout a verdict.\n\n{lines_of(names, _leads(pairs))}")
     parts.append(
         "\n## Of the gap to full length\n\nBoth tuned for L, full length less the method is the "
-        f"gap; tuned for {WIDER:g} L, the method's gain closes a share of it. Reckoned after the "
+        f"gap; tuned for {WIDER:g} L, the method's gain closes a share of it. Computed after the "
         f"runs, without a verdict.\n\n{lines_of(GAP_HEAD, gap_lines(shares))}"
     )
     return "\n".join(parts) + "\n"

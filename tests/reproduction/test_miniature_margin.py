@@ -143,9 +143,12 @@ def test_reproduction_has_the_verdicts_of_the_rows():
 
 def test_the_shares_of_the_gap_that_are_typed_are_those_of_the_rows():
     _, runs = tables.load(FOLDER / "margin.parquet")
-    found = miniature_margin.closed(runs).set_index(["endpoint", "method"])["share"]
-    cream, pose, plain = (f"{100 * found['lines_last', one]:.0f}"
-                          for one in ("cream", "pose", "plain"))  # fmt: skip
+    found = miniature_margin.closed(runs).set_index(["endpoint", "method"]).loc["lines_last"]
+    methods = ("cream", "pose", "plain")
+    cream, pose, plain = (f"{100 * found.loc[one, 'share']:.0f}" for one in methods)
     words = f"closes {cream} % for CREAM, {pose} % for PoSE and {plain} % for plain fine-tuning"
-    for page in (ROOT / "REPRODUCTION.md", FOLDER / "README.md"):
-        assert words in " ".join(page.read_text(encoding="utf-8").split())
+    more = [f"{one.more:+.1f} [{one.low:+.1f}, {one.high:+.1f}]"
+            for one in found.loc[list(methods)].itertuples()]  # fmt: skip
+    page = " ".join((ROOT / "REPRODUCTION.md").read_text(encoding="utf-8").split())
+    assert words in page and f"half of the lead is {more[0]}, {more[1]} and {more[2]} " in page
+    assert words in " ".join((FOLDER / "README.md").read_text(encoding="utf-8").split())
