@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import tiny_models
@@ -123,6 +124,23 @@ def test_one_row_that_is_apart_is_enough():
     other[7] = logits[8]
     with pytest.raises(recorded.Apart, match="apart from the same step computed"):
         recorded._compare(other, logits)
+
+
+def test_rounding_is_believed_and_a_token_that_is_not_seen_is_not():
+    """Of the shipped model, in the narrowest dtype that cards decode in."""
+    base = Path(__file__).parents[2] / "data" / "miniature"
+    tokens = torch.randint(5, 1000, (8, 300), generator=torch.Generator().manual_seed(0))
+    places = torch.arange(300).expand(8, -1)
+    unseen = torch.ones_like(tokens)
+    unseen[:, -2] = 0
+    narrow, wide = (models.load(base, dtype=dtype, device="cpu").eval()
+                    for dtype in (torch.bfloat16, torch.float32))  # fmt: skip
+    with torch.inference_mode():
+        logits = narrow(tokens).logits[:, -1:]
+        recorded._compare(wide(tokens).logits[:, -1:].to(torch.bfloat16), logits)
+        blind = narrow(tokens, attention_mask=unseen, position_ids=places).logits[:, -1:]
+    with pytest.raises(recorded.Apart):
+        recorded._compare(blind, logits)
 
 
 def test_few_new_tokens_are_computed(played, tiny_tokenizer):
