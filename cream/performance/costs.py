@@ -63,7 +63,8 @@ def command(row: dict) -> str:
         return " ".join(["python -m cream.performance long", where, *parts])
     if row["task"] == "speed_generation":
         return (
-            f"python -m cream.performance generation {_question_options(how, f'{shape}{layers}')}"
+            "python -m cream.performance generation "
+            f"{_question_options(row, how, f'{shape}{layers}')}"
         )
     if "trainer" not in how:
         corpus = how.get("corpus", "random")
@@ -79,14 +80,25 @@ def command(row: dict) -> str:
     return said + eight
 
 
-def _question_options(how: dict, shape: str) -> str:
+def _question_options(row: dict, how: dict, shape: str) -> str:
     """The arguments that ask the questions of a generation row, and no other's."""
     samples, repeats = how["samples"], f"--repeats {how['repeats']}"
     if "of" not in how:
-        return f"--samples {samples} --questions {how['questions']} {repeats}"
+        asked = f"--samples {samples} --questions {how['questions']} {repeats}"
+        return f"{_of_base(row, how)}{asked}"
     lines = how["of"] == "longchat_lines"
     which = f"--lines {samples} --pairs 0" if lines else f"--lines 0 --pairs {samples}"
     return f"--shape {shape} {which} {repeats}"
+
+
+def _of_base(row: dict, how: dict) -> str:
+    """The base, dtype, length and way of a generation row, where it is not the miniature's."""
+    if row.get("base", "miniature") == "miniature":
+        return ""
+    ways = {"computed": "--computed ", "continuous": "--continuous "}
+    multiple = row["token_length"] / row["window"]
+    return (f"--base runs/bases/{row['base']} --dtype {how['dtype']} --lengths {multiple:g} "
+            f"{ways.get(how['way'], '')}")  # fmt: skip
 
 
 # ----------------------------------------------------------------------------- measured training

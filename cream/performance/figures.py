@@ -28,6 +28,7 @@ __all__ = [
     "run_costs",
     "sharded",
     "split",
+    "ways",
 ]
 
 DRAWN = ("full", "plain", "clex", "cream")  # the last on top
@@ -169,9 +170,10 @@ def _number(value: object, form: str) -> str:
 def long(rows: pd.DataFrame) -> pd.DataFrame:
     """Return the table of single forwards of long documents: seconds, TFLOP/s, GiB."""
     lines = _task(rows, "speed_long")
-    lines.sort(key=lambda one: (one["card"], one["token_length"], str(one.get("tile"))))
+    lines.sort(key=lambda one: (one["shape"], one["card"], one["token_length"],
+                                str(one.get("tile"))))  # fmt: skip
     return pd.DataFrame([
-        {"tokens": f"{one['token_length']:,}", "layers": one["layers"],
+        {"shape": one["shape"], "tokens": f"{one['token_length']:,}", "layers": one["layers"],
          "GPU": one["card"].removeprefix("NVIDIA "), "tile": one.get("tile"),
          "heads at once": one.get("heads", ""),
          "attention": one.get("attention", "auto"), "seconds": _number(one["score"], "{:.2f}"),
@@ -196,6 +198,42 @@ def generation(rows: pd.DataFrame) -> pd.DataFrame:
          "command": one["command"]}
         for one in lines
     ])  # fmt: skip
+
+
+def ways(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of the same questions answered in batches, prompt by prompt, and otherwise.
+
+    A line a length, samples a second by each way; a way that was not measured is empty.
+    """
+    asked = [one for one in _task(rows, "speed_generation", shaped=False) if "shape" not in one]
+    found: dict[tuple, dict] = {}
+    for one in asked:
+        where = (one["card"].removeprefix("NVIDIA "), one["base"], one["dtype"], one["measured"],
+                 f"{one['token_length']:,}", one["samples"], one["questions"])  # fmt: skip
+        found.setdefault(where, {})[one["way"]] = one
+    names = ("one by one", "continuous", "computed", "batches")
+    return pd.DataFrame([
+        {"base": base, "GPU": card, "dtype": dtype, "tokens": tokens, "samples": samples,
+         "questions a record": questions,
+         **{f"{name}, samples/s": _number(one.get(name, {}).get("score"), "{:.1f}")
+            for name in names},
+         **{f"batches / {name}": _times(one, name) for name in names[:2]},
+         "tokens of one by one": _number(one["batches"]["contained"], "{:.0%}"),
+         "command": _asking(one)}
+        for (card, base, dtype, _, tokens, samples, questions), one in found.items()
+        if "batches" in one
+    ])  # fmt: skip
+
+
+def _asking(ways: dict[str, dict]) -> str:
+    """The command that asks by all these ways."""
+    said = ways.get("continuous", ways["batches"])["command"]
+    return f"{said} --computed" if "computed" in ways else said
+
+
+def _times(ways: dict[str, dict], other: str) -> str:
+    """How many times the samples a second of another way the batches answer."""
+    return f"{ways['batches']['score'] / ways[other]['score']:.1f}" if other in ways else ""
 
 
 def ruler(rows: pd.DataFrame) -> pd.DataFrame:

@@ -33,6 +33,10 @@ def rows(write) -> pd.DataFrame:  # noqa: F811
         "parameters": 1000, "full_parameters": 6000})  # fmt: skip
     write("speed_long", 41.2, token_length=262144, peak_gib=36.8, settings={
         **how, "layers": 32, "tile": "auto", "heads": 8, "tflops": 541.2})  # fmt: skip
+    for way, speed in (("one by one", 5.0), ("batches", 70.0), ("continuous", 8.75)):
+        write("speed_generation", speed, base="small", token_length=4096, window=8192,
+              contained=0.9, settings={"way": way, "samples": 40, "questions": 5, "repeats": 1,
+                                       "dtype": "bfloat16", "measured": "now"})  # fmt: skip
     write("speed_generation", 0.5, token_length=32000, tokens_per_second=16000.0, settings={
         **how, "layers": 32, "of": "longchat_lines", "rows": 2})  # fmt: skip
     return _speed(write, 13_107.2)
@@ -96,6 +100,13 @@ def test_tables_say_what_was_measured_and_by_which_command(rows):
     assert (long["tokens"], long["seconds"], long["TFLOP/s"]) == ("262,144", "41.20", "541")
     asked = figures.generation(rows).iloc[0]
     assert (asked["task"], asked["samples/s"]) == ("longchat_lines", "0.500")
+    (ways,) = figures.ways(rows).to_dict("records")
+    assert (ways["batches / one by one"], ways["batches / continuous"]) == ("14.0", "8.0")
+    assert ways["computed, samples/s"] == "" and ways["tokens of one by one"] == "90%"
+    assert ways["command"] == (
+        "python -m cream.performance generation --base runs/bases/small --dtype bfloat16 "
+        "--lengths 0.5 --continuous --samples 40 --questions 5 --repeats 1"
+    )
     for table in (long, asked, resumed, paid):
         assert table["command"].startswith("python -m c")
 
@@ -236,5 +247,5 @@ def test_nothing_measured_is_said(tmp_path):
     empty = results.read()
     assert figures.reading(costs.by_target(empty), empty) == "Nothing was run yet."
     for table in ("run_costs", "losses", "resumed", "long", "generation", "sharded", "split",
-                  "clex_steps", "ruler"):
+                  "clex_steps", "ruler", "ways"):
         assert getattr(figures, table)(empty).empty
