@@ -19,7 +19,9 @@ from cream.models import sharper as module
 from cream.models.sharper import sharper
 from cream.study.scoring import sharpened
 
-FAMILIES = ("gemma", "llama", "mistral", "mixtral", "qwen2", "qwen3")  # that turn whole heads
+# Those that turn whole heads.
+FAMILIES = ["gemma", "llama", "mistral", pytest.param("mixtral", marks=pytest.mark.slow), "qwen2",
+            "qwen3"]  # fmt: skip
 
 
 def _saved(family: str, name: str, folder: Path) -> Path:
