@@ -12,11 +12,12 @@ import pytest
 import tiny_models
 import torch
 from tiny_models import WINDOW
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma3TextConfig
 
 from cream import models, rope
 from cream.models import sharper as module
 from cream.models.sharper import sharper
+from cream.rope.base import FULL, SLIDING
 from cream.study.scoring import sharpened
 
 # Those that turn whole heads.
@@ -56,6 +57,19 @@ def test_it_answers_as_the_study_asked(family, name, tmp_path):
     for found in (models.load(target, device="cpu"), stock):
         torch.testing.assert_close(_logits(found), wanted, atol=1e-5, rtol=1e-5)
     assert models.weights_hash(target) != models.weights_hash(source)
+
+
+def test_of_a_rope_a_layer_type_only_full_attention_is_sharper(tmp_path):
+    """Against each layer's own scale of its logits."""
+    special = {"num_key_value_heads": 1, "head_dim": 24, "sliding_window": 32}
+    config = Gemma3TextConfig(**{**tiny_models.SHAPE, **special}, layer_types=[SLIDING, FULL])
+    model = models.create(models.extend(config, rope.scaling("yarn", 8)), 0)
+    source = models.save(model, tiny_models.tokenizer(), tmp_path / "source")
+    target = models.load(sharper(source, tmp_path / "target", 1.2), device="cpu")
+    plain = _logits(model)
+    model.model.layers[1].self_attn.scaling *= 1.2
+    torch.testing.assert_close(_logits(target), _logits(model), atol=1e-5, rtol=1e-5)
+    assert (_logits(model) - plain).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("name", ["yarn", "yarn-original"])
