@@ -2,6 +2,7 @@
 
     python -m cream.export RUN [OUT]                             OUT is RUN/export by default
     python -m cream.export RUN [OUT] --factor 4                  a CLEX run at t = 4, for 4 N tokens
+    python -m cream.export RUN [OUT] --sharper 1.2               logits of attention times 1.2
     python -m cream.export check OUT --engine transformers       does an engine give our logits?
     python -m cream.export gguf OUT FILE --llama-cpp LLAMA_CPP   a GGUF file for llama.cpp
     python -m cream.export check OUT --engine llama.cpp --gguf FILE     or llama-server
@@ -30,11 +31,13 @@ from transformers import AutoConfig
 from cream import models
 from cream.export import engines, model_card
 from cream.models import checkpoints
+from cream.models.sharper import sharper as write_sharper
 from cream.rope import clex
 from cream.rope.base import FULL, parameters_of
 from cream.training.callbacks import read_metrics
 from cream.training.config import TrainConfig, read_config
 from cream.utils import provenance
+from cream.utils.options import check_number
 
 __all__ = ["export", "facts_of", "licence_of", "main"]
 
@@ -50,26 +53,32 @@ def export(
     root: str | Path = ".",
     licence: str = "",
     factor: float | None = None,
+    sharper: float | None = None,
 ) -> Path:
     """Write a finished run as a stock checkpoint with its card into `out`; return that folder.
 
     `root` is where the run's relative base lies; `licence` is the base's, read from its README.md
-    if not given; `factor` is the t of a CLEX run, whose checkpoint is for t N tokens. Written
-    beside and renamed. FileNotFoundError for a run that is not finished, FileExistsError for an
-    `out` that holds anything, OSError for a disk that is too full.
+    if not given; `factor` is the t of a CLEX run, whose checkpoint is for t N tokens; `sharper`
+    multiplies the logits of attention (`models.sharper`). Written beside and renamed.
+    FileNotFoundError for a run that is not finished, FileExistsError for an `out` that holds
+    anything, OSError for a disk that is too full, ValueError for a run that takes no such factor.
     """
     run = Path(run)
     config, model = _finished(run)
     _check_factor(run, config, factor)
-    usual = "export" if factor is None else f"export-t{factor:g}"
-    target = (Path(out) if out else run / usual).resolve()
-    _check_target(target, model, copies=1 if factor is None else 2)
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    stock = target.with_name(f".{target.name}.stock-{os.getpid()}")
-    for place in (part, stock):
+    if sharper is not None:
+        check_number("sharper", sharper, 0, above=True)
+    target = (Path(out) if out else run / _usual(factor, sharper)).resolve()
+    _check_target(target, model, copies=1 + (factor is not None) + (sharper is not None))
+    kinds = ("part", "stock", "sharper")
+    part, stock, sharp = (
+        target.with_name(f".{target.name}.{kind}-{os.getpid()}") for kind in kinds
+    )
+    for place in (part, stock, sharp):
         shutil.rmtree(place, ignore_errors=True)
     try:
         model = model if factor is None else _at_factor(model, factor, stock)
+        model = model if sharper is None else write_sharper(model, sharp, sharper)
         facts = facts_of(run, config, Path(root), licence, model)
         part.mkdir(parents=True)
         _write(part, model, facts)
@@ -78,9 +87,15 @@ def export(
     except OSError as error:
         raise OSError(f"{target} was not exported, nothing is left behind: {error}") from error
     finally:
-        for place in (part, stock):
+        for place in (part, stock, sharp):
             shutil.rmtree(place, ignore_errors=True)
     return target
+
+
+def _usual(factor: float | None, sharper: float | None) -> str:
+    """The folder in a run that its export goes to."""
+    at = "" if factor is None else f"-t{factor:g}"
+    return f"export{at}" + ("" if sharper is None else f"-x{sharper:g}")
 
 
 def _check_factor(run: Path, config: TrainConfig, factor: float | None) -> None:
@@ -271,8 +286,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=".", help="where the run's base starts")
     parser.add_argument("--licence", default="", help="of the base; default: its README.md's")
     parser.add_argument("--factor", type=float, help="of a CLEX run: the t that is exported")
+    parser.add_argument("--sharper", type=float, help="a factor on the logits of attention")
     given = parser.parse_args(words)
+    how = given.factor, given.sharper
     try:
-        print(export(given.run, given.out, given.root, given.licence, given.factor))
+        print(export(given.run, given.out, given.root, given.licence, *how))
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")

@@ -203,6 +203,8 @@ def _scaling(facts: dict[str, Any]) -> str:
     said = f"{facts['scaling']}, s = {facts['scale']} (theta {facts['theta']:g})"
     if "fixed_t" in facts:
         said += f", at t = {facts['fixed_t']:g}"
+    if "sharper" in facts:
+        said += f", logits of attention times {facts['sharper']:g} (not in training)"
     return said + (f" {facts['options']}" if facts.get("options") else "")
 
 
@@ -240,6 +242,12 @@ def _serving(facts: dict[str, Any]) -> str:
             "SGLang's override keeps position N from being rotated as position 0 (seen in the "
             "source of 0.5.23); as both lists of factors are equal, it changes nothing else.",
         ]
+    if "sharper" in facts and not _longrope(facts):
+        notes.append(
+            "The factor on the logits of attention stands in `attention_factor` of `rope_type` "
+            "yarn. Whether vLLM, SGLang and llama.cpp read it there was not tested: `python -m "
+            "cream.export check` finds out."
+        )
     listed = "\n".join(f"- {note}" for note in notes)
     served = "## Serve it\n\n```\n" + "\n\n".join(blocks) + f"\n```\n\n{listed}\n"
     return served + (_serving_the_base(facts) if facts["scale"] > 1 else "")

@@ -2,7 +2,7 @@
 
 Belongs here: what turns a path into a model and back, and what a card can hold. Does not: training
 (`training`), answers (`inference`). Read first: `loading`, which guards every model against reading
-gaps in the position ids as packed documents.
+gaps in the position ids as packed documents. `sharper` writes a copy that attends more sharply.
 """
 
 from cream.models.checkpoints import save

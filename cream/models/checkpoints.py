@@ -28,6 +28,7 @@ from cream.rope.base import FULL, SLIDING
 __all__ = [
     "check_files",
     "check_place",
+    "check_saved",
     "check_shapes",
     "check_unexpected",
     "rope_state",
@@ -231,8 +232,8 @@ def _layered_keys(config: PreTrainedConfig, parameters: dict[str, Any]) -> dict[
     return {**found, _LOCAL: sliding["rope_theta"]}
 
 
-def _check_saved(part: Path, config: PreTrainedConfig) -> None:
-    """Refuse to publish a checkpoint that would not be read back as it was."""
+def check_saved(part: Path, config: PreTrainedConfig) -> None:
+    """Refuse (RuntimeError) to publish a checkpoint that would not be read back as it was."""
     check_files(part)
     again = AutoConfig.from_pretrained(part)
     if rope_state(again) != rope_state(config):
@@ -292,7 +293,7 @@ def save(
         length = getattr(model.config, "max_position_embeddings", None)
         _save_tokenizer(tokenizer, part, length)
         _write_both_styles(part / "config.json", model.config)
-        _check_saved(part, model.config)
+        check_saved(part, model.config)
         _swap(part, target)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{target} was not saved, nothing is left behind: {error}") from error

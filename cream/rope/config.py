@@ -34,7 +34,8 @@ def describe(config: PreTrainedConfig) -> dict[str, Any]:
     """Return window N, scaling, scale s, original theta and target_length sN of a config.
 
     A config scaled by others is named by its own `rope_type`, at scale 1 of the length it gives;
-    one that we extended from such a base also holds the base's `rope_parameters` (base_rope).
+    one that we extended from such a base also holds the base's `rope_parameters` (base_rope), and
+    one with sharper attention the factor on its logits (sharper).
     """
     if stored := getattr(config, "cream", None):
         return dict(stored)
@@ -171,6 +172,7 @@ def check_rotation(model: PreTrainedModel) -> None:
     about = describe(model.config)
     kind = scalings.described(about)
     wanted, factor = _rotation(kind, recorded_base(model.config))
+    factor *= about.get("sharper", 1.0) ** 0.5  # logits are larger by it (`rope.sharper`)
     if "fixed_t" in about:  # of a solution that only the config holds
         parameters = model.config.rope_parameters
         base = scalings.scaling("none").inv_freq(about["theta"], rotary_dim(model.config), 0)

@@ -255,6 +255,7 @@ def sharpened(model: PreTrainedModel, factor: float) -> Iterator[None]:
 
     Queries and keys are turned by cos and sin times `attention_scaling`, so their product grows by
     its square. A softmax over s times as many keys is flatter; a window of N never shows that.
+    `models.sharper` writes a checkpoint that answers so by itself.
     """
     found = [one for one in model.modules() if hasattr(one, "attention_scaling")]
     if factor != 1 and not found:

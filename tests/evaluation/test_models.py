@@ -9,6 +9,7 @@ import pytest
 from cream import models
 from cream.evaluation import models as evaluation_models
 from cream.evaluation.models import evaluate_models, find
+from cream.models.sharper import sharper
 from cream.tasks import longchat_lines
 
 
@@ -56,6 +57,21 @@ def test_all_models_are_asked_the_same(place, tmp_path, tiny_tokenizer):
     before = rows.read_bytes()
     assert evaluate_models(listed, longchat_lines, examples, rows, progress=False).equals(frame)
     assert rows.read_bytes() == before
+
+
+def test_a_sharper_copy_is_a_model_of_its_own(place, tmp_path, tiny_tokenizer):
+    """Beside the run that it was made of: another name and hash, the same length; alone like it."""
+    sharper(place / "runs/done", place / "runs/done-sharper", 1.2)
+    examples = longchat_lines.examples(tiny_tokenizer, [200, 900], 2)
+    listed = find("runs/done,runs/done-sharper", "base", place)
+    frame = evaluate_models(
+        listed, longchat_lines, examples, tmp_path / "rows.jsonl", progress=False
+    )
+    assert frame.groupby("method").size().to_dict() == {"pose": 4, "done-sharper": 4}
+    assert frame["model_hash"].nunique() == 2 and set(frame["scaling"]) == {"yarn"}
+    with pytest.raises(ValueError, match="1 of 1 samples exceed the model.s window of 1024"):
+        long = longchat_lines.examples(tiny_tokenizer, [2000], 1)
+        evaluate_models(listed[1:], longchat_lines, long, tmp_path / "long.jsonl", progress=False)
 
 
 def test_another_tokenizer_is_refused(place, tmp_path, tiny_tokenizer, tiny_model):

@@ -112,6 +112,33 @@ def test_weights_are_copied_and_known_by_the_same_hash(finished, exports, kind):
     assert sorted(p.name for p in exports.iterdir()) == sorted(tiny_models.STOCK_KINDS)
 
 
+@pytest.mark.parametrize("kind", ["yarn", "yarn-original"])
+def test_attention_is_exported_sharper(finished, exports, kind, tmp_path):
+    """The config and the card say it, longrope's to every engine; the weights are the same."""
+    out = checkpoint.export(finished / kind, tmp_path / "out", sharper=1.2)
+    config, facts = (json.loads((out / name).read_text()) for name in ("config.json", "cream.json"))
+    wanted = rope.scaling(kind, SCALE).attention_factor(64) * 1.2**0.5
+    keys = ["attention_factor", *(("short_mscale", "long_mscale") if kind == "yarn" else ())]
+    for name in ("rope_parameters", "rope_scaling"):
+        assert [config[name][key] for key in keys] == pytest.approx([wanted] * len(keys))
+    text = (out / "README.md").read_text()
+    assert "logits of attention times 1.2 (not in training)" in text and facts["sharper"] == 1.2
+    assert ("read it there was not tested" in text) == (kind == "yarn-original")
+    assert facts["model_hash"] == models.weights_hash(out) != models.weights_hash(exports / kind)
+    file = "model.safetensors"
+    assert (out / file).read_bytes() == (exports / kind / file).read_bytes()
+    assert [place.name for place in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_cannot_be_sharper_is_not_exported(finished, tmp_path):
+    """By the scaling that has no factor, and by the number; nothing is left."""
+    with pytest.raises(ValueError, match="'linear', which has no attention factor"):
+        checkpoint.export(finished / "linear", tmp_path / "out", sharper=1.2)
+    with pytest.raises(ValueError, match="sharper is -1; it must be a finite number, larger"):
+        checkpoint.export(finished / "yarn", tmp_path / "out", sharper=-1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_longrope_says_its_factor_to_every_engine(exports):
     """vLLM and SGLang read short_mscale and long_mscale, transformers attention_factor."""
     config = json.loads((exports / "yarn" / "config.json").read_text())

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from cream import models
 from cream.export import checkpoint
+from cream.models.sharper import sharper as write_sharper
 from cream.rope import clex
 
 
@@ -82,3 +83,18 @@ def test_what_cannot_be_exported_says_so_before_anything_is_written(run, tmp_pat
         with pytest.raises(ValueError, match=said):
             checkpoint.export(other, tmp_path / "out", factor=2)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_chosen_t_is_exported_sharper(run, tmp_path):
+    """The stock model of that t with its logits of attention times 1.2; the checkpoint has none."""
+    out = checkpoint.export(run, tmp_path / "out", factor=2.5, sharper=1.2)
+    stock = checkpoint.export(run, tmp_path / "stock", factor=2.5)
+    plain, found = (AutoModelForCausalLM.from_pretrained(one).eval() for one in (stock, out))
+    for layer in plain.model.layers:
+        layer.self_attn.scaling *= 1.2
+    wanted = logits(plain, 150)
+    assert np.abs(logits(found, 150) - wanted).max() <= 1e-4 * wanted.std()
+    again = models.load(out, device="cpu")
+    np.testing.assert_allclose(logits(again, 150), logits(found, 150), atol=1e-5)
+    with pytest.raises(ValueError, match="is of type 'clex'.*--factor T --sharper FACTOR"):
+        write_sharper(run, tmp_path / "other", 1.2)

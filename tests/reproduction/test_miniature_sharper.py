@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from cream.reproduction import miniature_sharper
+from cream.study.analysis import tables
 from cream.study.analysis.endpoints import units
+from cream.study.analysis.gap import gaps
 from cream.study.conditions import SHARPER
 
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "data" / "sharper"
 LENGTHS = (307, 512, 2048, 3072, 3994)
 FACTORS = (1.0, *SHARPER)
 GAINS = {1.0: 0, 1.1: 10, 1.2: 22, 1.35: 5}  # lines of 100 at 7.8 N that a factor gains
@@ -111,3 +118,65 @@ def test_a_folder_without_rows_is_said(tmp_path, capsys):
         miniature_sharper.main([str(tmp_path)])
     assert "holds no choice.parquet: merge the records" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def measured() -> tuple[pd.Series, pd.DataFrame]:
+    """The committed rows: the mean of each factor, and the runs."""
+    found = {name: tables.load(FOLDER / f"{name}.parquet") for name in ("choice", "sharper")}
+    return miniature_sharper.choice(found["choice"][0]), found["sharper"][1]
+
+
+def _said(name: str) -> str:
+    return " ".join((ROOT / name).read_text(encoding="utf-8").split())
+
+
+def test_the_committed_page_is_that_of_the_rows(measured):
+    made = miniature_sharper.markdown(*measured)
+    assert (FOLDER / "SHARPER.md").read_text(encoding="utf-8") == made
+    assert miniature_sharper.chosen(measured[0]) == 1.2
+    assert measured[1].groupby("variant").size().tolist() == [8] * 25
+
+
+def test_reproduction_has_the_verdicts_of_the_rows(measured):
+    """Its tables are typed; each line is what the rows give."""
+    said = _said("REPRODUCTION.md")
+    page = miniature_sharper.markdown(*measured)
+    cells = [line.split(" | ") for line in page.splitlines() if line.endswith("** |")]
+    assert len(cells) == 6
+    for gain, kept in zip(cells[:3], cells[3:], strict=True):
+        verdicts = [one[-1].removesuffix(" |") for one in (gain, kept)]
+        assert f"{gain[0]} | {gain[4]} | {verdicts[0]} | {kept[4]} | {verdicts[1]} |" in said
+
+
+def test_the_shares_of_the_gap_that_are_typed_are_those_of_the_rows(measured):
+    """In the table of REPRODUCTION.md, with the gap that they are shares of."""
+    said = _said("REPRODUCTION.md")
+    remedies = miniature_sharper._remedies(1.2).values()
+    found = [gaps(measured[1], one).set_index(["endpoint", "method"]) for one in remedies]
+    labels = {"cream": "CREAM", "pose": "PoSE", "plain": "plain fine-tuning"}
+    for method, label in labels.items():
+        rows = [one.loc[("lines_last", method)] for one in found]
+        line = " | ".join(f"{100 * row['share']:.0f} % | {_range(row, 'more', 'low', 'high')}"
+                          for row in rows)  # fmt: skip
+        assert f"| {label} | {line} |" in said
+        assert f"{_range(rows[0], 'gap', 'gap_low', 'gap_high')} over {label}" in said
+
+
+def _range(row: pd.Series, *names: str) -> str:
+    value, low, high = (f"{row[name]:+.1f}" for name in names)
+    return f"{value} [{low}, {high}]"
+
+
+@pytest.mark.parametrize("name", ["README.md", "notebooks/README.md", "data/sharper/README.md",
+                                  "data/results/PREREGISTRATION.md"])  # fmt: skip
+def test_what_other_texts_say_of_it_is_on_the_page(name):
+    """Every value with an interval that stands there beside the topic."""
+    text, page = _said(name), (FOLDER / "SHARPER.md").read_text(encoding="utf-8").replace("+", "")
+    start = {"README.md": "Sharper attention finds", "notebooks/README.md": "## Sharper attention",
+             "data/results/PREREGISTRATION.md": "session: **sharper attention** ran"}  # fmt: skip
+    part = re.sub(r"\]\([^)]*\)", "", text.partition(start.get(name, "# "))[2][:2500])
+    part = part.partition("Perplexity is flat")[0].partition(" ## RULER")[0].replace("+", "")
+    found = re.findall(r"(-?\d+\.\d)(?: points)? (\[-?\d+\.\d, -?\d+\.\d\])", part)
+    assert len(found) >= 2
+    assert not [one for one in found if " ".join(one) not in page]
