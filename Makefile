@@ -109,6 +109,8 @@ figures: $(ENV)
 		data/methods)
 	$(if $(wildcard data/margin/*.parquet),$(BIN)/python -m cream.reproduction.miniature_margin \
 		data/margin)
+	$(if $(wildcard data/sharper/*.parquet),$(BIN)/python -m cream.reproduction.miniature_sharper \
+		data/sharper)
 	$(if $(wildcard data/smollm2-margin/*.parquet),$(BIN)/python -m \
 		cream.reproduction.smollm2_margin data/smollm2-margin)
 

@@ -292,7 +292,7 @@ def test_11_efficiency_says_what_was_not_run(place):
     assert "GPU-hours at best" in run("11_efficiency", place)
     (place / "none").mkdir()
     said = run("11_efficiency", place, rows=str(place / "none"))
-    assert said.count("not run: python -m cream.performance ") == 11
+    assert said.count("not run: python -m cream.performance ") == 12
     assert "Nothing was run yet." in said
 
 
