@@ -129,7 +129,8 @@ def _asked(rows: pd.DataFrame) -> pd.DataFrame:
 def kind_of(settings: str) -> str:
     """Return the kind of text a sentence was hidden in; "" where it was asked another way."""
     how = json.loads(settings)
-    usual = all(how.get(name) == value for name, value in ASKED.items()) and "clex_t" not in how
+    usual = all(how.get(name) == value for name, value in ASKED.items())
+    usual = usual and not {"clex_t", "sharper"} & set(how)
     return str(how.get("haystack", "")) if usual else ""
 
 

@@ -40,7 +40,7 @@ __all__ = [
     "variant",
 ]
 
-_FORMS = ("style", "mode", "corpus", "haystack", "clex_t")
+_FORMS = ("style", "mode", "corpus", "haystack", "clex_t", "sharper")
 _SAMPLE = ["run", "task", "token_length", "gold_index", "depth_percent", "num_keys", "document",
            "sample"]  # fmt: skip
 
@@ -229,8 +229,9 @@ def current(frame: pd.DataFrame) -> pd.DataFrame:
 def variant(frame: pd.DataFrame) -> pd.Series:
     """Return which form of its task each row answers, by its settings.
 
-    That is `style`, `mode`, `corpus`, `haystack` (the kind of text that a sentence is hidden in)
-    and `clex_t` (the rule of a CLEX model's t, where it is not the usual one).
+    That is `style`, `mode`, `corpus`, `haystack` (the kind of text that a sentence is hidden in),
+    `clex_t` (the rule of a CLEX model's t, where it is not the usual one) and `sharper` (a factor
+    on the logits of attention).
     Rows of two variants are never averaged: they are two evaluations.
     """
     texts = {text: json.loads(text) for text in frame["settings"].dropna().unique()}

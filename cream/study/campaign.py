@@ -5,8 +5,10 @@
 
 A model is `original`, `scaled:SCALING:SCALE`, `adapter:FOLDER` (a LoRA adapter below root, merged
 into the preset's base), or a run METHOD:SCALING:SCALE:SEED, which is trained by the preset first;
-`cream:yarn:8:0:float8=tensorwise` changes fields of that run alone, and `clex:clex+frozen:8:0` sets
-the scaling's option `frozen`. The methods beside CREAM on the miniature, one seed of eight:
+`cream:yarn:8:0:float8=tensorwise` changes fields of that run alone,
+`cream:yarn:8:0:sampler_options.middle=uniform` one of its sampler's options, and
+`clex:clex+frozen:8:0` sets the scaling's option `frozen`. The methods beside CREAM on the
+miniature, one seed of eight:
 
     python -m cream.study.campaign runs/methods --preset miniature --dtype float32 \\
         --tasks longchat_lines,perplexity,ruler --lines 100 --ruler 5 --ruler-lengths 1126 \\
@@ -29,7 +31,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import itertools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -51,6 +55,7 @@ from cream.evaluation.model_spec import Loaded
 from cream.evaluation.runner import evaluate
 from cream.results import Rows
 from cream.study.campaign_questions import TASKS, USUAL, Questions
+from cream.study.scoring import sharpened
 from cream.tasks import needle
 from cream.tasks.base import Example
 from cream.training.run import train
@@ -92,6 +97,15 @@ class Job:
         about = {"method": self.method, "scaling": scaling, "scale": self.scale, "seed": self.seed}
         return {**about, **({"scaling_options": dict.fromkeys(flags, True)} if flags else {})}
 
+    @property
+    def changed(self) -> dict[str, object]:
+        """The fields that are changed for this run alone; A.B is the option B of the field A."""
+        found: dict[str, object] = {}
+        for name, value in self.changes:
+            field, _, option = name.partition(".")
+            found[field] = {**found.get(field, {}), option: value} if option else value
+        return found
+
     def evaluation_name(self, out: str) -> str:
         """Name the model as evaluations name it."""
         if self.trained:
@@ -128,7 +142,8 @@ def _job(name: str) -> Job:
     raise ValueError(
         f"{name!r} is no model: write original, scaled:SCALING:SCALE, adapter:FOLDER or "
         "METHOD:SCALING:SCALE:SEED, for example cream:yarn:8:0, and after it FIELD=VALUE for "
-        "fields of that run alone, for example cream:yarn:8:0:float8=tensorwise"
+        "fields of that run alone, for example cream:yarn:8:0:float8=tensorwise or "
+        "cream:yarn:8:0:sampler_options.middle=uniform"
     )
 
 
@@ -167,6 +182,7 @@ class Campaign:
     until: float
     batch_tokens: int
     dtype: str = "bfloat16"
+    sharper: tuple[float, ...] = ()  # factors on the logits of attention that models are asked by
 
     def examples(self, task: str) -> list[Example]:
         """The questions of one task, built once for all models."""
@@ -194,7 +210,7 @@ class Campaign:
     def _train(self, job: Job) -> None:
         if not job.trained:
             return
-        changed = {**job.fields, **self.changes, **dict(job.changes)}
+        changed = {**job.fields, **self.changes, **job.changed}
         config = presets.get(self.questions.preset, **changed).train
         began = time.time()
         train(config, self.root / self.out / job.name, root=self.root, progress=False)
@@ -215,35 +231,43 @@ class Campaign:
         loaded = found[0].load(getattr(torch, self.dtype))
         path = self.root / self.out / "rows" / f"{job.name}.jsonl"
         with contextlib.closing(Rows(path, loaded.header)) as rows:
-            for task in self.tasks:
+            for factor, task in itertools.product((1.0, *self.sharper), self.tasks):
                 if time.time() > self.until:
                     return False
                 began = time.time()
-                frame = self._evaluate(loaded, task, rows)
-                took = time.time() - began
-                _say(f"{job.name} {task}: {len(frame)} rows, {took:.0f} s, {_means(frame, task)}")
+                frame = self._evaluate(loaded, task, rows, factor)
+                how = "" if factor == 1 else f", attention x{factor:g}"
+                took = f"{len(frame)} rows, {time.time() - began:.0f} s"
+                _say(f"{job.name}{how} {task}: {took}, {_means(frame, task)}")
         return True
 
-    def _evaluate(self, loaded: Loaded, task: str, rows: Rows) -> pd.DataFrame:
-        """Ask one task, the longest prompts first, as many at once as `batch_tokens` are."""
+    def _evaluate(
+        self, loaded: Loaded, task: str, rows: Rows, factor: float = 1.0
+    ) -> pd.DataFrame:
+        """Ask one task, the longest prompts first, as many at once as `batch_tokens` are.
+
+        By a `factor` that is not 1 attention is sharper, which the rows' settings say.
+        """
+        settings = loaded.settings | ({} if factor == 1 else {"sharper": factor})
         examples = self.examples(task)
         lengths = sorted({example.token_length for example in examples}, reverse=True)
         if task == "perplexity":
             lengths = lengths[:1]  # a document's lengths are read in one forward
-        frames = [
-            evaluate(
-                loaded.model,
-                loaded.tokenizer,
-                TASKS[task],
-                [each for each in examples if each.token_length == length or task == "perplexity"],
-                rows,
-                loaded.settings,
-                max(1, self.batch_tokens // length),
-                loaded.allow_beyond,
-                progress=False,
-            )
-            for length in lengths
-        ]
+        with sharpened(loaded.model, factor):
+            frames = [
+                evaluate(
+                    loaded.model,
+                    loaded.tokenizer,
+                    TASKS[task],
+                    [one for one in examples if one.token_length == length or task == "perplexity"],
+                    rows,
+                    settings,
+                    max(1, self.batch_tokens // length),
+                    loaded.allow_beyond,
+                    progress=False,
+                )
+                for length in lengths
+            ]
         return pd.concat(frames, ignore_index=True)
 
 
@@ -271,7 +295,8 @@ def complete(frame: pd.DataFrame, sentences: int = 0) -> pd.DataFrame:
     longest prompts first. All questions are as many as the model that was asked most has answered;
     of hidden sentences at least `sentences` a length, for where no model came to the end.
     """
-    asked = frame.groupby(["run", "task", "token_length"])["key"].transform("size")
+    factor = frame["settings"].map(lambda text: json.loads(text).get("sharper", 1))
+    asked = frame.groupby(["run", "task", "token_length", factor])["key"].transform("size")
     most = asked.groupby([frame["task"], frame["token_length"]]).transform("max")
     most = most.mask(frame["task"] == "needle", most.clip(lower=sentences))
     return frame[asked == most].reset_index(drop=True)
@@ -344,19 +369,27 @@ def _campaign(given: argparse.Namespace) -> Campaign:
     listed = tuple(jobs(given.models))
     for job in listed:  # an unknown method or option ends it here, not after the first runs
         fields = job.fields if job.trained else {}
-        presets.get(given.preset, **{**fields, **changes, **dict(job.changes)})
+        presets.get(given.preset, **{**fields, **changes, **job.changed})
         if job.folder and not (given.root / job.folder / "adapter_config.json").is_file():
             raise SystemExit(f"{given.root / job.folder} holds no adapter_config.json: it is no "
                              "LoRA adapter")  # fmt: skip
     until = given.until or time.time() + 60 * given.minutes
     return Campaign(
         given.out, listed, questions, tasks, changes, given.root, until, given.batch_tokens,
-        given.dtype,
+        given.dtype, given.sharper,
     )  # fmt: skip
 
 
 def _counts(text: str) -> tuple[int, ...]:
     return tuple(int(each) for each in text.split(","))
+
+
+def _factors(text: str) -> tuple[float, ...]:
+    found = tuple(float(each) for each in text.split(","))
+    if wrong := [each for each in found if not 0 < each < math.inf or each == 1]:
+        raise argparse.ArgumentTypeError(f"{wrong[0]:g} is no factor: above 0, and not 1, by which "
+                                         "models are asked anyway")  # fmt: skip
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -374,6 +407,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--passkeys", type=int, help="pass keys a length")
     add("--lines", type=int, help="LongChat lines a length")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of evaluations")
+    add("--sharper", type=_factors, default=(), help="ask each model again with its attention "
+        "sharper by these factors, such as 1.2")  # fmt: skip
     add("--documents", type=int, help="documents whose perplexity is measured")
     add("--ruler", type=int, default=20, help="samples of each task of RULER-6 and each length")
     add("--ruler-lengths", type=_counts, default=(8192, 16384, 32768), help="with commas between")

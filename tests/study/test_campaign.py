@@ -14,6 +14,7 @@ from cream import models, presets, results
 from cream.study import campaign
 from cream.study.campaign import Job, claimed, complete, jobs
 from cream.study.campaign_questions import KINDS, Questions
+from cream.study.scoring import sharpened
 from cream.tasks.base import Example
 from cream.training import lora
 
@@ -31,6 +32,11 @@ def test_fields_of_one_run_alone_stand_behind_it():
     assert plain.changes == () and dict(eight.changes) == {"float8": "tensorwise", "micro_batch": 4}
     assert eight.name == "cream-yarn-8-seed1-float8-tensorwise-micro_batch-4"
     assert eight.evaluation_name("runs/x") == f"runs/x/{eight.name}"
+    (uniform,) = jobs("cream:yarn:8:1:sampler_options.middle=uniform:sampler_options.ends=8")
+    assert uniform.changed == {"sampler_options": {"middle": "uniform", "ends": 8}}
+    assert uniform.name.endswith("-sampler_options.middle-uniform-sampler_options.ends-8")
+    made = presets.get("miniature", **uniform.fields, **uniform.changed).train
+    assert made.sampler_options == uniform.changed["sampler_options"]
     with pytest.raises(ValueError, match="a run has no float9 .did you mean float8"):
         campaign.main(["x", "--models", "cream:yarn:8:1:float9=tensorwise"])
 
@@ -114,8 +120,17 @@ def test_both_kinds_of_text_are_published(tmp_path):
 
 def test_complete_keeps_tasks_apart():
     frame = pd.DataFrame({"run": ["a", "a", "b"], "task": ["x", "x", "y"], "token_length": [1] * 3,
-                          "key": list("123")})  # fmt: skip
+                          "key": list("123"), "settings": ["{}"] * 3})  # fmt: skip
     assert len(complete(frame)) == 3
+
+
+def test_answers_by_sharper_attention_are_counted_apart():
+    """Those of a length that ended half asked are left out, the others stay."""
+    sharper = [json.dumps({"sharper": 1.2})] * 3
+    frame = pd.DataFrame({"run": ["a"] * 4 + ["b"] * 3, "task": ["x"] * 7, "token_length": [1] * 7,
+                          "key": list("1234567"),
+                          "settings": ["{}", "{}", *sharper[:2], "{}", "{}", sharper[2]]})
+    assert list(complete(frame)["key"]) == list("123456")
 
 
 def test_an_unknown_task_is_refused_before_anything_starts(tmp_path):
@@ -151,7 +166,8 @@ def test_a_model_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, caps
 
 def test_a_length_that_no_model_finished_is_left_out_where_its_number_is_given():
     frame = pd.DataFrame({"run": ["a"] * 5, "task": ["needle"] * 4 + ["passkey"],
-                          "token_length": [64, 64, 64, 32, 8], "key": list("12345")})  # fmt: skip
+                          "token_length": [64, 64, 64, 32, 8], "key": list("12345"),
+                          "settings": ["{}"] * 5})  # fmt: skip
     assert list(complete(frame, 3)["key"]) == ["1", "2", "3", "5"]
     assert len(complete(frame)) == 5
 
@@ -186,6 +202,34 @@ def test_an_adapter_is_asked_as_it_is_merged(training_place, tmp_path, monkeypat
     merged = lora.load(tmp_path / "runs/lora/adapter", tmp_path / "base", device="cpu")
     assert set(rows["model_hash"]) == {models.weights_hash(merged)}
     assert (tmp_path / "out/locks/adapter-lora.done").exists()
+
+
+def test_a_model_is_asked_again_with_sharper_attention(training_place, tmp_path, monkeypatch):
+    """As its settings say, with the numbers of `sharpened`, and as before after that."""
+    training_runs.share(training_place, tmp_path)
+    asked = Example("perplexity", 0, "", "", 40, tokens=tuple(range(2, 42)), how={"bos": 1})
+    preset = presets.get("tiny", base="base")
+    monkeypatch.setattr(presets, "get", lambda *a, **k: preset)
+    monkeypatch.setattr(Questions, "build", lambda *a: [asked])
+    given = ("out", tuple(jobs("scaled:yarn:8")), Questions("tiny"), ("perplexity",), {}, tmp_path)
+    assert campaign.Campaign(*given, 1e12, 64, "float32", (1.2, 1.5)).work()
+    rows = results.read(tmp_path / "out/rows")
+    factors = [json.loads(text).get("sharper") for text in rows["settings"]]
+    assert factors == [None, 1.2, 1.5] and rows["key"].is_unique
+    assert len(results.current(rows)) == 3 and rows["model_hash"].nunique() == 1
+    model = models.load(tmp_path / "base", "yarn", 8, dtype=torch.float32, device="cpu")
+    for factor, nll in zip((1, 1.2, 1.5), rows["nll"], strict=True):
+        with sharpened(model, factor), torch.inference_mode():
+            tokens = torch.tensor([asked.tokens])
+            wanted = 39 * model(tokens, labels=tokens).loss.item()
+        assert nll == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("given", ["1", "0", "-1", "inf", "1.2,nan"])
+def test_what_is_no_factor_is_refused(given, capsys):
+    with pytest.raises(SystemExit):
+        campaign.main(["out", "--sharper", given])
+    assert "is no factor: above 0, and not 1" in capsys.readouterr().err
 
 
 def test_cards_are_those_that_the_process_may_see(monkeypatch):
