@@ -20,7 +20,8 @@ import pandas as pd
 from cream import results
 from cream.plots.margin import margin_by_length
 from cream.plots.style import save, style
-from cream.reproduction.method_cells import NOT_RUN, lines_of, page
+from cream.reproduction.method_cells import lines_of, page
+from cream.reproduction.paired import level, over, points
 from cream.reproduction.smollm2_primary import (
     BASE,
     NOT_DECIDED,
@@ -31,7 +32,6 @@ from cream.reproduction.smollm2_primary import (
     lacking,
 )
 from cream.results import drawn_from
-from cream.statistics import mean_interval
 from cream.study.analysis.contrasts import MARGIN, verdict
 from cream.study.conditions import WIDER
 from cream.utils.files import atomic_write
@@ -126,7 +126,7 @@ def claims(found: pd.DataFrame) -> pd.DataFrame:
     for end, kind in CLAIMS.items():
         for method in METHODS:
             pairs = _tuned(found, method, end).dropna()
-            value, low, high = _over(pairs[True] - pairs[False])
+            value, low, high = over(pairs[True] - pairs[False])
             table.append(
                 {
                     "method": method,
@@ -149,18 +149,10 @@ def _tuned(found: pd.DataFrame, method: str, end: str) -> pd.DataFrame:
     return part.pivot(index="seed", columns="wider", values=end).reindex(columns=[False, True])
 
 
-def _over(differences: pd.Series) -> tuple[float, float, float]:
-    """A mean with Student's interval: NaN of nothing, no interval of one."""
-    each = differences.dropna()
-    if each.empty:
-        return math.nan, math.nan, math.nan
-    return tuple(mean_interval(each))[:3] if len(each) > 1 else (each.iloc[0], math.nan, math.nan)
-
-
 def leads(found: pd.DataFrame) -> pd.DataFrame:
     """Return PoSE less CREAM, tuned alike: end, wider, value, low, high (points over seeds)."""
     return pd.DataFrame([
-        {"end": end, "wider": wider, **dict(zip(("value", "low", "high"), _over(
+        {"end": end, "wider": wider, **dict(zip(("value", "low", "high"), over(
             _tuned(found, "pose", end)[wider] - _tuned(found, "cream", end)[wider]), strict=True))}
         for end in ENDS for wider in (False, True)
     ])  # fmt: skip
@@ -171,7 +163,7 @@ def by_length(found: pd.DataFrame) -> pd.DataFrame:
     table = []
     for (method, wider), part in found.groupby(["method", "wider"]):
         for length, name in LENGTHS.items():
-            value, low, high = _over(part[name] / 100)
+            value, low, high = over(part[name] / 100)
             table.append({"method": method, "wider": wider, "multiple": _multiple(length),
                           "n": len(part), "value": value, "low": low, "high": high})  # fmt: skip
     return pd.DataFrame(table)
@@ -211,19 +203,8 @@ def _claim(one: tuple) -> list[str]:
     said = {"holds": "kept", "does not hold": "not kept"} if CLAIMS[one.end] == "kept" else {}
     what = "found at 64K" if one.end == "at 64K" else one.end
     seeds = ", ".join(map(str, one.seeds)) or "none"
-    return [style(one.method).label, what, _level(one.level), _level(one.wider_level), _points(one),
+    return [style(one.method).label, what, level(one.level), level(one.wider_level), points(one),
             seeds, f"**{said.get(one.verdict, one.verdict)}**"]  # fmt: skip
-
-
-def _level(value: float) -> str:
-    return NOT_RUN if math.isnan(value) else f"{round(value, 9):.1f}"
-
-
-def _points(one: tuple) -> str:
-    if math.isnan(one.value):
-        return NOT_RUN
-    ends = "" if math.isnan(one.low) else f" [{round(one.low, 9):+.1f}, {round(one.high, 9):+.1f}]"
-    return f"{round(one.value, 9):+.1f}{ends}"
 
 
 def _by_seed(found: pd.DataFrame) -> list[list[str]]:
@@ -232,13 +213,13 @@ def _by_seed(found: pd.DataFrame) -> list[list[str]]:
         each = part.set_index("wider").reindex([False, True])
         n = " and ".join(f"{n:.0f}" for n in each["n"].dropna().unique())
         lines.append([style(method).label, str(seed), n, *(
-            " → ".join(NOT_RUN if math.isnan(x) else f"{round(x, 9):.0f}" for x in each[name])
+            " → ".join(level(x, 0) for x in each[name])
             for name in LENGTHS.values())])  # fmt: skip
     return lines
 
 
 def _leads(found: pd.DataFrame) -> list[list[str]]:
-    return [[end, *map(_points, part.sort_values("wider").itertuples())]
+    return [[end, *map(points, part.sort_values("wider").itertuples())]
             for end, part in leads(found).groupby("end", sort=False)]  # fmt: skip
 
 
