@@ -84,9 +84,9 @@ def greedy(
     What many prompts have in common is read once, rows are padded where their lengths differ, and
     every prompt gets the tokens it would get alone, up to the rounding of the model's dtype. Models
     that answer otherwise in a batch (dynamic NTK; CLEX of a growing t; recurrent ones that read
-    padding) get each alone. `batch_size` is the most prompts at once (1: each by itself, nothing
-    shared); "auto" takes as many as fit by `memory.generation`. Running out of memory all the same
-    halves it from there on.
+    padding; MPT) get each alone. `batch_size` is the most prompts at once (1: each by itself,
+    nothing shared); "auto" takes as many as fit by `memory.generation`. Running out of memory all
+    the same halves it from there on.
     Before anything is computed, ValueError is raised for a prompt that with `max_new_tokens` is
     longer than the model's window, unless `allow_beyond` (a model questioned beyond its window),
     and MemoryError, with the arithmetic, for what does not fit. Settings of the model's own
@@ -161,7 +161,8 @@ def _together(model: PreTrainedModel, room: memory.Footprint) -> bool:
     if depends_on_length(model.config) or is_growing(model):
         return False
     turns = bool(getattr(model.config, "rope_parameters", None))  # positions come from the mask
-    return (turns and room.stock_cache and keeps_all(model)) or heeds_padding(model)
+    before = room.stock_cache and keeps_all(model)  # padding is then behind what is read before
+    return (turns and before) or heeds_padding(model, 2 if before else 0)
 
 
 def _limit(
