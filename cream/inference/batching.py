@@ -18,40 +18,56 @@ _LEAST_SHARED = 32  # tokens; below this a beginning read once saves nothing
 
 
 class Batch(NamedTuple):
-    """Prompts decoded together, the first `shared` tokens of each read before, without padding.
+    """Prompts decoded together; of each, so many tokens as `shared` says are read before.
 
     Those that agree in these tokens stand together, and their common beginning is read once.
     """
 
     indices: list[int]
-    shared: int = 0
+    shared: list[int]
 
 
 @dataclass
 class _Draft:
-    """A batch in the making: `heads` beginnings of `shared` tokens; `alone`: tokens if not joined.
+    """A batch in the making: `heads` beginnings, and behind them `tail` tokens of every row.
 
-    The tokens that a batch reads are its heads, and every row from there to the longest's end.
+    `ends` has for each row the length of the longest with its beginning, which is read but for
+    `tail` tokens. `alone`: tokens if not joined.
     """
 
     indices: list[int]
+    ends: list[int]
     heads: int
-    shared: int
-    longest: int
+    tail: int
     alone: int
 
     @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return max(self.ends)
+
+    @property
     def tokens(self) -> int:
-        """Tokens that go through the model until the first new one."""
-        return self.heads * self.shared + len(self.indices) * (self.longest - self.shared)
+        """The most tokens that go through the model until the first new one, padding included."""
+        return self.heads * (self.longest - self.tail) + len(self.indices) * self.tail
+
+    def wastes(self, most: float) -> bool:
+        """Whether more is read, or held, than `most` times what is if not joined."""
+        held = len(self.ends) * self.longest
+        return self.tokens > most * self.alone or held > most * sum(self.ends)
+
+    @property
+    def batch(self) -> Batch:
+        """What is decoded together."""
+        return Batch(self.indices, [max(0, end - self.tail) for end in self.ends])
 
     def joined(self, other: _Draft) -> _Draft:
         """Return this batch with another one's rows."""
         return _Draft(
             [*self.indices, *other.indices],
+            [*self.ends, *other.ends],
             self.heads + other.heads,
-            min(self.shared, other.shared),
-            max(self.longest, other.longest),
+            max(self.tail, other.tail),
             self.alone + other.alone,
         )
 
@@ -66,30 +82,29 @@ def plan(
     """Group prompts, longest first, so that what does not fit fails at once.
 
     `limit` says how many rows of so many tokens a batch may have, the last so many of which (its
-    second argument) are read for all rows at once. With `share`, prompts that are
-    nearly the same to their end read their common beginning once, and what differs in length is
-    padded behind what is read before; without, prompts are padded on the left. Prompts are joined
-    as long as a batch reads at most `waste` more tokens than its parts would alone, and not more
-    than `most_tokens`.
+    second argument) are read for all rows at once. With `share`, prompts that are nearly the same
+    to their end read their common beginning once, and others all but their last token before, so
+    that little is read for all rows at once; without, prompts are padded on the left. Prompts are
+    joined as long as a batch reads and holds at most `waste` more tokens than its parts would
+    alone, and reads not more than `most_tokens`.
     """
     rows = [np.asarray(row, dtype=np.int64) for row in ids]
     drafts: list[_Draft] = []
     for part in _parts(rows, limit, share):
         if drafts:
             joined = drafts[-1].joined(part)
-            enough = min((1 + waste) * joined.alone, most_tokens or math.inf)
-            most = limit(joined.longest, joined.longest - joined.shared)
-            if joined.tokens <= enough and len(joined.indices) <= most:
+            few = joined.tokens <= (most_tokens or math.inf) and not joined.wastes(1 + waste)
+            if few and len(joined.indices) <= limit(joined.longest, joined.tail):
                 drafts[-1] = joined
                 continue
         drafts.append(part)
-    return [Batch(one.indices, one.shared if len(one.indices) > 1 else 0) for one in drafts]
+    return [one.batch for one in drafts]
 
 
 def _parts(rows: Sequence[np.ndarray], limit: Callable[..., int], share: bool) -> list[_Draft]:
     """What stays together: prompts with a common beginning, as many as fit, and single ones."""
     groups = shared_prefixes(rows) if share else []
-    grouped = {index for group in groups for index in group.indices}
+    grouped = {index for indices, _ in groups for index in indices}
     drafts = []
     for indices, shared in groups:
         longest = max(len(rows[i]) for i in indices)
@@ -98,23 +113,23 @@ def _parts(rows: Sequence[np.ndarray], limit: Callable[..., int], share: bool) -
             drafts.append(_draft(rows, indices[start : start + most], shared))
     for index in set(range(len(rows))) - grouped:
         drafts.append(_draft(rows, [index], len(rows[index]) - 1 if share else 0))
-    return sorted(drafts, key=lambda one: (-one.longest, -one.shared, one.indices))
+    return sorted(drafts, key=lambda one: (-one.longest, one.tail, one.indices))
 
 
 def _draft(rows: Sequence[np.ndarray], indices: list[int], shared: int) -> _Draft:
     longest = max(len(rows[i]) for i in indices)
-    alone = shared + len(indices) * (longest - shared)
-    return _Draft(indices, 1, shared, longest, alone)
+    tail = longest - shared
+    return _Draft(indices, [longest] * len(indices), 1, tail, shared + len(indices) * tail)
 
 
-def shared_prefixes(ids: Sequence[Sequence[int]]) -> list[Batch]:
+def shared_prefixes(ids: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]:
     """Find groups of two or more prompts that share three quarters of their tokens from the start.
 
-    The shared part leaves every prompt at least its last token.
+    A group is its prompts and how many tokens they share, which leaves each at least its last.
     """
     rows = [np.asarray(row, dtype=np.int64) for row in ids]
     order = sorted(range(len(rows)), key=lambda i: rows[i].astype(">u8").tobytes())
-    groups: list[Batch] = []
+    groups: list[tuple[list[int], int]] = []
     longest = 0
     for index in order:
         row = rows[index]
@@ -122,12 +137,12 @@ def shared_prefixes(ids: Sequence[Sequence[int]]) -> list[Batch]:
             indices, shared = groups[-1]
             common = min(shared, _common(rows[indices[0]], row), len(row) - 1)
             if common >= max(_LEAST_SHARED, 0.75 * max(longest, len(row))):
-                groups[-1] = Batch([*indices, index], common)
+                groups[-1] = [*indices, index], common
                 longest = max(longest, len(row))
                 continue
-        groups.append(Batch([index], len(row) - 1))
+        groups.append(([index], len(row) - 1))
         longest = len(row)
-    return [group for group in groups if len(group.indices) > 1]
+    return [group for group in groups if len(group[0]) > 1]
 
 
 def _common(first: np.ndarray, second: np.ndarray) -> int:

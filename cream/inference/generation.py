@@ -84,9 +84,9 @@ def greedy(
     What many prompts have in common is read once, rows are padded where their lengths differ, and
     every prompt gets the tokens it would get alone, up to the rounding of the model's dtype. Models
     that answer otherwise in a batch (dynamic NTK; CLEX of a growing t; recurrent ones that read
-    padding) get each alone. `batch_size` is the most prompts at once (1: each by itself, nothing
-    shared); "auto" takes as many as fit by `memory.generation`. Running out of memory all the same
-    halves it from there on.
+    padding; MPT) get each alone. `batch_size` is the most prompts at once (1: each by itself,
+    nothing shared); "auto" takes as many as fit by `memory.generation`. Running out of memory all
+    the same halves it from there on.
     Before anything is computed, ValueError is raised for a prompt that with `max_new_tokens` is
     longer than the model's window, unless `allow_beyond` (a model questioned beyond its window),
     and MemoryError, with the arithmetic, for what does not fit. Settings of the model's own
@@ -128,10 +128,10 @@ def _planned(
         for group in _alike(model, ids, new_tokens)
         for one in plan([ids[i] for i in group], limit, share, _WASTE[kind], _MOST_TOKENS[kind])
     ]
-    for batch in batches:
-        tokens = max(len(ids[i]) for i in batch.indices) + new_tokens
-        tail = tokens - new_tokens - batch.shared
-        needs = room.needs(len(batch.indices), tokens, share, tail)
+    for indices, shared in batches:
+        lengths = [len(ids[i]) for i in indices]
+        tokens, tail = max(lengths) + new_tokens, _tail(lengths, shared)
+        needs = room.needs(len(indices), tokens, share, tail)
         if not needs.fits:
             most = room.most_rows(tokens, share, tail)
             instead = f"set batch_size to {most} or 'auto'" if most else (
@@ -139,6 +139,11 @@ def _planned(
             )  # fmt: skip
             raise MemoryError(f"this does not fit: {needs}; {instead}")
     return batches
+
+
+def _tail(lengths: Sequence[int], shared: Sequence[int]) -> int:
+    """How many tokens are read for all rows at once, behind what is read before."""
+    return max(length - own for length, own in zip(lengths, shared, strict=True))
 
 
 def _alike(model: PreTrainedModel, ids: list[np.ndarray], new_tokens: int) -> list[list[int]]:
@@ -156,7 +161,8 @@ def _together(model: PreTrainedModel, room: memory.Footprint) -> bool:
     if depends_on_length(model.config) or is_growing(model):
         return False
     turns = bool(getattr(model.config, "rope_parameters", None))  # positions come from the mask
-    return (turns and room.stock_cache and keeps_all(model)) or heeds_padding(model)
+    before = room.stock_cache and keeps_all(model)  # padding is then behind what is read before
+    return (turns and before) or heeds_padding(model, 2 if before else 0)
 
 
 def _limit(
@@ -185,16 +191,16 @@ def _run(
     most = max(len(batch.indices) for batch in batches)
     for indices, shared in batches:
         while indices:
-            part = indices[:most]
+            part, before = indices[:most], shared[:most]
             rows = [ids[i] for i in part]
-            found = _tried(model, tokenizer, rows, shared if len(part) > 1 else 0, config, stop)
+            found = _tried(model, tokenizer, rows, before if len(part) > 1 else [0], config, stop)
             if found is None:
                 most = len(part) // 2
                 logger.warning("out of memory: from here on at most %d prompts at once", most)
                 continue
             for index, (text, tokens) in zip(part, found, strict=True):
                 yield Completion(index, text, len(ids[index]), tokens)
-            indices = indices[most:]
+            indices, shared = indices[most:], shared[most:]
 
 
 _Found = list[tuple[str, tuple[int, ...]]]
@@ -204,7 +210,7 @@ def _tried(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[np.ndarray],
-    shared: int,
+    shared: list[int],
     config: GenerationConfig,
     stop: str | None,
 ) -> _Found | None:
@@ -281,19 +287,19 @@ def _generate(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     rows: list[np.ndarray],
-    shared: int,
+    shared: list[int],
     config: GenerationConfig,
     stop: str | None,
 ) -> _Found:
-    width = max(map(len, rows))
+    input_ids, mask = _padded(rows, shared, config.pad_token_id)
+    width = input_ids.shape[1]
     rule = StopString(tokenizer, width, stop, config.min_new_tokens or 0) if stop else None
-    input_ids, mask = _padded(rows, shared, width, config.pad_token_id)
     cache = {}
     whole = width + config.max_new_tokens
     with contextlib.ExitStack() as stack:
         stack.enter_context(clex.chosen(model, whole))
         stack.enter_context(_without_own_settings(model))
-        if shared:
+        if any(shared):
             room = -(-whole // 8) * 8  # what masked attention kernels read at once
             cache["past_key_values"] = read_heads(model, rows, shared, room)
             if recorded.wanted(model) and config.max_new_tokens >= recorded.LEAST:
@@ -315,13 +321,14 @@ def _generate(
 
 
 def _padded(
-    rows: list[np.ndarray], shared: int, width: int, pad: int
+    rows: list[np.ndarray], shared: list[int], pad: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fill rows up on the left of what is not read before; ids and mask, shape (rows, width)."""
+    """Fill rows up between what is read before and what is not; ids and mask, (rows, width)."""
+    width = max(shared) + _tail([len(row) for row in rows], shared)
     ids = np.full((len(rows), width), pad, dtype=np.int64)
     mask = np.zeros((len(rows), width), dtype=np.int64)
-    for place, row in enumerate(rows):
-        start = width - (len(row) - shared)
-        ids[place, :shared], ids[place, start:] = row[:shared], row[shared:]
-        mask[place, :shared] = mask[place, start:] = 1
+    for place, (row, own) in enumerate(zip(rows, shared, strict=True)):
+        start = width - (len(row) - own)
+        ids[place, :own], ids[place, start:] = row[:own], row[own:]
+        mask[place, :own] = mask[place, start:] = 1
     return torch.from_numpy(ids), torch.from_numpy(mask)

@@ -1,9 +1,9 @@
 """The key-value cache of a batch of prompts: its memory taken once, common beginnings read once.
 
-What belongs here: filling a cache without padding, for models whose every layer keeps all it reads.
+What belongs here: filling a cache without a mask, for models whose every layer keeps all it reads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -75,36 +75,44 @@ def keeps_all(model: PreTrainedModel) -> bool:
 
 
 def read_heads(
-    model: PreTrainedModel, rows: Sequence[np.ndarray], shared: int, room: int
+    model: PreTrainedModel, rows: Sequence[np.ndarray], shared: Sequence[int], room: int
 ) -> DynamicCache:
-    """Read the first `shared` tokens of each row; return their cache, with room for `room` tokens.
+    """Read the first tokens of each row, as many as `shared` says; return their cache.
 
-    Rows that agree in those tokens must stand together, and are read once. No row is padded, so no
-    mask is needed; at most `AT_ONCE` tokens, or one row, go through the model at a time.
+    It has room for `room` tokens and is filled to the largest of `shared`; what a row holds behind
+    its own first tokens is finite, means nothing, and must be masked. Rows that agree in their
+    first tokens must stand together, and are read once. At most `AT_ONCE` tokens, or one row, go
+    through the model at a time.
     """
-    starts = [
-        i for i, row in enumerate(rows)
-        if i == 0 or not np.array_equal(row[:shared], rows[i - 1][:shared])
-    ]  # fmt: skip
-    heads = torch.from_numpy(np.stack([rows[i][:shared] for i in starts])).to(model.device)
+    heads = [row[:own] for row, own in zip(rows, shared, strict=True)]
+    starts = [i for i, head in enumerate(heads) if i == 0 or not np.array_equal(head, heads[i - 1])]
     cache = DynamicCache(config=model.config)
     cache.layers = [_Layer(len(rows), room) for _ in cache.layers]
-    step, first = max(1, AT_ONCE // shared), 0
-    for part in heads.split(step):
+    first = 0
+    for part in _parts([heads[i] for i in starts]):
         for layer in cache.layers:
             layer.go_to(first)
-        backbone(model)(input_ids=part, past_key_values=cache, use_cache=True)
+        backbone(model)(input_ids=part.to(model.device), past_key_values=cache, use_cache=True)
         first += len(part)
-    _spread(cache, starts, len(rows), shared)
+    _spread(cache, starts, shared)
     return cache
 
 
-def _spread(cache: DynamicCache, starts: list[int], rows: int, shared: int) -> None:
+def _parts(heads: list[np.ndarray]) -> Iterator[torch.Tensor]:
+    """What is read at a time: heads filled up on the right, where no token of theirs looks."""
+    while heads:
+        step = max(1, AT_ONCE // max(1, *map(len, heads)))
+        part, heads = heads[:step], heads[step:]
+        width = max(1, *map(len, part))
+        yield torch.from_numpy(np.stack([np.pad(head, (0, width - len(head))) for head in part]))
+
+
+def _spread(cache: DynamicCache, starts: list[int], shared: Sequence[int]) -> None:
     """Copy each head, read into row h, to the rows it begins; the last first: none is lost."""
-    ends = [*starts[1:], rows]
+    ends = [*starts[1:], len(shared)]
     for layer in cache.layers:
         for head in reversed(range(len(starts))):
             to = slice(max(starts[head], head + 1), ends[head])
             if to.start < to.stop:
-                layer.copy_row(head, to, shared)
-        layer.go_to(0, shared)
+                layer.copy_row(head, to, shared[to.start])
+        layer.go_to(0, max(shared))

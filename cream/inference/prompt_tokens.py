@@ -30,17 +30,17 @@ def prompts_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> lis
     rows = [_own_bos(tokenizer, row) for row in rows]
     ending = appended(tokenizer)
     if not ending:
-        return [list(row) for row in rows]
+        return rows
     for row in rows:
-        if list(row[-len(ending) :]) != ending:
+        if row[-len(ending) :] != ending:
             raise _unclear(tokenizer)
-    return [list(row[: -len(ending)]) for row in rows]
+    return [row[: -len(ending)] for row in rows]
 
 
-def _own_bos(tokenizer: PreTrainedTokenizerBase, row: Sequence[int]) -> Sequence[int]:
+def _own_bos(tokenizer: PreTrainedTokenizerBase, row: list[int]) -> list[int]:
     """Without BOS that the text spells out, where the tokenizer has put its own before them."""
     bos = getattr(tokenizer, "bos_token_id", None)
-    if bos is None or list(row[:2]) != [bos, bos]:
+    if bos is None or row[:2] != [bos, bos]:
         return row
     own = _leading(tokenizer("a", add_special_tokens=True)["input_ids"], bos)
     return row[_leading(row, bos) - own :] if own else row

@@ -312,7 +312,7 @@ def _predicted_tokens(model: PreTrainedModel, batch: Sequence[Question]) -> list
     longest = max(map(len, rest))
     # Filled up behind the answers, where no token that counts can look.
     padded = np.stack([np.pad(row, (0, longest - len(row))) for row in rest])
-    cache = read_heads(model, rows, shared, shared + longest)
+    cache = read_heads(model, rows, [shared] * len(rows), shared + longest)
     tokens = torch.from_numpy(padded).to(model.device)
     hidden = model.base_model(
         input_ids=tokens, past_key_values=cache, use_cache=True

@@ -11,10 +11,13 @@ from typing import Protocol, runtime_checkable
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cream.inference.generation import BOS_POLICY, tokenize
+from cream.inference.generation import BOS_POLICY
+from cream.inference.prompt_tokens import prompts_ids
 from cream.utils.provenance import hash_of
 
 __all__ = ["Answered", "Example", "Measured", "Task", "check_lengths"]
+
+_AT_ONCE = 64  # prompts tokenized together, on all cores
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def check_lengths(
     """Refuse (ValueError) examples longer with their answers than `window`: how many, and one."""
     if window is None:
         return
-    sizes = [(_size(example, tokenizer), example) for example in examples]
+    sizes = zip(_sizes(examples, tokenizer), examples, strict=True)
     if not (beyond := [(size, example) for size, example in sizes if size > window]):
         return
     size, example = max(beyond, key=lambda one: one[0])
@@ -113,8 +116,14 @@ def check_lengths(
     )
 
 
-def _size(example: Example, tokenizer: PreTrainedTokenizerBase) -> int:
-    """The most tokens that are read at a time."""
-    if example.tokens is not None:
-        return min(len(example.tokens), example.token_length)
-    return len(tokenize(tokenizer, example.prompt)) + example.max_new_tokens
+def _sizes(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Iterator[int]:
+    """The most tokens of each example that are read at a time."""
+    for start in range(0, len(examples), _AT_ONCE):
+        part = examples[start : start + _AT_ONCE]
+        prompts = [one.prompt for one in part if one.tokens is None]
+        counts = map(len, prompts_ids(tokenizer, prompts))
+        for one in part:
+            if one.tokens is None:
+                yield next(counts) + one.max_new_tokens
+            else:
+                yield min(len(one.tokens), one.token_length)

@@ -21,7 +21,7 @@ def indices(batches: list[Batch]) -> list[list[int]]:
 def test_batches_are_planned_longest_first(size, expected):
     ids = [ROWS[length] for length in (5, 9, 3, 9, 4)]
     batches = plan(ids, at_most(size), share=False, waste=ANY)
-    assert indices(batches) == expected and not any(batch.shared for batch in batches)
+    assert indices(batches) == expected and not any(any(batch.shared) for batch in batches)
 
 
 def test_what_is_read_for_nothing_stays_within_the_waste():
@@ -51,38 +51,58 @@ def test_common_beginnings_are_found():
     rng = np.random.default_rng(0)
     first, second = rng.integers(0, 50, (2, 100)).tolist()
     ids = [[*first, 60], [*second, 60, 61], [*first, 61, 62], [*second, 62], first[:40]]
-    groups = {tuple(group.indices): group.shared for group in shared_prefixes(ids)}
+    groups = {tuple(indices): shared for indices, shared in shared_prefixes(ids)}
     assert groups == {(0, 2): 100, (1, 3): 100}
 
 
-def test_records_of_like_length_share_a_batch_cut_to_what_all_have():
+def test_records_of_like_length_share_a_batch_and_each_is_read_to_its_own_end():
     rng = np.random.default_rng(0)
-    records = [rng.integers(0, 50, length).tolist() for length in (203, 200, 206, 90)]
+    records = [rng.integers(0, 50, length).tolist() for length in (203, 200, 206, 40)]
     ids = [[*record, 60 + q, 70] for q in range(3) for record in records]
     near, short = plan(ids, at_most(100))
     # A record's questions stand together: its beginning is then read once.
-    assert near == Batch([2, 6, 10, 0, 4, 8, 1, 5, 9], 200) and short == Batch([3, 7, 11], 90)
-    assert all(batch.shared == 0 for batch in plan(ids, at_most(100), share=False))
+    assert near == Batch([2, 6, 10, 0, 4, 8, 1, 5, 9], [206] * 3 + [203] * 3 + [200] * 3)
+    assert short == Batch([3, 7, 11], [40] * 3)
+    assert not any(any(batch.shared) for batch in plan(ids, at_most(100), share=False))
 
 
-def test_prompts_with_nothing_in_common_are_read_to_the_length_of_the_shortest():
+def test_many_questions_of_a_short_record_are_not_held_at_the_length_of_a_long_one():
+    """What is read would be 3 % more, but what is held twice as much."""
+    rng = np.random.default_rng(0)
+    record = rng.integers(0, 50, 100).tolist()
+    ids = [rng.integers(0, 50, 300).tolist() for _ in range(10)]
+    ids += [[*record, question] for question in range(30)]
+    assert [len(batch.indices) for batch in plan(ids, at_most(100))] == [10, 30]
+
+
+def test_prompts_with_nothing_in_common_are_read_to_their_last_token():
     rng = np.random.default_rng(0)
     ids = [rng.integers(0, 50, length).tolist() for length in (100, 103, 97)]
-    assert plan(ids, at_most(8)) == [Batch([1, 0, 2], 96)]
+    assert plan(ids, at_most(8)) == [Batch([1, 0, 2], [102, 99, 96])]
+    assert plan([[1], [2, 3]], at_most(8), waste=ANY) == [Batch([1, 0], [1, 0])]
 
 
-def test_a_prompt_by_itself_shares_nothing():
-    row = list(range(100))
-    batches = plan([row] * 5, at_most(2))
-    assert [len(batch.indices) for batch in batches] == [2, 2, 1]
-    assert [batch.shared for batch in batches] == [99, 99, 0]
-    assert [batch.shared for batch in plan([row, row], at_most(1))] == [0, 0]
+def test_what_is_read_for_all_rows_at_once_is_left_of_every_beginning():
+    """The rows of a record end 20 tokens behind it; so many are left of a prompt beside them."""
+    rng = np.random.default_rng(0)
+    record = rng.integers(0, 50, 100).tolist()
+    ids = [[*record, *rng.integers(50, 60, 20)], [*record, *rng.integers(60, 70, 15)]]
+    ids += [rng.integers(0, 50, length).tolist() for length in (119, 12)]
+    assert plan(ids, at_most(8), waste=ANY) == [Batch([0, 1, 2, 3], [100, 100, 99, 0])]
+
+
+def test_the_limit_is_asked_for_what_is_read_for_all_rows_at_once():
+    rng = np.random.default_rng(0)
+    asked = []
+    ids = [rng.integers(0, 50, length).tolist() for length in (100, 103, 97)]
+    plan(ids, lambda tokens, tail: asked.append((tokens, tail)) or 8)
+    assert asked == [(103, 1), (103, 1)]
 
 
 def test_what_is_shared_leaves_every_prompt_a_token():
     row = list(range(100))
-    (group,) = shared_prefixes([row, row, [*row, 7]])
-    assert group.shared == 99 and len(group.indices) == 3
+    ((indices, shared),) = shared_prefixes([row, row, [*row, 7]])
+    assert shared == 99 and len(indices) == 3
 
 
 def test_every_prompt_is_planned_once():
@@ -95,7 +115,8 @@ def test_every_prompt_is_planned_once():
         longest = [max(len(ids[i]) for i in batch.indices) for batch in batches]
         assert all(len(b.indices) <= 200 // most for b, most in zip(batches, longest, strict=True))
         for batch in batches:
-            assert batch.shared < min(len(ids[i]) for i in batch.indices)
+            for i, own in zip(batch.indices, batch.shared, strict=True):
+                assert 0 <= own < len(ids[i])
 
 
 def test_no_prompts_give_no_batches():

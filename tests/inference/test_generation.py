@@ -226,27 +226,94 @@ def test_a_batchs_memory_is_taken_once(tiny_model, tiny_tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize("at_once", [1, 40, 100, 10_000])
-def test_heads_are_read_in_parts_and_given_to_all_their_rows(at_once, tiny_model, monkeypatch):
+@pytest.mark.parametrize("lengths", [(20, 20, 20, 20), (17, 18, 20, 3), (20, 1, 0, 12)])
+def test_heads_are_read_in_parts_and_given_to_all_their_rows(
+    at_once, lengths, tiny_model, monkeypatch
+):
     """Each row's cache is the one it would have alone; no part is larger than was allowed."""
     monkeypatch.setattr("cream.inference.kv_cache.AT_ONCE", at_once)
     model, rng = tiny_model(window=64), np.random.default_rng(0)
-    heads = rng.integers(2, 600, (4, 20))
-    rows = [np.append(heads[h], 5) for h in (2, 2, 2, 0, 1, 1, 3)]
+    heads = [rng.integers(2, 600, length) for length in lengths]
+    order = (2, 2, 2, 0, 1, 1, 3)
+    rows, shared = [np.append(heads[h], 5) for h in order], [lengths[h] for h in order]
     sizes = []
     model.model.register_forward_pre_hook(
         lambda _, args, kwargs: sizes.append(kwargs["input_ids"].shape), with_kwargs=True
     )
     with torch.inference_mode():
-        cache = read_heads(model, rows, 20, 30)
+        cache = read_heads(model, rows, shared, 30)
+        assert cache.get_seq_length() == 20
         assert sum(rows for rows, _ in sizes) == 4
         assert all(rows * tokens <= max(at_once, 20) for rows, tokens in sizes)
-        for place, row in enumerate(rows):
+        for place, own in enumerate(shared):
+            if not own:
+                continue
             alone = DynamicCache(config=model.config)
-            ids = torch.from_numpy(row[None, :20])
+            ids = torch.from_numpy(rows[place][None, :own])
             model.model(input_ids=ids, past_key_values=alone, use_cache=True)
             for ours, theirs in zip(cache.layers, alone.layers, strict=True):
-                torch.testing.assert_close(ours.keys[place], theirs.keys[0])
-                torch.testing.assert_close(ours.values[place], theirs.values[0])
+                torch.testing.assert_close(ours.keys[place, :, :own], theirs.keys[0])
+                torch.testing.assert_close(ours.values[place, :, :own], theirs.values[0])
+                assert ours.all_keys.isfinite().all() and ours.all_values.isfinite().all()
+
+
+def ragged(tokenizer) -> list[str]:
+    """Records of other lengths with questions of other lengths, and prompts that share nothing."""
+    texts = [prompts_of([length], seed=length)[0] for length in (60, 52, 57)]
+    ends = ["?", "word1 word2?", "word3?", "word4 " * 9]
+    asked = [f"{text} ask {end}" for text in texts for end in ends]
+    return [*asked, *prompts_of([64, 1, 55, 59, 0])]
+
+
+def read_of(model) -> list[tuple[int, ...]]:
+    """A list to which the shape of what a forward reads is appended."""
+    read: list[tuple[int, ...]] = []
+    model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    return read
+
+
+@scalings
+@pytest.mark.parametrize("first", [0, 12])
+def test_rows_of_any_lengths_and_beginnings_give_what_they_give_alone(
+    scaling, first, tiny_model, tiny_tokenizer, monkeypatch
+):
+    """In one batch, down to a prompt of one token; what shares nothing ends in one token a row."""
+    monkeypatch.setattr(generation, "_WASTE", {"cpu": 100.0, "cuda": 100.0})
+    model, prompts = scaled(tiny_model, scaling), ragged(tiny_tokenizer)[first:]
+    how = {"allow_beyond": True}
+    alone = list(greedy(model, tiny_tokenizer, prompts, 12, batch_size=1, **how))
+    assert min(one.num_prompt_tokens for one in alone) == 1
+    read = read_of(model)
+    found = greedy(model, tiny_tokenizer, prompts, 12, batch_size=64, **how)
+    assert {one.index: one.tokens for one in found} == {one.index: one.tokens for one in alone}
+    assert len(read) == 13 and read[1][0] == len(prompts)
+    assert (read[1][1] == 1) == (first == 12)
+
+
+def test_what_a_row_holds_between_its_parts_does_not_matter(
+    tiny_model, tiny_tokenizer, monkeypatch
+):
+    """Anything finite behind a row's own beginning leaves its answer as it is."""
+    monkeypatch.setattr(generation, "_WASTE", {"cpu": 100.0, "cuda": 100.0})
+    model, prompts = scaled(tiny_model, "yarn"), ragged(tiny_tokenizer)
+    how = {"batch_size": 64, "allow_beyond": True}
+    wanted = {one.index: one.tokens for one in greedy(model, tiny_tokenizer, prompts, 12, **how)}
+    spoiled, read = [], generation.read_heads
+
+    def rubbish(model, rows, shared, room) -> DynamicCache:
+        cache = read(model, rows, shared, room)
+        for place, own in enumerate(shared):
+            spoiled.append(max(shared) - own)
+            for layer in cache.layers:
+                layer.all_keys[place, :, own:] = layer.all_values[place, :, own:] = 1e4
+        return cache
+
+    monkeypatch.setattr(generation, "read_heads", rubbish)
+    found = greedy(model, tiny_tokenizer, prompts, 12, **how)
+    assert {one.index: one.tokens for one in found} == wanted
+    assert sum(one > 0 for one in spoiled) > 8
 
 
 # ------------------------------------------------------------------------------------- memory
@@ -294,6 +361,23 @@ def test_out_of_memory_halves_the_batch_from_there_on(
     assert sum(rows > 3 for rows in small.tried) == (2 if first == 8 else 1)
     assert sum(rows for rows in small.tried if rows <= 3) == len(prompts)
     assert "from here on at most" in caplog.text
+
+
+def test_halves_of_a_batch_of_any_lengths_give_what_they_give_alone(
+    tiny_model, tiny_tokenizer, monkeypatch
+):
+    """Down to single prompts; a record's questions are torn apart."""
+    monkeypatch.setattr(generation, "_WASTE", {"cpu": 100.0, "cuda": 100.0})
+    model, prompts = scaled(tiny_model, "yarn"), ragged(tiny_tokenizer)
+    how = {"allow_beyond": True}
+    alone = greedy(model, tiny_tokenizer, prompts, 12, batch_size=1, **how)
+    wanted = {one.index: one.tokens for one in alone}
+    small = Small(model, 16, torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    for most in (16, 7, 3, 1):
+        small.most = most
+        done = greedy(model, tiny_tokenizer, prompts, 12, batch_size=64, **how)
+        assert {one.index: one.tokens for one in done} == wanted
+    assert small.tried[:2] == [17, 8] and small.tried[-1] == 1
 
 
 @errors

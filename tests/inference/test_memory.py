@@ -210,8 +210,9 @@ def _prompts(lengths: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma", "phi", "qwen3"])
+@pytest.mark.parametrize("common", [0, 230])
 @pytest.mark.parametrize("lengths", [[300, 260, 250, 240] * 4, [300] * 16, [300, 150] * 8])
-def test_decoding_batches_takes_no_more_than_was_said(name, lengths, monkeypatch):
+def test_decoding_batches_takes_no_more_than_was_said(name, lengths, common, monkeypatch):
     """Prompts that differ in length or early: their ends are read for all rows at once, padded.
 
     What was said counted the part that is read first alone, and no mask.
@@ -223,22 +224,25 @@ def test_decoding_batches_takes_no_more_than_was_said(name, lengths, monkeypatch
     config = tiny_models.config(name, num_attention_heads=4, max_position_embeddings=512)
     model, words = models.create(config, seed=0), tiny_models.tokenizer()
     words.backend_tokenizer.pre_tokenizer = WhitespaceSplit()
-    said, real = [], generation._generate
+    said, tails, real = [], [], generation._generate
 
     def kept(model, tokenizer, rows, shared, config, stop):
         width = max(map(len, rows))
-        needs = memory.generation(
-            model, len(rows), width + config.max_new_tokens, tail=width - shared
-        )
+        tail = generation._tail([len(row) for row in rows], shared)
+        needs = memory.generation(model, len(rows), width + config.max_new_tokens, tail=tail)
         with Peak() as peak:
             found = real(model, tokenizer, rows, shared, config, stop)
         said.append((peak.most, needs.cache + needs.activations))
+        tails.append(tail)
         return found
 
     monkeypatch.setattr(generation, "_generate", kept)
     monkeypatch.setattr(generation, "_MOST_TOKENS", {"cpu": None, "cuda": None})
     monkeypatch.setattr(generation, "_WASTE", {"cpu": 1.0, "cuda": 1.0})
-    list(generation.greedy(model, words, _prompts(lengths), 3, min_new_tokens=3))
+    prompts = ["c " * min(common, n) + text[2 * common :]
+               for n, text in zip(lengths, _prompts(lengths), strict=True)]  # fmt: skip
+    list(generation.greedy(model, words, prompts, 3, min_new_tokens=3))
+    assert max(tails) > 30 if common and len(set(lengths)) == 4 else max(tails) < 80
     assert said and all(most <= wanted for most, wanted in said), said
 
 

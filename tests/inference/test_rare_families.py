@@ -43,6 +43,8 @@ SHAPES = {
                    "decoder_ffn_dim": 64, "forced_eos_token_id": None},
     "FalconH1Config": {"num_key_value_heads": 1, "head_dim": 24, **MAMBA},
     "RwkvConfig": {},
+    "MptConfig": {"d_model": 48, "n_heads": 2, "n_layers": 2, "max_seq_len": 128},
+    "BloomConfig": {"n_head": 2, "n_layer": 2},
     "CohereConfig": {"num_key_value_heads": 1, "logit_scale": 0.25},
     "GraniteConfig": {"num_key_value_heads": 1, "logits_scaling": 8.0},
     "Gemma2Config": {"num_key_value_heads": 1, "head_dim": 24, "sliding_window": 16},
@@ -103,6 +105,12 @@ def test_padding_is_text_to_some():
     assert not heeds_padding(made("RwkvConfig"))
     assert heeds_padding(models.create(tiny_models.config("llama"), seed=0))
     assert heeds_padding(models.create(tiny_models.alternating(), seed=0))
+
+
+def test_padding_within_a_prompt_moves_what_is_before_it_to_some():
+    """MPT takes distances from places in the cache; Bloom from the mask."""
+    assert heeds_padding(made("MptConfig")) and not heeds_padding(made("MptConfig"), 2)
+    assert heeds_padding(made("BloomConfig"), 2)
 
 
 def test_what_cannot_be_counted_from_a_config_is_counted_on_the_model():

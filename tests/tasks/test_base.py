@@ -13,7 +13,7 @@ from cream import results
 from cream.evaluation.runner import evaluate, share
 from cream.results import Rows
 from cream.tasks import longchat_lines, perplexity, prompts
-from cream.tasks.base import Example
+from cream.tasks.base import Example, check_lengths
 
 HEADER = {"model_hash": "0" * 16, "settings": {}, "run": "test"}
 IGNORED = ["date", "commit"]
@@ -69,6 +69,20 @@ def test_a_prompt_beyond_the_window_is_refused_unless_asked_for(
         assert len(rows.frame()) == 0
         frame = evaluate(tiny_model(128), examples=examples, rows=rows, allow_beyond=True, **run)
         assert len(frame) == 2
+
+
+def test_the_longest_of_many_is_named_wherever_it_is(tiny_tokenizer, monkeypatch):
+    """Prompts are tokenized some at a time, between examples that are tokens already."""
+    monkeypatch.setattr("cream.tasks.base._AT_ONCE", 3)
+    examples = [Example("mixed", n, "word " * (3 * n), "", 50, max_new_tokens=2, tokens=(5,) * 40
+                        if n % 3 == 1 else None) for n in range(8)]  # fmt: skip
+    sizes = {one.sample: len(tiny_tokenizer(one.prompt)["input_ids"]) + 2 for one in examples}
+    sizes |= dict.fromkeys((1, 4, 7), 40)
+    most = max(sizes, key=sizes.get)
+    check_lengths(examples, tiny_tokenizer, sizes[most])
+    said = f"1 of 8 samples exceed .* mixed sample {most} with {sizes[most]} tokens"
+    with pytest.raises(ValueError, match=said):
+        check_lengths(examples, tiny_tokenizer, sizes[most] - 1)
 
 
 KILLED = """
