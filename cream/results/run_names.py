@@ -4,7 +4,7 @@
     options_of("runs/x/cream-yarn-8-seed2-lora_rank-16")           {"lora_rank": "16"}
 
 Rows have no columns for these, and runs that differ in them are other methods. What belongs here:
-reading such names. `study.campaign.Job.name` writes them.
+reading such names. `study.campaign_models.Job.name` writes them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import PurePosixPath
 __all__ = ["campaign_model", "options_of"]
 
 _RUN = re.compile(r"(?:growing:)?[^+]*?((?:\+\w+)*)-\d+-seed\d+(?:-(.+))?")
-_FIELD = re.compile(r"([a-z]\w*)-(.*?)(?=-[a-z]\w*-|$)")
+_FIELD = re.compile(r"([a-z][\w.]*)-(.*?)(?=-[a-z][\w.]*-|$)")
 
 
 def options_of(run: str) -> dict[str, str]:

@@ -22,8 +22,8 @@ documents, RULER-6, LongChat lines. Answers are rows in OUT/rows/NAME.jsonl as t
 in OUT/NAME; the same command again computes what is missing. `--publish FILE` writes the rows of
 OUT as Parquet, and their training metrics beside it.
 
-What belongs here: which models, in which order, on which card; what they are asked
-is in `campaign_questions`.
+What belongs here: training and asking, in which order, on which card. Which models there are is in
+`campaign_models`, what they are asked in `campaign_questions`.
 """
 
 from __future__ import annotations
@@ -39,131 +39,27 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from filelock import FileLock, Timeout
 
 from cream import presets, results
 from cream.evaluation import models as evaluation_models
-from cream.evaluation.adapters import ADAPTER
 from cream.evaluation.model_spec import Loaded
 from cream.evaluation.runner import evaluate
 from cream.results import Rows
+from cream.study.campaign_models import Job, claimed, jobs
 from cream.study.campaign_questions import TASKS, USUAL, Questions
 from cream.study.scoring import sharpened
 from cream.tasks import needle
 from cream.tasks.base import Example
 from cream.training.run import train
 
-__all__ = ["Job", "claimed", "jobs", "main"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """One model of a campaign: the base as it is or scaled, an adapter, or a run to be trained."""
-
-    method: str
-    scaling: str | None = None
-    scale: int | None = None
-    seed: int | None = None
-    changes: tuple[tuple[str, object], ...] = ()  # fields of this run alone
-    folder: str | None = None  # of an adapter, below root
-
-    @property
-    def trained(self) -> bool:
-        """Whether the model is a run of ours."""
-        return self.seed is not None
-
-    @property
-    def name(self) -> str:
-        """A file name that no other job of a campaign has."""
-        if self.folder is not None:
-            folder = Path(self.folder)
-            return f"adapter-{folder.parent.name if folder.name == 'adapter' else folder.name}"
-        parts = [self.method, self.scaling, self.scale and str(self.scale)]
-        seed = [f"seed{self.seed}"] if self.trained else []
-        changed = [f"{field}-{value}" for field, value in self.changes]
-        return "-".join([part for part in parts if part] + seed + changed)
-
-    @property
-    def fields(self) -> dict[str, object]:
-        """The fields of the run: method, scaling, scale, seed, and what stands after a plus."""
-        scaling, *flags = (self.scaling or "").split("+")
-        about = {"method": self.method, "scaling": scaling, "scale": self.scale, "seed": self.seed}
-        return {**about, **({"scaling_options": dict.fromkeys(flags, True)} if flags else {})}
-
-    @property
-    def changed(self) -> dict[str, object]:
-        """The fields that are changed for this run alone; A.B is the option B of the field A."""
-        found: dict[str, object] = {}
-        for name, value in self.changes:
-            field, _, option = name.partition(".")
-            found[field] = {**found.get(field, {}), option: value} if option else value
-        return found
-
-    def evaluation_name(self, out: str) -> str:
-        """Name the model as evaluations name it."""
-        if self.trained:
-            return f"{out}/{self.name}"
-        if self.folder is not None:
-            return f"{ADAPTER}{self.folder}"
-        return ":".join(str(x) for x in (self.method, self.scaling, self.scale) if x is not None)
-
-
-def jobs(models: str) -> list[Job]:
-    """Read a list of models; ValueError says which is no model, or is there twice."""
-    found = [_job(each.strip()) for each in models.split(",") if each.strip()]
-    if not found:
-        raise ValueError("models names no model: use for example original,cream:yarn:8:0")
-    names = [each.name for each in found]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"models names {twice[0]} twice")
-    return found
-
-
-def _job(name: str) -> Job:
-    parts = name.split(":")
-    changed = [part for part in parts[4:] if part.partition("=")[2]]
-    parts = [part for part in parts if part not in changed]
-    if name == "original":
-        return Job(name)
-    if parts[0] == "adapter" and len(parts) == 2 and parts[1]:
-        return Job("adapter", folder=parts[1])
-    numbers = all(part.isdecimal() for part in parts[2:])
-    if parts[0] == "scaled" and len(parts) == 3 and numbers:
-        return Job("scaled", parts[1], int(parts[2]))
-    if parts[0] not in ("original", "scaled", "adapter") and len(parts) == 4 and numbers:
-        return Job(parts[0], parts[1], int(parts[2]), int(parts[3]), tuple(map(_change, changed)))
-    raise ValueError(
-        f"{name!r} is no model: write original, scaled:SCALING:SCALE, adapter:FOLDER or "
-        "METHOD:SCALING:SCALE:SEED, for example cream:yarn:8:0, and after it FIELD=VALUE for "
-        "fields of that run alone, for example cream:yarn:8:0:float8=tensorwise or "
-        "cream:yarn:8:0:sampler_options.middle=uniform"
-    )
-
-
-def _change(text: str) -> tuple[str, object]:
-    """Read FIELD=VALUE, a value as JSON or else as text."""
-    field, _, value = text.partition("=")
-    try:
-        return field, json.loads(value)
-    except json.JSONDecodeError:
-        return field, value
-
-
-def claimed(wanted: Sequence[Job], locks: Path) -> Iterator[Job]:
-    """Yield the jobs that no other process has or has finished, in their order, each held."""
-    locks.mkdir(parents=True, exist_ok=True)
-    for job in wanted:
-        done = locks / f"{job.name}.done"
-        with contextlib.suppress(Timeout), FileLock(locks / f"{job.name}.lock", timeout=0):
-            if not done.exists():
-                yield job
+__all__ = ["Campaign", "complete", "main", "publish"]
 
 
 # --------------------------------------------------------------------- one GPU's share

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cream.results.run_names import campaign_model, options_of
-from cream.study.campaign import jobs
+from cream.study.campaign_models import jobs
 
 MODELS = {
     "cream:yarn:8:2": {},
@@ -14,6 +14,9 @@ MODELS = {
     "clex:clex:8:2:clex_grad_norm=1.0": {"clex_grad_norm": "1.0"},
     "cream:yarn:8:2:lora_rank=16:learning_rate=1e-05": {
         "lora_rank": "16", "learning_rate": "1e-05"
+    },
+    "cream:yarn:8:7:sampler_options.middle=uniform:micro_batch=4": {
+        "sampler_options.middle": "uniform", "micro_batch": "4"
     },
     "pose-v1:yarn-original:8:12:float8=tensorwise": {"float8": "tensorwise"},
 }  # fmt: skip

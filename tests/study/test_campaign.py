@@ -1,4 +1,4 @@
-"""A campaign's plan: which models, who takes which, what is published."""
+"""A campaign: what is asked, what fails, what is published (models: test_campaign_models)."""
 
 from __future__ import annotations
 
@@ -8,81 +8,20 @@ import pandas as pd
 import pytest
 import torch
 import training_runs
-from filelock import FileLock
 
 from cream import models, presets, results
 from cream.study import campaign
-from cream.study.campaign import Job, claimed, complete, jobs
+from cream.study.campaign import complete
+from cream.study.campaign_models import jobs
 from cream.study.campaign_questions import KINDS, Questions
 from cream.study.scoring import sharpened
 from cream.tasks.base import Example
 from cream.training import lora
 
 
-def test_models_are_named_as_evaluations_name_them():
-    found = jobs("original, scaled:yarn:8,cream:yarn:8:1")
-    assert found == [Job("original"), Job("scaled", "yarn", 8), Job("cream", "yarn", 8, 1)]
-    subjects = [each.evaluation_name("runs/x") for each in found]
-    assert subjects == ["original", "scaled:yarn:8", "runs/x/cream-yarn-8-seed1"]
-    assert [each.trained for each in found] == [False, False, True]
-
-
-def test_fields_of_one_run_alone_stand_behind_it():
-    plain, eight = jobs("cream:yarn:8:1,cream:yarn:8:1:float8=tensorwise:micro_batch=4")
-    assert plain.changes == () and dict(eight.changes) == {"float8": "tensorwise", "micro_batch": 4}
-    assert eight.name == "cream-yarn-8-seed1-float8-tensorwise-micro_batch-4"
-    assert eight.evaluation_name("runs/x") == f"runs/x/{eight.name}"
-    (uniform,) = jobs("cream:yarn:8:1:sampler_options.middle=uniform:sampler_options.ends=8")
-    assert uniform.changed == {"sampler_options": {"middle": "uniform", "ends": 8}}
-    assert uniform.name.endswith("-sampler_options.middle-uniform-sampler_options.ends-8")
-    made = presets.get("miniature", **uniform.fields, **uniform.changed).train
-    assert made.sampler_options == uniform.changed["sampler_options"]
-    with pytest.raises(ValueError, match="a run has no float9 .did you mean float8"):
-        campaign.main(["x", "--models", "cream:yarn:8:1:float9=tensorwise"])
-
-
-def test_options_of_a_scaling_stand_after_a_plus():
-    """CLEX and its ablation are two models, trained as the presets have their other fields."""
-    whole, frozen = jobs("clex:clex:8:0,clex:clex+frozen:8:0")
-    assert whole.name != frozen.name
-    assert "scaling_options" not in whole.fields
-    made = [presets.get("miniature", **each.fields).train for each in (whole, frozen)]
-    assert [one.scaling for one in made] == ["clex", "clex"]
-    assert made[1].scaling_options == {"frozen": True}
-
-
 def test_an_unknown_option_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(ValueError, match="clex scaling has no option typo"):
         campaign.main([str(tmp_path), "--models", "clex:clex+typo:8:0", "--preset", "miniature"])
-
-
-def test_two_models_never_share_a_name():
-    listed = "original,scaled:yarn:8,scaled:ntk:8,pose:yarn:8:0,pose:yarn:8:1,pose:yarn:16:0"
-    names = [each.name for each in jobs(listed)]
-    assert len(set(names)) == len(names)
-
-
-@pytest.mark.parametrize(
-    "models, said",
-    [("", "no model"), ("cream:yarn:8", "cream:yarn:8"), ("scaled:yarn:x", "scaled:yarn:x"),
-     ("original:yarn:8:0", "original:yarn:8:0"), ("original,original", "twice"),
-     ("cream:yarn:8:0:float8", "float8 is no|float8' is no"),
-     ("scaled:yarn:8:float8=tensorwise", "is no model")],
-)  # fmt: skip
-def test_what_is_no_list_of_models_is_refused(models, said):
-    with pytest.raises(ValueError, match=said):
-        jobs(models)
-
-
-def test_nobody_takes_what_another_has_or_has_finished(tmp_path):
-    wanted = jobs("original,scaled:yarn:8,cream:yarn:8:0")
-    (tmp_path / f"{wanted[0].name}.done").touch()
-    with FileLock(tmp_path / f"{wanted[1].name}.lock"):
-        taken = claimed(wanted, tmp_path)
-        assert next(taken) == wanted[2]
-        assert list(claimed(wanted, tmp_path)) == []  # while the first holds the third
-        assert list(taken) == []
-    assert list(claimed(wanted, tmp_path)) == wanted[1:]
 
 
 def _rows(file, run, lengths):
