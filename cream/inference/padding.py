@@ -1,8 +1,8 @@
 """Whether a model reads a padded prompt as it reads the prompt alone.
 
-Some recurrent families take an attention mask and do not use it: padding is text to them. MPT takes
-distances from places, so that padding within a prompt moves what is before it. Found by trying,
-once a model: no family is named.
+Some recurrent families take an attention mask and do not use it: padding is text to them. Others
+take distances, or a window, from places in the cache, so that padding within a prompt moves what is
+before it. Found by trying, once a model: no family is named.
 """
 
 import weakref
@@ -22,7 +22,8 @@ def heeds_padding(model: PreTrainedModel, before: int = 0) -> bool:
     """
     tried = _TRIED.setdefault(model, {})
     if before not in tried:
-        alone, padded = _logits(model, 0, before), _logits(model, 3, before)
+        window = getattr(model.config, "window_size", None) or 0  # GPT-Neo's, of places
+        alone, padded = _logits(model, 0, before), _logits(model, 3 + window, before)
         near = 1e-3 if model.dtype == torch.float32 else 5e-2
         tried[before] = bool(torch.allclose(alone, padded, atol=near, rtol=near))
     return tried[before]

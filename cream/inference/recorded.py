@@ -237,7 +237,8 @@ def _compare(played: torch.Tensor, computed: torch.Tensor) -> None:
     """Raise `Apart` where logits (rows, 1, vocabulary) are apart by more than rounding.
 
     While a step is recorded libraries may choose other kernels: in bfloat16 one row was 0.031 apart
-    on an H200, relative to its norm. A step that does not see the token before it is further apart.
+    on an H200, relative to its norm. A step that does not see the token before it is further apart
+    (a test of the miniature).
     """
     limit = max(1e-3, 12 * torch.finfo(computed.dtype).eps)
     each = (played - computed).float().norm(dim=-1) / computed.float().norm(dim=-1)

@@ -39,7 +39,8 @@ def sharper(source: str | Path, target: str | Path, factor: float) -> Path:
     `source` is a folder with a checkpoint or a finished run, `target` a new folder. Weights are
     hard links to the source's where the disk has them, else copies. Written beside and renamed.
     FileNotFoundError for a source that is not there or not finished, FileExistsError for a target
-    that is there, OSError for a full disk, ValueError for an export and what `sharpen` refuses.
+    that is there, OSError for a full disk, ValueError for an export and what `sharpen` refuses,
+    RuntimeError for a config that does not read back as it was written.
     """
     place, target = _checkpoint(Path(source)), Path(target).resolve()
     if target.exists():
@@ -101,14 +102,27 @@ def _check_built(config: PreTrainedConfig) -> None:
 
 
 def _link_files(place: Path, part: Path) -> None:
-    """Put the files of a checkpoint into another folder but those that are written anew."""
+    """Put the files of a checkpoint into another folder but those that are written anew.
+
+    Weights alone are links: what is edited in a copy must not change its source.
+    """
+    weights = checkpoints.weight_files(place)
     for file in sorted(place.iterdir()):
-        if not file.is_file() or file.name.startswith(".") or file.name in _REWRITTEN:
+        if file.name.startswith(".") or file.name in _REWRITTEN:
             continue
-        try:
-            os.link(file.resolve(), part / file.name)
-        except OSError:  # another disk, or one without links
+        if file.is_dir():
+            shutil.copytree(file, part / file.name)
+        elif file.name in weights:
+            _link(file.resolve(), part / file.name)
+        else:
             shutil.copyfile(file, part / file.name)
+
+
+def _link(file: Path, target: Path) -> None:
+    try:
+        os.link(file, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(file, target)
 
 
 def _card(
@@ -146,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         print(sharper(given.source, given.target, given.factor))
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         parser.exit(1, f"{error}\n")
 
 

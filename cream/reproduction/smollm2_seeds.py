@@ -71,13 +71,19 @@ def values(rows: pd.DataFrame) -> pd.DataFrame:
     found = pd.concat(whole, ignore_index=True)
     check_tokens(found)
     check_questions(found)
+    _check_models(found)
     lines = []
     for key, part in found.groupby(KEYS):
-        if part["model_hash"].nunique() > 1:
-            raise ValueError(f"two models of {NAMES[key[0]]}, seed {key[2]}, answered all lengths; "
-                             "keep the rows of one")  # fmt: skip
         lines.append({**dict(zip(KEYS, key, strict=True)), **_found(part)})
     return pd.DataFrame(lines, columns=columns)
+
+
+def _check_models(found: pd.DataFrame) -> None:
+    """Refuse two models of a variant and seed, also one asked as it is and one sharper."""
+    for (variant, seed), part in found.groupby(["variant", "seed"]):
+        if part["model_hash"].nunique() > 1:
+            raise ValueError(f"two models of {NAMES[variant]}, seed {seed}, answered all lengths; "
+                             "keep the rows of one")  # fmt: skip
 
 
 def _asked(rows: pd.DataFrame) -> pd.DataFrame:
@@ -146,8 +152,10 @@ def _explained(about: dict[str, object]) -> str:
         return NOT_DECIDED
     if about["leads"] < len(SEEDS):
         return "the distances are not why"
-    closes = not math.isnan(about["share"]) and about["share"] >= 0.5
-    return "as predicted" if closes else "leads, and closes less than half of the gap"
+    if math.isnan(about["share"]):
+        return "leads, and there is no gap to PoSE"
+    half = about["share"] >= 0.5
+    return "as predicted" if half else "leads, and closes less than half of the gap"
 
 
 def sharper_claims(found: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +172,8 @@ def sharper_claims(found: pd.DataFrame) -> pd.DataFrame:
             ).dropna()
             value, low, high = over(pairs[FACTOR] - pairs[1])
             kind = CLAIMS.get(end)
-            said = NOT_DECIDED if math.isnan(low) else verdict(kind, low, high) if kind else ""
+            all_there = len(pairs) == len(SEEDS)
+            said = "" if not kind else verdict(kind, low, high) if all_there else NOT_DECIDED
             table.append({"variant": variant, "end": end, "seeds": tuple(pairs.index),
                           "level": pairs[1].mean(), "sharper_level": pairs[FACTOR].mean(),
                           "value": value, "low": low, "high": high, "verdict": said})  # fmt: skip
@@ -202,7 +211,17 @@ def _sharper_part(found: pd.DataFrame) -> str:
     head = ["run", "what", "as it is", f"attention x{FACTOR:g}", "difference (points, 95 %)",
             "seeds", "verdict"]  # fmt: skip
     lines = [_sharper_line(one) for one in sharper_claims(found).itertuples()]
-    return f"{said}\n\n{lines_of(head, lines)}\n"
+    return f"{said}\n\n{lines_of(head, lines)}\n\n{_recommended(found)}\n"
+
+
+def _recommended(found: pd.DataFrame) -> str:
+    """For which runs sharper attention is recommended, by the rule."""
+    said = sharper_claims(found).pivot(index="variant", columns="end", values="verdict")
+    gains, costs = said["at 64K"] == "holds", said["within N"] != "does not hold"
+    named = [NAMES[each] for each in NAMES if (gains & costs)[each]]
+    if (said["at 64K"] == NOT_DECIDED).all():
+        return "Recommended for this base: not decided."
+    return f"Recommended for this base (a gain that holds, no cost): {', '.join(named) or 'none'}."
 
 
 def _sharper_line(one: tuple) -> list[str]:

@@ -15,7 +15,8 @@ from pathlib import PurePosixPath
 __all__ = ["campaign_model", "options_of"]
 
 _RUN = re.compile(r"(?:growing:)?[^+]*?((?:\+\w+)*)-\d+-seed\d+(?:-(.+))?")
-_FIELD = re.compile(r"([a-z][\w.]*)-(.*?)(?=-[a-z][\w.]*-|$)")
+_NAME = r"[a-z]\w*(?:\.[a-z]\w*)?"
+_FIELD = re.compile(rf"({_NAME})-(.*?)(?=-{_NAME}-|$)")
 
 
 def options_of(run: str) -> dict[str, str]:

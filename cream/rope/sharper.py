@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig
 from cream.rope import base as rope_base
 from cream.utils.options import check_number
 
-__all__ = ["CARRIERS", "factor_on_cos", "sharpen"]
+__all__ = ["CARRIERS", "check_whole_head", "factor_on_cos", "sharpen"]
 
 CARRIERS = ("longrope", "yarn")  # whose attention_factor stock transformers reads
 _REPEATED = ("short_mscale", "long_mscale")  # longrope's, as vLLM and SGLang spell it
@@ -41,7 +41,7 @@ def sharpen(config: PreTrainedConfig, factor: float) -> PreTrainedConfig:
     """
     check_number("factor", factor, 0, above=True, note="1.2 was chosen on the miniature")
     _check_carrier(config)
-    _check_whole_head(config)
+    check_whole_head(config)
     config, now = copy.deepcopy(config), factor_on_cos(config)
     parameters = rope_base.parameters_of(config)
     scaled = {**parameters, "attention_factor": now * math.sqrt(factor)}
@@ -78,14 +78,15 @@ def _check_carrier(config: PreTrainedConfig) -> None:
     )
 
 
-def _check_whole_head(config: PreTrainedConfig) -> None:
-    """Refuse heads of which a part is not turned: that part of a logit would not grow."""
+def check_whole_head(config: PreTrainedConfig) -> None:
+    """Refuse (ValueError) heads of which a part is not turned: its share of a logit stays."""
     share = rope_base.parameters_of(config).get("partial_rotary_factor") or 1.0
     still = getattr(config, "qk_nope_head_dim", None) or 0
     if share == 1 and not still:
         return
-    part = f"{still} dimensions of a head are not turned" if still else f"{share:g} of a head is"
+    part = f"{still} dimensions of a head are not" if still else f"{share:g} of a head is"
     raise ValueError(
-        f"RoPE turns a part of each head of this {config.model_type} model ({part}): an attention "
-        "factor would multiply that part of the logits alone; choose a model that turns whole heads"
+        f"RoPE turns a part of each head of this {config.model_type} model ({part} turned): an "
+        "attention factor would multiply that part of the logits alone; choose a model that turns "
+        "whole heads"
     )

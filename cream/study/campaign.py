@@ -52,9 +52,9 @@ from cream.evaluation import models as evaluation_models
 from cream.evaluation.model_spec import Loaded
 from cream.evaluation.runner import evaluate
 from cream.results import Rows
-from cream.study.campaign_models import Job, claimed, jobs
+from cream.study.campaign_models import Job, claimed, finish, jobs
 from cream.study.campaign_questions import TASKS, USUAL, Questions
-from cream.study.scoring import sharpened
+from cream.study.scoring import check_sharpened, sharpened
 from cream.tasks import needle
 from cream.tasks.base import Example
 from cream.training.run import train
@@ -80,6 +80,12 @@ class Campaign:
     dtype: str = "bfloat16"
     sharper: tuple[float, ...] = ()  # factors on the logits of attention that models are asked by
 
+    @property
+    def asked(self) -> list[str]:
+        """A name of each task and factor that every model is asked."""
+        again = [f"{task}:x{factor:g}" for factor in self.sharper for task in self.tasks]
+        return [*self.tasks, *again]
+
     def examples(self, task: str) -> list[Example]:
         """The questions of one task, built once for all models."""
         return self.questions.examples(task, self.root, self.root / self.out / "questions")
@@ -90,13 +96,13 @@ class Campaign:
         A model that fails is said and left to the next call; the others go on. True if none failed.
         """
         locks, failed = self.root / self.out / "locks", []
-        for job in claimed(self.jobs, locks):
+        for job in claimed(self.jobs, locks, self.asked):
             if time.time() > self.until:
                 break
             try:
                 self._train(job)
                 if self._evaluate_job(job):
-                    (locks / f"{job.name}.done").touch()
+                    finish(job, locks, self.asked)
             except Exception:
                 failed.append(job.name)
                 _say(f"{job.name} FAILED\n{traceback.format_exc()}")
@@ -106,8 +112,8 @@ class Campaign:
     def _train(self, job: Job) -> None:
         if not job.trained:
             return
-        changed = {**job.fields, **self.changes, **job.changed}
-        config = presets.get(self.questions.preset, **changed).train
+        fields = job.run_fields(self.changes)
+        config = presets.get(self.questions.preset, **fields).train
         began = time.time()
         train(config, self.root / self.out / job.name, root=self.root, progress=False)
         _say(f"{job.name}: trained in {time.time() - began:.0f} s")
@@ -125,6 +131,8 @@ class Campaign:
             job.evaluation_name(self.out), preset.train.base, self.root, preset.name
         )
         loaded = found[0].load(getattr(torch, self.dtype))
+        if self.sharper:
+            check_sharpened(loaded.model)
         path = self.root / self.out / "rows" / f"{job.name}.jsonl"
         with contextlib.closing(Rows(path, loaded.header)) as rows:
             for factor, task in itertools.product((1.0, *self.sharper), self.tasks):
@@ -265,7 +273,10 @@ def _campaign(given: argparse.Namespace) -> Campaign:
     listed = tuple(jobs(given.models))
     for job in listed:  # an unknown method or option ends it here, not after the first runs
         fields = job.fields if job.trained else {}
-        presets.get(given.preset, **{**fields, **changes, **job.changed})
+        presets.get(given.preset, **(job.run_fields(changes) if job.trained else changes))
+        if given.sharper and fields.get("scaling") == "clex":
+            raise SystemExit(f"CLEX has no factor that makes attention sharper: ask {job.name} "
+                             "without --sharper")  # fmt: skip
         if job.folder and not (given.root / job.folder / "adapter_config.json").is_file():
             raise SystemExit(f"{given.root / job.folder} holds no adapter_config.json: it is no "
                              "LoRA adapter")  # fmt: skip

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from cream.evaluation.adapters import ADAPTER
+from cream.utils.files import atomic_write
 
-__all__ = ["Job", "claimed", "jobs"]
+__all__ = ["Job", "claimed", "finish", "jobs"]
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,18 @@ class Job:
         about = {"method": self.method, "scaling": scaling, "scale": self.scale, "seed": self.seed}
         return {**about, **({"scaling_options": dict.fromkeys(flags, True)} if flags else {})}
 
-    @property
-    def changed(self) -> dict[str, object]:
-        """The fields that are changed for this run alone; A.B is the option B of the field A."""
-        found: dict[str, object] = {}
-        for name, value in self.changes:
+    def run_fields(self, changes: Mapping[str, object]) -> dict[str, object]:
+        """Return all fields of the run: its own, `changes` of every run, and those of it alone.
+
+        A.B is the option B of the field A, beside what else is changed of that field. The preset's
+        own options of a field that is changed do not apply.
+        """
+        found = dict(self.fields)
+        for name, value in [*changes.items(), *self.changes]:
             field, _, option = name.partition(".")
-            found[field] = {**found.get(field, {}), option: value} if option else value
+            value, before = {option: value} if option else value, found.get(field)
+            both = isinstance(value, dict) and isinstance(before, dict)
+            found[field] = {**before, **value} if both else value
         return found
 
     def evaluation_name(self, out: str) -> str:
@@ -113,11 +119,21 @@ def _change(text: str) -> tuple[str, object]:
         return field, value
 
 
-def claimed(wanted: Sequence[Job], locks: Path) -> Iterator[Job]:
-    """Yield the jobs that no other process has or has finished, in their order, each held."""
+def claimed(wanted: Sequence[Job], locks: Path, asked: Collection[str] = ()) -> Iterator[Job]:
+    """Yield the jobs that no other process has, or has asked all of `asked`, in order, each held.
+
+    Who gets one says in `finish` that it was asked these.
+    """
     locks.mkdir(parents=True, exist_ok=True)
     for job in wanted:
         done = locks / f"{job.name}.done"
         with contextlib.suppress(Timeout), FileLock(locks / f"{job.name}.lock", timeout=0):
-            if not done.exists():
+            if not done.exists() or set(asked) - set(done.read_text().split()):
                 yield job
+
+
+def finish(job: Job, locks: Path, asked: Collection[str]) -> None:
+    """Write down that a job was asked all of `asked`, names without spaces."""
+    done = locks / f"{job.name}.done"
+    before = done.read_text().split() if done.exists() else []
+    atomic_write(done, "\n".join(dict.fromkeys([*before, *asked])) + "\n")

@@ -26,6 +26,8 @@ from cream.data.corpus import open_corpus
 from cream.inference.generation import tokenize
 from cream.inference.kv_cache import read_heads
 from cream.inference.prompt_tokens import appended
+from cream.rope.clex import is_clex
+from cream.rope.sharper import check_whole_head
 from cream.tasks import haystack, kv_retrieval, longchat_lines, needle, perplexity
 from cream.tasks.base import Example
 from cream.tasks.perplexity_texts import from_corpus
@@ -257,10 +259,9 @@ def sharpened(model: PreTrainedModel, factor: float) -> Iterator[None]:
     its square. A softmax over s times as many keys is flatter; a window of N never shows that.
     `models.sharper` writes a checkpoint that answers so by itself.
     """
+    if factor != 1:
+        check_sharpened(model)
     found = [one for one in model.modules() if hasattr(one, "attention_scaling")]
-    if factor != 1 and not found:
-        raise ValueError(f"the rotation of {type(model).__name__} has no factor: its attention "
-                         "cannot be made sharper")  # fmt: skip
     before = [one.attention_scaling for one in found]
     try:
         for one, scaling in zip(found, before, strict=True):
@@ -269,6 +270,15 @@ def sharpened(model: PreTrainedModel, factor: float) -> Iterator[None]:
     finally:
         for one, scaling in zip(found, before, strict=True):
             one.attention_scaling = scaling
+
+
+def check_sharpened(model: PreTrainedModel) -> None:
+    """Refuse (ValueError) a model whose logits `sharpened` would leave, or multiply in part."""
+    found = any(hasattr(one, "attention_scaling") for one in model.modules())
+    if not found or is_clex(model.config):  # CLEX has a factor of its own
+        raise ValueError(f"the rotation of {type(model).__name__} has no factor: its attention "
+                         "cannot be made sharper; ask it as it is")  # fmt: skip
+    check_whole_head(model.config)
 
 
 @torch.inference_mode()

@@ -44,6 +44,10 @@ SHAPES = {
     "FalconH1Config": {"num_key_value_heads": 1, "head_dim": 24, **MAMBA},
     "RwkvConfig": {},
     "MptConfig": {"d_model": 48, "n_heads": 2, "n_layers": 2, "max_seq_len": 128},
+    "GPTNeoConfig": {
+        "num_layers": 2, "num_heads": 2, "window_size": 16, "max_position_embeddings": 512,
+        "attention_types": [[["global", "local"], 1]],
+    },
     "BloomConfig": {"n_head": 2, "n_layer": 2},
     "CohereConfig": {"num_key_value_heads": 1, "logit_scale": 0.25},
     "GraniteConfig": {"num_key_value_heads": 1, "logits_scaling": 8.0},

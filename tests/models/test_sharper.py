@@ -117,6 +117,8 @@ def test_weights_are_linked_and_the_rest_is_there(plain, tmp_path, monkeypatch):
     linked = sharper(plain, tmp_path / "linked", 1.2)
     weights = "model.safetensors"
     assert os.path.samefile(plain / weights, linked / weights)
+    for file in plain.iterdir():  # what is edited in the copy leaves the source
+        assert file.name == weights or not os.path.samefile(file, linked / file.name)
 
     def none(*_: object) -> None:
         raise OSError(errno.EXDEV, "Invalid cross-device link")

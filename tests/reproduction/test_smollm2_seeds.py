@@ -65,7 +65,7 @@ def test_without_a_gap_there_is_no_share():
     rows = three(GAINS)
     rows.loc[rows["method"] == "pose", "score"] = 0.2
     found = claim(rows)
-    assert math.isnan(found["share"]) and found["verdict"].startswith("leads, and closes less")
+    assert math.isnan(found["share"]) and found["verdict"] == "leads, and there is no gap to PoSE"
 
 
 def test_sharper_attention_is_compared_with_the_same_model():
@@ -78,6 +78,8 @@ def test_sharper_attention_is_compared_with_the_same_model():
     assert gain["verdict"] == "holds" and found.loc["cream", "within N"]["verdict"] == "holds"
     assert found.loc["cream", "beyond N"]["verdict"] == ""
     assert found.loc["pose", "at 64K"]["verdict"] == "not decided"
+    said = smollm2_seeds.markdown(smollm2_seeds.values(three(GAINS, sharper=0.5)))
+    assert "Recommended for this base (a gain that holds, no cost): CREAM." in said
 
 
 def test_other_runs_factors_and_lengths_half_asked_do_not_count():
@@ -93,8 +95,17 @@ def test_other_runs_factors_and_lengths_half_asked_do_not_count():
 
 def test_two_models_of_a_seed_are_refused():
     again = asked("pose", 7, 0.4).assign(model_hash="again")
-    with pytest.raises(ValueError, match="two models of PoSE, seed 7"):
-        smollm2_seeds.values(runs(three(GAINS), again))
+    sharper = run("pose", 7, 0.6, how={"sharper": 1.2}, run="x/pose-yarn-8-seed7",
+                  model_hash="again", lengths=tuple(LENGTHS))  # fmt: skip
+    for other in (again, sharper):
+        with pytest.raises(ValueError, match="two models of PoSE, seed 7"):
+            smollm2_seeds.values(runs(three(GAINS), other))
+
+
+def test_two_seeds_of_three_decide_nothing():
+    found = smollm2_seeds.values(three({7: 0.1, 8: 0.12}, sharper=0.5))
+    claims = smollm2_seeds.sharper_claims(found)
+    assert set(claims["verdict"]) == {"not decided", ""} and not claims["low"].isna().all()
 
 
 def test_the_page_says_what_was_not_run(tmp_path, capsys):
@@ -104,6 +115,7 @@ def test_the_page_says_what_was_not_run(tmp_path, capsys):
     assert "| 30.0 | 40.0 | 50.0 | +10.0 | 50 % | 1 of 1 | **not decided** |" in said
     assert "| CREAM | found at 64K | 30.0 | 40.0 | +10.0 | 7 | **not decided** |" in said
     assert "| PoSE | within N | not run | not run | not run | none | **not decided** |" in said
+    assert "Recommended for this base: not decided." in said
     assert "| CREAM | x1.2 | 7 | 60 | 40 | 40 | 40 | 40 | 40 | 40 |" in said
     results.to_parquet(three({7: 0.1}).iloc[:0], tmp_path / "seeds.parquet")
     with pytest.raises(SystemExit):

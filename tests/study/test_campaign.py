@@ -164,6 +164,13 @@ def test_a_model_is_asked_again_with_sharper_attention(training_place, tmp_path,
         assert nll == pytest.approx(wanted, rel=1e-4)
 
 
+def test_clex_is_not_asked_with_sharper_attention(tmp_path):
+    """Its rotation has no factor: the answers would be those of before under another name."""
+    given = ["out", "--root", str(tmp_path), "--preset", "tiny", "--sharper", "1.2", "--models"]
+    with pytest.raises(SystemExit, match="CLEX has no factor that makes attention sharper"):
+        campaign.main([*given, "clex:clex:8:0"])
+
+
 @pytest.mark.parametrize("given", ["1", "0", "-1", "inf", "1.2,nan"])
 def test_what_is_no_factor_is_refused(given, capsys):
     with pytest.raises(SystemExit):

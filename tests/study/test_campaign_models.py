@@ -7,7 +7,7 @@ from filelock import FileLock
 
 from cream import presets
 from cream.study import campaign
-from cream.study.campaign_models import Job, claimed, jobs
+from cream.study.campaign_models import Job, claimed, finish, jobs
 
 
 def test_models_are_named_as_evaluations_name_them():
@@ -24,10 +24,12 @@ def test_fields_of_one_run_alone_stand_behind_it():
     assert eight.name == "cream-yarn-8-seed1-float8-tensorwise-micro_batch-4"
     assert eight.evaluation_name("runs/x") == f"runs/x/{eight.name}"
     (uniform,) = jobs("cream:yarn:8:1:sampler_options.middle=uniform:sampler_options.ends=8")
-    assert uniform.changed == {"sampler_options": {"middle": "uniform", "ends": 8}}
+    fields = uniform.run_fields({"micro_batch": 4, "sampler_options": {"sigma": 2.0}})
+    assert fields["sampler_options"] == {"sigma": 2.0, "middle": "uniform", "ends": 8}
+    assert fields["micro_batch"] == 4 and fields["seed"] == 1
     assert uniform.name.endswith("-sampler_options.middle-uniform-sampler_options.ends-8")
-    made = presets.get("miniature", **uniform.fields, **uniform.changed).train
-    assert made.sampler_options == uniform.changed["sampler_options"]
+    made = presets.get("miniature", **fields).train
+    assert made.sampler_options == fields["sampler_options"]
     with pytest.raises(ValueError, match="a run has no float9 .did you mean float8"):
         campaign.main(["x", "--models", "cream:yarn:8:1:float9=tensorwise"])
 
@@ -40,6 +42,8 @@ def test_options_of_a_scaling_stand_after_a_plus():
     made = [presets.get("miniature", **each.fields).train for each in (whole, frozen)]
     assert [one.scaling for one in made] == ["clex", "clex"]
     assert made[1].scaling_options == {"frozen": True}
+    (both,) = jobs("clex:clex+frozen:8:0:scaling_options.log_scale=true")
+    assert both.run_fields({})["scaling_options"] == {"frozen": True, "log_scale": True}
 
 
 def test_two_models_never_share_a_name():
@@ -69,3 +73,13 @@ def test_nobody_takes_what_another_has_or_has_finished(tmp_path):
         assert list(claimed(wanted, tmp_path)) == []  # while the first holds the third
         assert list(taken) == []
     assert list(claimed(wanted, tmp_path)) == wanted[1:]
+
+
+def test_who_was_asked_less_is_taken_again(tmp_path):
+    """A campaign that is started again with one more task, or one more factor."""
+    (job,) = jobs("original")
+    finish(job, tmp_path, ["needle", "perplexity"])
+    assert list(claimed([job], tmp_path, ["needle"])) == []
+    assert list(claimed([job], tmp_path, ["needle", "needle:x1.2"])) == [job]
+    finish(job, tmp_path, ["needle:x1.2"])
+    assert list(claimed([job], tmp_path, ["needle", "needle:x1.2", "perplexity"])) == []

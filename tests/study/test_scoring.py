@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_models
 import torch
 
 from cream import models
@@ -124,6 +125,17 @@ def test_attention_is_as_it_was_after_an_error(model, asked):
     with (pytest.raises(ValueError, match="Linear has no factor: its attention cannot"),
           scoring.sharpened(torch.nn.Linear(1, 1), 2.0)):  # fmt: skip
         pass
+
+
+def test_what_the_factor_would_not_reach_is_refused():
+    """CLEX, whose rotation does not read it, and heads that are turned in part."""
+    clex = models.load(BASE, "clex", 8, dtype=torch.float32)
+    part = models.create(tiny_models.config("gpt_neox"), 0)
+    for model, said in ((clex, "has no factor"), (part, "turns a part of each head")):
+        with pytest.raises(ValueError, match=said), scoring.sharpened(model, 1.2):
+            pass
+        with scoring.sharpened(model, 1.0):
+            pass
 
 
 def test_a_table_has_a_row_a_question(asked):
