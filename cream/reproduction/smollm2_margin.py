@@ -36,7 +36,17 @@ from cream.study.analysis.contrasts import MARGIN, verdict
 from cream.study.conditions import WIDER
 from cream.utils.files import atomic_write
 
-__all__ = ["by_length", "claims", "counted", "each_seed", "leads", "main", "markdown", "values"]
+__all__ = [
+    "by_length",
+    "claims",
+    "counted",
+    "each_seed",
+    "found_by_length",
+    "leads",
+    "main",
+    "markdown",
+    "values",
+]
 
 SCALE, METHODS, SEEDS = 8, ("cream", "pose"), (1, 2, 3)
 LENGTHS = {2048: "2K", 4096: "4K", 8192: "8K", 16384: "16K", 32768: "32K", 65436: "64K"}
@@ -102,18 +112,23 @@ def values(rows: pd.DataFrame) -> pd.DataFrame:
     Columns of per cent: every length by its name, and the means of `ENDS`.
     """
     keys = ["method", "wider", "seed"]
-    found = [_value(dict(zip(keys, key, strict=True)), part)
-             for key, part in counted(rows).groupby(keys)]  # fmt: skip
+    found = [
+        {**dict(zip(keys, key, strict=True)), "run": part["run"].iloc[0], **found_by_length(part)}
+        for key, part in counted(rows).groupby(keys)
+    ]
     columns = [*keys, "run", "n", *LENGTHS.values(), *ENDS]
     return pd.DataFrame(found, columns=columns)
 
 
-def _value(about: dict[str, object], answers: pd.DataFrame) -> dict[str, object]:
+def found_by_length(answers: pd.DataFrame) -> dict[str, object]:
+    """Return what one run found: n (answers a length), per cent at every length and of `ENDS`.
+
+    Depths and kinds of text weigh alike.
+    """
     cells = answers.groupby(["token_length", "depth_percent", "kind"])["score"].mean()
     found = (100 * cells.groupby(level=0).mean()).rename(LENGTHS)
     means = {end: found[list(names)].mean() for end, names in ENDS.items()}
-    sizes = answers.groupby("token_length").size()
-    return {**about, "run": answers["run"].iloc[0], "n": int(sizes.min()), **found, **means}
+    return {"n": int(answers.groupby("token_length").size().min()), **found, **means}
 
 
 def claims(found: pd.DataFrame) -> pd.DataFrame:

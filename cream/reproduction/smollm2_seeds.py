@@ -21,7 +21,7 @@ import pandas as pd
 from cream import results
 from cream.reproduction.method_cells import lines_of, page
 from cream.reproduction.paired import level, over, points
-from cream.reproduction.smollm2_margin import CLAIMS, ENDS, LENGTHS, WITHIN
+from cream.reproduction.smollm2_margin import CLAIMS, ENDS, LENGTHS, WITHIN, found_by_length
 from cream.reproduction.smollm2_primary import (
     BASE,
     NOT_DECIDED,
@@ -74,7 +74,7 @@ def values(rows: pd.DataFrame) -> pd.DataFrame:
     _check_models(found)
     lines = []
     for key, part in found.groupby(KEYS):
-        lines.append({**dict(zip(KEYS, key, strict=True)), **_found(part)})
+        lines.append({**dict(zip(KEYS, key, strict=True)), **found_by_length(part)})
     return pd.DataFrame(lines, columns=columns)
 
 
@@ -114,13 +114,6 @@ def _variant(run: str, seed: int) -> str:
     each = {f"{'pose' if variant == 'pose' else 'cream'}-yarn-{SCALE}-seed{seed}{last}": variant
             for variant, last in RUNS.items()}  # fmt: skip
     return each.get(name, "")
-
-
-def _found(answers: pd.DataFrame) -> dict[str, object]:
-    cells = answers.groupby(["token_length", "depth_percent", "kind"])["score"].mean()
-    found = (100 * cells.groupby(level=0).mean()).rename(LENGTHS)
-    means = {end: found[list(names)].mean() for end, names in ENDS.items()}
-    return {"n": int(answers.groupby("token_length").size().min()), **found, **means}
 
 
 def _by_seed(found: pd.DataFrame, variant: str, end: str, factor: float = 1.0) -> pd.Series:
