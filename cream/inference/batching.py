@@ -15,6 +15,9 @@ import numpy as np
 __all__ = ["Batch", "plan", "shared_prefixes"]
 
 _LEAST_SHARED = 32  # tokens; below this a beginning read once saves nothing
+# What is read behind a beginning is read for all rows at once and under a mask, which takes a card
+# more than twice as long and holds a number for every token and key.
+_SHORT_TAIL = 256  # tokens
 
 
 class Batch(NamedTuple):
@@ -79,14 +82,15 @@ def plan(
     waste: float = 0.25,
     most_tokens: int | None = None,
 ) -> list[Batch]:
-    """Group prompts, longest first, so that what does not fit fails at once.
+    """Group prompts, longest first, and last those of which much is read for all rows at once.
 
     `limit` says how many rows of so many tokens a batch may have, the last so many of which (its
     second argument) are read for all rows at once. With `share`, prompts that are nearly the same
     to their end read their common beginning once, and others all but their last token before, so
     that little is read for all rows at once; without, prompts are padded on the left. Prompts are
     joined as long as a batch reads and holds at most `waste` more tokens than its parts would
-    alone, and reads not more than `most_tokens`.
+    alone, and reads not more than `most_tokens`; not where one of them would be read for all rows
+    at once from 256 tokens earlier on.
     """
     rows = [np.asarray(row, dtype=np.int64) for row in ids]
     drafts: list[_Draft] = []
@@ -94,7 +98,8 @@ def plan(
         if drafts:
             joined = drafts[-1].joined(part)
             few = joined.tokens <= (most_tokens or math.inf) and not joined.wastes(1 + waste)
-            if few and len(joined.indices) <= limit(joined.longest, joined.tail):
+            alike = not share or abs(drafts[-1].tail - part.tail) <= _SHORT_TAIL
+            if few and alike and len(joined.indices) <= limit(joined.longest, joined.tail):
                 drafts[-1] = joined
                 continue
         drafts.append(part)
@@ -113,7 +118,8 @@ def _parts(rows: Sequence[np.ndarray], limit: Callable[..., int], share: bool) -
             drafts.append(_draft(rows, indices[start : start + most], shared))
     for index in set(range(len(rows))) - grouped:
         drafts.append(_draft(rows, [index], len(rows[index]) - 1 if share else 0))
-    return sorted(drafts, key=lambda one: (-one.longest, one.tail, one.indices))
+    late = _SHORT_TAIL if share else math.inf  # those that join no others do not stand between them
+    return sorted(drafts, key=lambda one: (one.tail > late, -one.longest, one.tail, one.indices))
 
 
 def _draft(rows: Sequence[np.ndarray], indices: list[int], shared: int) -> _Draft:
@@ -123,9 +129,11 @@ def _draft(rows: Sequence[np.ndarray], indices: list[int], shared: int) -> _Draf
 
 
 def shared_prefixes(ids: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]:
-    """Find groups of two or more prompts that share three quarters of their tokens from the start.
+    """Find groups of two or more prompts that share nearly all of their tokens from the start.
 
-    A group is its prompts and how many tokens they share, which leaves each at least its last.
+    That is all but a sixteenth of the longest, or all but a quarter where that is 256 tokens or
+    less. A group is its prompts and how many tokens they share, which leaves each at least its
+    last.
     """
     rows = [np.asarray(row, dtype=np.int64) for row in ids]
     order = sorted(range(len(rows)), key=lambda i: rows[i].astype(">u8").tobytes())
@@ -136,7 +144,8 @@ def shared_prefixes(ids: Sequence[Sequence[int]]) -> list[tuple[list[int], int]]
         if groups:
             indices, shared = groups[-1]
             common = min(shared, _common(rows[indices[0]], row), len(row) - 1)
-            if common >= max(_LEAST_SHARED, 0.75 * max(longest, len(row))):
+            most = max(longest, len(row))
+            if common >= max(_LEAST_SHARED, most - max(most / 16, min(most / 4, _SHORT_TAIL))):
                 groups[-1] = [*indices, index], common
                 longest = max(longest, len(row))
                 continue

@@ -55,6 +55,29 @@ def test_common_beginnings_are_found():
     assert groups == {(0, 2): 100, (1, 3): 100}
 
 
+@pytest.mark.parametrize(("length", "apart", "shared"), [
+    (400, 100, True), (400, 101, False), (2000, 256, True), (2000, 257, False),
+    (16_000, 1000, True), (16_000, 1001, False),
+])  # fmt: skip
+def test_a_beginning_is_shared_where_little_is_read_behind_it(length, apart, shared):
+    """Texts that part at a needle late in them: what is read behind it is read under a mask."""
+    first = list(range(length))
+    second = [*first[: length - apart], *(-1 - k for k in range(apart))]
+    assert shared_prefixes([first, second]) == ([([0, 1], length - apart)] if shared else [])
+
+
+def test_a_long_text_behind_a_beginning_does_not_make_other_prompts_be_read_under_a_mask():
+    rng = np.random.default_rng(0)
+    texts = rng.integers(0, 50, (3, 9000)).tolist()
+    texts[1] = texts[1][:8990]
+    asked = [*texts, [*texts[0][:8500], *rng.integers(50, 90, 500).tolist()]]
+    batches = plan(asked, at_most(9), waste=ANY)
+    assert indices(batches) == [[2, 1], [0, 3]]
+    assert [batch.shared for batch in batches] == [[8999, 8989], [8500, 8500]]
+    short = [*texts, [*texts[0][:8900], *rng.integers(50, 90, 100).tolist()]]
+    assert len(plan(short, at_most(9), waste=ANY)) == 1
+
+
 def test_records_of_like_length_share_a_batch_and_each_is_read_to_its_own_end():
     rng = np.random.default_rng(0)
     records = [rng.integers(0, 50, length).tolist() for length in (203, 200, 206, 40)]
