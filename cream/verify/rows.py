@@ -28,12 +28,14 @@ from cream.models import bases
 from cream.tasks.base import Example
 from cream.tasks.registry import find
 from cream.verify.examples import BUILDERS, Texts, identity, identity_of, rebuild
+from cream.verify.near_ties import ROUNDINGS, roundings
 
 __all__ = ["CORPUS", "Checked", "Unchecked", "compare", "pick", "table", "verify"]
 
 CORPUS = "runs/reproduce/corpus"  # where `make reproduce` puts it
 EXACT = ("key", "prompt_hash", "model_hash", "target", "prediction", "score", "contained")
 CLOSE = {"nll": 1e-4, "rouge_l": 1e-6}  # relative; other processors add in another order
+ANSWERED = {"prediction", "score", "contained", "rouge_l"}  # what another word changes
 
 
 class Unchecked(NamedTuple):
@@ -69,7 +71,8 @@ def verify(
 ) -> Checked:
     """Compute a random sample of `frame` again, spread over its models and tasks, and compare it.
 
-    Folders are looked for under `root`. `seed` decides the sample alone.
+    Folders are looked for under `root`. `seed` decides the sample alone. An answer in less than
+    float32 that parts from the committed one by at most `ROUNDINGS` is left out and counted.
     """
     root = Path(root)
     if rows < 1:
@@ -79,12 +82,17 @@ def verify(
     unchecked += [one for _, missing in usable for one in missing]
     parts = [part for part, _ in usable]
     wanted = pick(pd.concat(parts, ignore_index=True), rows, seed) if parts else frame.iloc[:0]
-    differing = [pd.DataFrame(columns=["row", "value", "committed", "computed"])]
+    differing, ties = [table([])], []
     for model in found:
         mine = wanted[wanted["model_hash"] == model.rows["model_hash"].iloc[0]]
         if len(mine):
-            differing.append(_again(model, mine, root / corpus, progress))
-    return Checked(wanted, pd.concat(differing, ignore_index=True), unchecked)
+            wrong, near = _again(model, mine, root / corpus, progress)
+            differing.append(wrong)
+            ties += near
+    if ties:
+        why = f"they part at two tokens within {ROUNDINGS:g} roundings of the row's precision"
+        unchecked.append(Unchecked("answers that differ by a near tie", len(ties), why))
+    return Checked(wanted.drop(index=ties), pd.concat(differing, ignore_index=True), unchecked)
 
 
 def pick(frame: pd.DataFrame, rows: int, seed: int) -> pd.DataFrame:
@@ -151,19 +159,35 @@ def _obstacle(task: str, settings: Mapping[str, object], corpus: Path) -> str | 
     return None
 
 
-def _again(model: _Model, wanted: pd.DataFrame, corpus: Path, progress: bool) -> pd.DataFrame:
-    """Ask one model the questions of the wanted rows again; what differs, a row a value."""
+def _again(
+    model: _Model, wanted: pd.DataFrame, corpus: Path, progress: bool
+) -> tuple[pd.DataFrame, list[Hashable]]:
+    """Ask one model the wanted rows again: what differs, a row a value, and rows of near ties."""
     base = models.base_of(model.spec.path)
     texts = Texts(base.tokenizer, int(model.rows["window"].iloc[0]), corpus)
     loaded = model.spec.load(getattr(torch, json.loads(wanted["settings"].iloc[0])["dtype"]))
-    differing = []
+    differing, ties = [], []
     for task, part in wanted.groupby("task"):
         print(f"asking again: {model.spec.name}, {task}: {len(part)}", flush=True)
         built = rebuild(model.rows[model.rows["task"] == task], texts, wanted=part)
         asked = {identity(row) for _, row in part.iterrows()} & set(built)
         computed = recompute(loaded, task, [built[one] for one in asked], progress)
-        differing += [_differences(row, computed.get(identity(row))) for _, row in part.iterrows()]
-    return pd.concat(differing, ignore_index=True)
+        for index, row in part.iterrows():
+            found = _differences(row, computed.get(identity(row)))
+            tie = _is_near_tie(loaded, built.get(identity(row)), found)
+            ties += [index] if tie else []
+            differing += [] if tie else [found]
+    return pd.concat([table([]), *differing], ignore_index=True), ties
+
+
+def _is_near_tie(loaded: Loaded, example: Example | None, differing: pd.DataFrame) -> bool:
+    """Whether all that differs of a row follows from one word that rounding chose."""
+    told = differing.set_index("value")
+    other = "prediction" in told.index and set(told.index) <= ANSWERED
+    if not other or loaded.model.dtype == torch.float32:
+        return False
+    was, now = told.loc["prediction", ["committed", "computed"]]
+    return roundings(loaded.model, loaded.tokenizer, example.prompt, was, now) <= ROUNDINGS
 
 
 def recompute(

@@ -63,6 +63,15 @@ def test_a_changed_value_is_named(frame, column, value, also):
         assert (found.differing["committed"] == value).all()
 
 
+def test_an_answer_in_a_narrow_dtype_that_rounding_chose_is_counted_apart(frame, monkeypatch):
+    short = frame[(frame["task"] == "longchat_lines") & (frame["token_length"] == 307)]
+    monkeypatch.setattr(verify_rows, "_is_near_tie", lambda *given: len(given[-1]) > 0)
+    found = verify_rows.verify(changed(short, prediction="1"), ROOT, rows=1, progress=False)
+    assert found.differing.empty and found.rows.empty
+    assert [(one.rows, "near tie" in one.what) for one in found.unchecked] == [(1, True)]
+    assert len(verify_rows.verify(short, ROOT, rows=1, progress=False).rows) == 1
+
+
 def test_the_sample_is_random_and_spread():
     """Another seed takes other rows; models and tasks have equal shares as far as they reach."""
     made = pd.DataFrame(
