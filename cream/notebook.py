@@ -72,6 +72,20 @@ class Run:
         """Return `where` as an absolute path; a relative one starts at the project's root."""
         return self.root / Path(where).expanduser()
 
+    def refuse_unread(self, *names: str, why: str, instead: str = "") -> None:
+        """Refuse (ValueError) the parameters `names`, which are not read, if they are set.
+
+        `why` says what was chosen that does not read them, `instead` what to do besides leaving
+        them out. One at its default is not set.
+        """
+        found = [name for name in names if name in self.changed]
+        if found:
+            given = " and ".join(f"{name} is {self.changed[name]!r}" for name in found)
+            other = f", or {instead}" if instead else ""
+            raise ValueError(
+                f"{self.name}: {given}, but {why}: leave out {' and '.join(found)}{other}"
+            )
+
     def header(self) -> str:
         """Return what a reader needs to run this again: parameters, commit and versions."""
         changed = ", ".join(f"{name}={value!r}" for name, value in self.changed.items())

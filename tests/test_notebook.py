@@ -113,6 +113,17 @@ def test_true_and_false_are_read_as_a_shell_writes_them(project):
         notebook.begin("tiny", given(resume="yes"), root=project)
 
 
+def test_a_parameter_that_is_not_read_is_refused_if_it_is_set(project):
+    """At its default it is not, also where that was given."""
+    run = notebook.begin("tiny", given(scale=4, method="pose", lr=1e-4), root=project)
+    run.refuse_unread("lr", "steps", "resume", why="so it is")
+    with pytest.raises(ValueError, match="^tiny: scale is 4, but steps say it: leave out scale$"):
+        run.refuse_unread("steps", "scale", why="steps say it")
+    says = "scale is 4 and method is 'pose', but so it is: leave out scale and method, or go$"
+    with pytest.raises(ValueError, match=says):
+        run.refuse_unread("scale", "method", why="so it is", instead="go")
+
+
 def test_later_calls_in_a_kernel_check_types_only(project):
     """In JupyterLab the reader has names of their own by the time a cell is run again."""
     space = given()

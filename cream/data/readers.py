@@ -83,6 +83,11 @@ def open_source(
         raise ValueError(f"held_out is {held_out}: it must lie in [0, 0.5)")
     path = Path(source).expanduser()
     if path.exists():
+        if revision is not None:
+            raise ValueError(
+                f"revision is {revision!r}, but {source} is a path here, which has none: leave "
+                "revision out, or name a hub data set"
+            )
         found = _local(path, field, chat, split)
     elif path.suffix or source.count("/") != 1 or path.is_absolute():
         raise FileNotFoundError(f"{source} does not exist; accepted are {ACCEPTED}")

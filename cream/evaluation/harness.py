@@ -249,6 +249,7 @@ def _answer(model: Any, task: Any, loaded: Loaded, rows: Rows, policy: Policy) -
     keys = {key(sample, metric): (sample, metric) for sample in prompts for metric in metrics}
     if not rows.missing(keys):
         return list(keys)
+    _refuse_beyond(model, task)
     with _cache(model, rows.path, hash_of(rows.header["model_hash"], settings)) as cache:
         for sample in _evaluated(model, task, policy, cache):
             found = _row(name, sample)
@@ -262,7 +263,7 @@ def _answer(model: Any, task: Any, loaded: Loaded, rows: Rows, policy: Policy) -
 
 
 def _prompts(model: Any, task: Any, policy: Policy) -> dict[int, str]:
-    """The hash of what is asked about each document; ValueError for what the model cannot read.
+    """The hash of what is asked about each document.
 
     All are built in their order, always: each takes the next few-shot examples of one stream.
     """
@@ -278,18 +279,31 @@ def _prompts(model: Any, task: Any, policy: Policy) -> dict[int, str]:
     asked: dict[int, list[tuple]] = {}
     for one in task.instances:
         asked.setdefault(one.doc_id, []).append(one.args)
-    every = [args for each in asked.values() for args in each]
-    texts = ["".join(part for part in args if isinstance(part, str)) for args in every]
-    room = max((part.get("max_gen_toks", 0) for args in every for part in args
+    return {sample: hash_of(args) for sample, args in asked.items()}
+
+
+def _refuse_beyond(model: Any, task: Any) -> None:
+    """Refuse (ValueError) prompts beyond the window, which the harness would cut on the left.
+
+    Every one is tokenized: how long a text is in characters does not say how many tokens it has.
+    """
+    every = [one.args for one in task.instances]
+    texts = {"".join(part for part in args if isinstance(part, str)) for args in every}
+    longest = max(len(model.tok_encode(text)) for text in texts)
+    room = max((_answer_tokens(part, model) for args in every for part in args
                 if isinstance(part, dict)), default=0)  # fmt: skip
-    longest = max(len(model.tok_encode(text)) for text in sorted(texts, key=len)[-20:])
     if longest + room > model.max_length:
         asked_for = f" and {room} to answer" if room else ""
         raise ValueError(
             f"a prompt of {task.config.task} has {longest} tokens{asked_for}, more than the "
             f"model's window of {model.max_length}: ask with fewer shots, or extend the model"
         )
-    return {sample: hash_of(args) for sample, args in asked.items()}
+
+
+def _answer_tokens(generation: Mapping[str, Any], model: Any) -> int:
+    """What the harness keeps free of the window: its own number where a task names none."""
+    read = _harness("lm_eval.models.utils").normalize_gen_kwargs
+    return read(dict(generation), model.max_gen_toks)["max_gen_toks"]
 
 
 def _about(task: Any) -> dict[str, object]:

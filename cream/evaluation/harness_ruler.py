@@ -53,10 +53,10 @@ def is_ruler(name: str) -> bool:
 
 
 def check(names: Sequence[str], lengths: Sequence[int] | None, tokenizer: str | Path) -> None:
-    """Refuse, before anything is loaded, what cannot be asked; nothing is said of other tasks.
+    """Refuse, before anything is loaded, what cannot be asked; other tasks only have no lengths.
 
-    `tokenizer` is a model's folder. ValueError for a generated task, for lengths that are missing
-    or have no metric in the harness, and for a tokenizer that brings code.
+    `tokenizer` is a model's folder. ValueError for a generated task, for lengths that are missing,
+    that no task reads or that have no metric in the harness, and for a tokenizer that brings code.
     """
     if given := [name for name in names if name in GENERATED]:
         raise ValueError(
@@ -64,6 +64,11 @@ def check(names: Sequence[str], lengths: Sequence[int] | None, tokenizer: str | 
             f"NVIDIA's: ask the generated tasks with 12_ruler, and here {', '.join(TASKS)}"
         )
     if not any(map(is_ruler, names)):
+        if lengths:
+            raise ValueError(
+                f"lengths {list(lengths)} tokens are of RULER's tasks, and no task is one: leave "
+                f"lengths out, or name one of {', '.join(TASKS)}"
+            )
         return
     if not lengths or (unknown := sorted(set(lengths) - set(LENGTHS))):
         what = f"lengths {unknown} tokens" if lengths else "tasks of RULER without lengths"

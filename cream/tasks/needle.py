@@ -8,6 +8,7 @@ asks at every length and depth, `examples` over all depths alike.
 """
 
 import itertools
+import re
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
@@ -62,6 +63,7 @@ NEEDLE = (
 )
 ANSWER = "eat a sandwich and sit in Dolores Park on a sunny day"
 QUESTION = "What is the best thing to do in San Francisco?"
+_ASKED = re.compile(r"What is the best thing to do in [^?\n]+\?")  # in every style
 
 
 # ------------------------------------------------------------------------- length by depth
@@ -84,15 +86,17 @@ def grid(
 
     A depth is exact in the haystack's tokens: 0 before the first, 100 after the last (see
     `needle_insertion.place`). Each example has a stretch of its own, from anywhere; with placement
-    "release" all begin where the haystack does. Prompt, wrapper, BOS and answer together have at
-    most `length` tokens. Up to `hidden` sentences, each at another depth, share one stretch and are
-    asked for one by one, which is cheaper and harder; 1 is the benchmark's way, and the only one
-    outside style "miniature", since its sentence never changes. `document` names the stretch;
-    `kind` says what the haystack is, such as "code", and goes into the settings of the rows. `only`
-    names by (length, depth, sample) which are built, the same as among all (None: all).
-    Deterministic in (seed, length, depths that share a stretch, sample).
+    "release" all begin where the haystack does, and styles "official" and "chat", whose sentence
+    never changes, then have one prompt a length and depth: more `samples` are refused. Prompt,
+    wrapper, BOS and answer together have at most `length` tokens. Up to `hidden` sentences, each at
+    another depth, share one stretch and are asked for one by one, which is cheaper and harder; 1 is
+    the benchmark's way, and the only one where the sentence never changes. `document` names the
+    stretch; `kind` says what the haystack is, such as "code", and goes into the settings of the
+    rows. `only` names by (length, depth, sample) which are built, the same as among all (None:
+    all). Deterministic in (seed, length, depths that share a stretch, sample).
     """
     _check(depths, style, hidden, placement)
+    _refuse_copies(style, placement, samples)
     form, count = _prompt_style(style, _mode(hidden, placement), tokenizer), counter(tokenizer)
     if kind is not None:
         form.how["haystack"] = kind
@@ -110,7 +114,7 @@ def grid(
             chosen = list(zip(together, sentences, strict=True))
             prompts = Page(count, form.before, form.wrap, chosen, placement).prompts(text, length)
             found += [
-                _example(form, length, sample, page, percent, prompt, sentence.answer)
+                _example(form, length, sample, page, percent, prompt, sentence.answer, placement)
                 for (percent, sentence), prompt in zip(chosen, prompts, strict=True)
             ]
     return sorted(found, key=lambda each: (each.token_length, each.depth_percent, each.sample))
@@ -126,6 +130,15 @@ def _check(depths: Sequence[float], style: str, hidden: int, placement: str) -> 
     if hidden < 1 or (hidden > 1 and style not in ("miniature", "sentences")):
         raise ValueError(
             f"hidden {hidden} must be at least 1, and 1 in style {style!r}, which has one sentence"
+        )
+
+
+def _refuse_copies(style: str, placement: str, samples: int) -> None:
+    if samples > 1 and placement == "release" and style in ("official", "chat"):
+        raise ValueError(
+            f"samples is {samples}, but placement 'release' in style {style!r} has one prompt a "
+            "length and depth, whose answer would count several times: set samples to 1, or choose "
+            "placement 'exact', or style 'miniature' or 'sentences'"
         )
 
 
@@ -187,7 +200,10 @@ def _example(
     percent: float,
     prompt: str,
     answer: str,
+    placement: str,
 ) -> Example:
+    # In "release" depths near 100 can make one prompt, and each depth has its own row.
+    how = form.how if placement == "exact" else {**form.how, "depth": percent}
     return Example(
         TASK,
         sample,
@@ -196,7 +212,7 @@ def _example(
         token_length=length,
         depth_percent=percent,
         document=f"{length} tokens, stretch {sample}-{page}",
-        how=form.how,
+        how=how,
         **form.limits,
     )
 
@@ -270,11 +286,11 @@ def _spread(
 
 
 def questions(examples: Sequence[Example]) -> dict[str, str]:
-    """Return what each prompt asks, by the prompt's hash, for `evaluation.judge`."""
-    return {
-        each.prompt_hash: QUESTION if each.target == NEEDLE else each.prompt.rpartition("\n")[2]
-        for each in examples
-    }
+    """Return what each prompt asks, by the prompt's hash, for `evaluation.judge`.
+
+    The last question about a place, wherever a style has it; text before it may ask others.
+    """
+    return {each.prompt_hash: _ASKED.findall(each.prompt)[-1] for each in examples}
 
 
 def score(prediction: str, example: Example) -> dict[str, float]:

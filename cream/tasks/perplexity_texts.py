@@ -57,7 +57,8 @@ PAPER = {
 class Texts(NamedTuple):
     """Documents to be read, in their order, and what their set says of how many and how long.
 
-    `corpus` names a set that is no corpus of ours; it goes into the settings of its rows.
+    `corpus` names a set that is no corpus of ours, or a split of ours that is not "test"; it goes
+    into the settings of its rows.
     """
 
     documents: Iterator[Document]
@@ -131,12 +132,14 @@ def from_corpus(
 def of_corpus(path: str | Path, tokenizer: PreTrainedTokenizerBase, split: str = "test") -> Texts:
     """Open the texts of a folder that 01_data made, or its conversations where it has no texts.
 
-    Texts, code and manuals are taken in turn. ValueError for a corpus of another tokenizer.
+    Texts, code and manuals are taken in turn. Rows of another split than "test" name it, so that
+    no mean has both. ValueError for a corpus of another tokenizer, and for a split it has not.
     """
     opened = open_corpus(path, tokenizer)
     kinds = set(opened.split(split).column("kind"))
     kind = "chat" if "chat" in kinds and kinds.isdisjoint(TEXT_KINDS) else None
-    return Texts(from_corpus(opened, tokenizer.bos_token_id, split, kind))
+    documents = from_corpus(opened, tokenizer.bos_token_id, split, kind)
+    return Texts(documents, None if split == "test" else f"{split} split")
 
 
 def of_source(

@@ -187,6 +187,35 @@ def test_a_prompt_beyond_the_window_is_refused_not_cut(place, texts, tmp_path):
         evaluate_models(find(place), [str(task)], tmp_path / "rows.jsonl")
 
 
+def write_documents(folder, contexts):
+    """Give a task that `make_task` wrote other test documents."""
+    about = {"endings": ["a", "b", "c", "d"], "answer": 0}
+    lines = "".join(json.dumps({"context": one, **about}) + "\n" for one in contexts)
+    (folder / "test.jsonl").write_text(lines)
+
+
+@needs_harness
+def test_a_prompt_of_few_characters_and_many_tokens_is_refused(place, texts, tmp_path):
+    """Each digit is a token; all others have more characters, and fewer tokens than the window."""
+    task = make_task(tmp_path, texts, samples=2)
+    write_documents(tmp_path, [*(text[:1500] for text in texts), "Say " + "7" * 1100])
+    with pytest.raises(ValueError, match=r"next_passage has 110\d tokens, more than the model's"):
+        evaluate_models(find(place), [str(task)], tmp_path / "rows.jsonl")
+
+
+@needs_harness
+def test_an_answer_has_the_harness_own_room_where_a_task_names_none(place, texts, tmp_path):
+    """The harness keeps 256 tokens free, and would cut the prompt for them."""
+    task = make_task(tmp_path, texts, samples=2)
+    written = task.read_text().replace("multiple_choice", "generate_until")
+    kept = [line for line in written.splitlines() if "_choice" not in line and "metric" not in line]
+    kept += ["generation_kwargs: {until: ['.']}", "metric_list: [{metric: exact_match}]"]
+    task.write_text("\n".join(kept))
+    write_documents(tmp_path, ["Say " + "7" * 800])
+    with pytest.raises(ValueError, match=r"has 80\d tokens and 256 to answer, more than"):
+        evaluate_models(find(place), [str(task)], tmp_path / "rows.jsonl")
+
+
 @needs_harness
 def test_the_papers_tasks_are_those_of_the_harness(monkeypatch):
     """Their data come from the hub, which is not here."""

@@ -150,6 +150,7 @@ def test_a_qa_answer_takes_its_best_reference():
         (["ruler"], [4096], "whose cwe, fwe and average are not NVIDIA's"),
         (["niah_single_2"], None, "tasks of RULER without lengths: .* at 4096, 8192"),
         (["ruler_qa_squad"], [4096, 5000], r"lengths \[5000\] tokens: the harness has RULER at"),
+        (["boolq"], [4096], r"lengths \[4096\] tokens are of RULER's tasks, and no task is one"),
     ],
 )
 def test_what_cannot_be_asked_is_refused_at_once(names, lengths, says, tmp_path):

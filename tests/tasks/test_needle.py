@@ -6,6 +6,8 @@ from dataclasses import replace
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from cream.evaluation.runner import keyed
+from cream.results import Rows
 from cream.tasks import needle
 from cream.tasks.needle import examples, grid, questions, score
 
@@ -13,6 +15,15 @@ CHAT = (
     "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+
+@pytest.fixture
+def chat_tokenizer(tiny_tokenizer):
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizer.backend_tokenizer, bos_token="<s>", eos_token="</s>"
+    )
+    tokenizer.chat_template = CHAT
+    return tokenizer
 
 
 def tokens_before(tokenizer, prompt: str, mark: str) -> int:
@@ -111,6 +122,19 @@ def test_the_release_is_off_by_its_description(haystack, tiny_tokenizer):
     assert {one.how["mode"] for one in built} == {"alone, placed as in the release"}
 
 
+def test_depths_of_the_release_that_make_one_prompt_keep_a_row_each(
+    haystack, tiny_tokenizer, tmp_path
+):
+    """Both lie behind the last token; neither's answer stands for the other's cell."""
+    how = {"style": "official", "placement": "release"}
+    built = grid(tiny_tokenizer, haystack, [700], (50, 98, 100), **how)
+    assert [one.prompt for one in built].count(built[-1].prompt) == 2
+    with Rows(tmp_path / "rows.jsonl", {"model_hash": "m", "settings": {}}) as rows:
+        assert len(keyed(built, rows)) == 3
+    exact = grid(tiny_tokenizer, haystack, [700], (50, 98, 100), style="official")
+    assert all("depth" not in one.how for one in exact)
+
+
 @pytest.mark.parametrize("style", ["miniature", "official"])
 def test_a_grid_fills_its_lengths_and_never_passes_them(style, haystack, tiny_tokenizer):
     built = grid(tiny_tokenizer, haystack, [600, 1300], samples=2, style=style)
@@ -179,12 +203,8 @@ def test_the_official_prompt_is_that_of_the_benchmark(haystack, tiny_tokenizer):
     assert (one.max_new_tokens, one.stop) == (50, "\n")
 
 
-def test_a_chat_model_is_asked_through_its_own_template(haystack, tiny_tokenizer):
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=tiny_tokenizer.backend_tokenizer, bos_token="<s>", eos_token="</s>"
-    )
-    tokenizer.chat_template = CHAT
-    one = grid(tokenizer, haystack, [800], [50], style="chat")[0]
+def test_a_chat_model_is_asked_through_its_own_template(haystack, chat_tokenizer, tiny_tokenizer):
+    one = grid(chat_tokenizer, haystack, [800], [50], style="chat")[0]
     assert one.prompt.startswith("<user>There is an important infomation")
     assert one.prompt.endswith("\nAnswer:<assistant>") and len(one.how["chat_template"]) == 16
     with pytest.raises(ValueError, match="has no chat template"):
@@ -207,14 +227,21 @@ def test_scores_of_official_answers(prediction, contained, rouge, haystack, tiny
     assert found["rouge_l"] == pytest.approx(rouge)
 
 
-def test_a_judge_is_told_the_question(haystack, tiny_tokenizer):
-    small = grid(tiny_tokenizer, haystack, [600], [0, 50], hidden=2)
-    large = grid(tiny_tokenizer, haystack, [700], [0], style="official")
-    found = questions(small + large)
-    assert found[large[0].prompt_hash] == "What is the best thing to do in San Francisco?"
-    for one in small:
+@pytest.mark.parametrize("style", needle.STYLES)
+def test_a_judge_is_told_the_question(style, haystack, chat_tokenizer):
+    """The question alone, whatever the style, also where the text asks of another place."""
+    hay = haystack.replace(". ", ". What is the best thing to do in short? ")
+    hidden = 2 if style in ("miniature", "sentences") else 1
+    built = grid(chat_tokenizer, hay, [700], [0, 50], hidden=hidden, style=style)
+    built += examples(chat_tokenizer, hay, [700], 2) if style == "miniature" else []
+    found = questions(built)
+    assert len(found) == len(built)
+    for one in built:
         asked = found[one.prompt_hash]
-        assert asked.startswith("What is the best thing to do in ") and asked in one.prompt
+        place = asked.removeprefix("What is the best thing to do in ").removesuffix("?")
+        said = f"The best thing to do in {place} is to{one.target}"
+        assert one.prompt.count(asked) == 1
+        assert asked == needle.QUESTION if hidden == 1 else said in one.prompt
 
 
 def test_the_grid_of_the_paper():
@@ -233,11 +260,13 @@ def test_the_grid_of_the_paper():
         ({"depths": [5, 5]}, "different per cents"),
         ({"hidden": 0}, "hidden 0 must be at least 1"),
         ({"hidden": 2, "style": "official"}, "1 in style 'official', which has one sentence"),
+        ({"samples": 2, "style": "official", "placement": "release"},
+         "samples is 2, but placement 'release' in style 'official' has one .* set samples to 1"),
         ({"lengths": [30]}, "has no room for text.*; ask for a longer one$"),
         ({"lengths": [150], "hidden": 10}, "or hide fewer sentences together"),
         ({"lengths": [10**6]}, "fewer than the 1000000 of the longest prompt"),
     ],
-)
+)  # fmt: skip
 def test_bad_grids_are_named(given, message, haystack, tiny_tokenizer):
     with pytest.raises(ValueError, match=message):
         grid(tiny_tokenizer, haystack, **{"lengths": [400], **given})

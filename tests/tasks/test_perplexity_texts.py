@@ -72,6 +72,8 @@ def test_a_file_of_ones_own_and_one_split_of_it(tmp_path, texts, tiny_tokenizer)
     found = of_source("mine.jsonl", tiny_tokenizer, field="body", root=tmp_path)
     assert (found.corpus, found.min_tokens, found.many) == ("mine.jsonl", 0, None)
     assert [name for name, _ in found.documents][:2] == ["mine.jsonl: line 1", "mine.jsonl: line 2"]
+    with pytest.raises(ValueError, match="revision is 'abc', but .*mine.jsonl is a path here"):
+        of_source("mine.jsonl", tiny_tokenizer, revision="abc", root=tmp_path)
     with pytest.raises(FileNotFoundError, match="mine.jsonl does not exist"):
         of_source("mine.jsonl", tiny_tokenizer)
     saved = datasets.DatasetDict(
@@ -97,6 +99,18 @@ def test_a_corpus_of_another_tokenizer_is_refused(tmp_path, texts, tiny_tokenize
     other = train_tokenizer(texts, 300)
     with pytest.raises(ValueError, match="not by the tokenizer given .300 entries."):
         of_corpus(tmp_path / "made", other)
+
+
+def test_another_split_than_test_is_named_in_its_rows(tmp_path, texts, tiny_tokenizer):
+    """Training and test documents are two evaluations."""
+    made = [{"split": split, "source": "s", "name": split, "kind": "text", "text": texts[1]}
+            for split in ("train", "test")]  # fmt: skip
+    corpus.build(tmp_path / "made", made, tiny_tokenizer, 64, {}, progress=False)
+    for split, label in (("test", None), ("train", "train split")):
+        found = of_corpus(tmp_path / "made", tiny_tokenizer, split)
+        assert [name for name, _ in found.documents] == [split] and found.corpus == label
+    with pytest.raises(ValueError, match="has no split 'validation'; it has"):
+        of_corpus(tmp_path / "made", tiny_tokenizer, "validation")
 
 
 def test_code_and_manuals_are_texts_and_are_read_in_turn(tmp_path, texts, tiny_tokenizer):

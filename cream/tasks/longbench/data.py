@@ -35,10 +35,15 @@ def locate(data: str | Path, revision: str | None = None) -> Path:
     """Return a folder or data.zip on this machine; a hub id is fetched, at `revision`.
 
     Without a revision, LongBench's own is taken at `REVISION` and others at "main".
-    FileNotFoundError says what was looked for.
+    FileNotFoundError says what was looked for; ValueError for a revision of a path here.
     """
     path = Path(data).expanduser()
     if path.is_dir() or path.is_file():
+        if revision is not None:
+            raise ValueError(
+                f"revision is {revision!r}, but data {data} is a path here, which has none: leave "
+                "revision out, or name a hub id"
+            )
         return path
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(data)):
         raise FileNotFoundError(

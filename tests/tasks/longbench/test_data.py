@@ -27,6 +27,11 @@ def test_made_up_samples_have_the_official_fields(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == sorted(f"{t}.jsonl" for t in TASKS)
 
 
+def test_a_folder_has_no_revision(tmp_path):
+    with pytest.raises(ValueError, match="revision is 'abc', but data .* is a path here"):
+        locate(tmp_path, "abc")
+
+
 def test_made_up_samples_can_be_answered_from_their_text(tmp_path):
     synthetic.write(tmp_path, samples=5)
     for task in set(TASKS) - {"passage_count", "passage_retrieval_en", "lcc", "repobench-p"}:
