@@ -99,7 +99,7 @@ def _chat_model(
     name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, beyond: bool = False
 ) -> ChatModel:
     models.check_pair(model, tokenizer)
-    limit = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    limit = models.describe(model.config.get_text_config(decoder=True))["target_length"]
     if not limit:
         raise ValueError(f"{name} says no length (max_position_embeddings): nothing to stay within")
     return ChatModel(name, model, tokenizer, int(limit), beyond)

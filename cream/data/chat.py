@@ -2,11 +2,14 @@
 
 What belongs here: the one place where a turn's role and text are read (ShareGPT's from/value and
 role/content), the plain templates, and the hash by which a manifest names the template; and the
-other way round, a task's prompt as what a user says to a chat model. The
+other way round, a task's prompt as what a user says to a chat model. A template that asks for
+today's date is given a fixed one, so that a text does not depend on the day it was made. The
 paper's chat data came tokenised; its template is unknown (protocols 4.1).
 """
 
+import datetime
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cream.data.tokenization import adds_bos
 
-__all__ = ["PLAIN", "ROLES", "ChatTemplate", "Dropped", "UserTurn"]
+__all__ = ["DATE", "PLAIN", "ROLES", "ChatTemplate", "Dropped", "UserTurn", "at_fixed_date"]
 
 # Roles are read without regard to case.
 ROLES = {
@@ -39,6 +42,13 @@ PLAIN = {
     "plain": {"system": "", "user": "User: ", "assistant": "Assistant: "},
     "vicuna": {"system": "", "user": "USER: ", "assistant": "ASSISTANT: "},
 }
+
+
+# "Today" in every text made here: what Llama 3's templates say themselves where there is no clock.
+DATE = datetime.datetime(2024, 7, 26)
+CLOCK = "strftime_now"  # the one clock that transformers gives a template
+_TOLD = re.compile(CLOCK + r"""\s*\(\s*(?:format\s*=\s*)?(?:"([^"\\]*)"|'([^'\\]*)')\s*\)""")
+_ASKED = re.compile(CLOCK + r"\s+is\s+(?:not\s+)?defined|\{#.*?#\}", re.DOTALL)
 
 
 class Dropped(Exception):
@@ -68,9 +78,14 @@ class ChatTemplate:
         return cls(name, tokenizer)
 
     def facts(self) -> dict[str, str]:
-        """Return the template's name and sha256, for the manifest."""
-        text = str(self.tokenizer.chat_template if self.name == "tokenizer" else PLAIN[self.name])
-        return {"name": self.name, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+        """Return the template's name and sha256, and its fixed date if it has one: the manifest's.
+
+        ValueError as `at_fixed_date`.
+        """
+        own = self.name == "tokenizer"
+        text = str(self.tokenizer.chat_template if own else PLAIN[self.name])
+        dated = {"date": f"{DATE:%Y-%m-%d}"} if own and at_fixed_date(self.tokenizer) else {}
+        return {"name": self.name, "sha256": hashlib.sha256(text.encode()).hexdigest(), **dated}
 
     def render(self, turns: Any, place: str, system: Any = None) -> str:
         """Return one conversation as text.
@@ -82,7 +97,8 @@ class ChatTemplate:
             system: a system message that stands beside the turns, if any.
 
         Raises:
-            ValueError: it is malformed; the turn, the key and the value are named.
+            ValueError: it is malformed; the turn, the key and the value are named. Or as
+                `at_fixed_date`.
             Dropped: it cannot be said: a foreign role, a turn without text, a call of a tool, no
                 assistant, or turns that the tokenizer's template refuses.
         """
@@ -93,9 +109,34 @@ class ChatTemplate:
             before = PLAIN[self.name]
             return "".join(f"{before[m['role']]}{m['content']}\n" for m in messages)
         try:
-            return str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+            return _said(self.tokenizer, messages)
         except jinja2.exceptions.TemplateError as error:
             raise Dropped(f"the tokenizer's template refuses it: {_shown(str(error))}") from None
+
+
+def at_fixed_date(tokenizer: PreTrainedTokenizerBase) -> str | None:
+    """Return the tokenizer's chat template with `DATE` for today; None where it reads no clock.
+
+    ValueError for a template that asks for the time other than by a format spelt out in it.
+    """
+    if CLOCK not in str(tokenizer.chat_template):
+        return None
+    template = tokenizer.get_chat_template()
+    fixed = _TOLD.sub(lambda call: repr(DATE.strftime(call[1] or call[2] or "")), template)
+    if CLOCK in _ASKED.sub("", fixed):
+        raise ValueError(
+            f"the chat template of {tokenizer.name_or_path or 'this tokenizer'} asks for today's "
+            f"date ({CLOCK}) in a form that is not spelt out in it, so a text would change with "
+            f"the day: write {CLOCK}('%d %b %Y') or a date into its chat_template"
+        )
+    return fixed
+
+
+def _said(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **how: Any) -> str:
+    """The messages as the tokenizer's template has them, at `DATE` if it asks for the day."""
+    fixed = at_fixed_date(tokenizer)
+    how |= {} if fixed is None else {"chat_template": fixed}
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, **how))
 
 
 def _messages(turns: Any, place: str, system: Any) -> list[dict[str, str]]:
@@ -172,7 +213,7 @@ class UserTurn:
         turn = UserTurn(tokenizer)
         Example(prompt=turn(text), how={"style": "chat", **turn.settings}, ...)
 
-    ValueError for a tokenizer without a template.
+    ValueError for a tokenizer without a template, and as `at_fixed_date`.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -191,13 +232,13 @@ class UserTurn:
         the first word, which transformers 5 leaves out where the BOS is part of the text.
         """
         messages = [{"role": "user", "content": prompt}]
-        text = self.tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
+        text = _said(self.tokenizer, messages, add_generation_prompt=True)
         bos = self.tokenizer.bos_token
-        return str(text.removeprefix(bos) if bos and adds_bos(self.tokenizer) else text)
+        return text.removeprefix(bos) if bos and adds_bos(self.tokenizer) else text
 
     @property
     def settings(self) -> dict[str, str]:
-        """The template's hash, 16 hex digits, for a row's settings."""
-        return {"chat_template": ChatTemplate("tokenizer", self.tokenizer).facts()["sha256"][:16]}
+        """For a row's settings: the template's hash, 16 hex digits, and its date if it has one."""
+        facts = ChatTemplate("tokenizer", self.tokenizer).facts()
+        dated = {"chat_date": facts["date"]} if "date" in facts else {}
+        return {"chat_template": facts["sha256"][:16], **dated}

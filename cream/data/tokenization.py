@@ -28,7 +28,7 @@ def encoded(
     Special tokens spelt out in text are cut as text, so that a document about ``</s>`` does not
     end there; in documents of kind "chat" they are the template's and stay special. With ``bos``,
     BOS comes first once, unless a chat's template has put it there. ``input_ids`` are kept as
-    they are, and marked ``given``.
+    they are, and marked ``given``. ValueError names a document whose answer has no token.
     """
     for batch in _batches(documents):
         cut = _cut(batch, tokenizer, bos)
@@ -72,14 +72,25 @@ def _cut(
         for row, (place, tokens) in enumerate(zip(chosen, found["input_ids"], strict=True)):
             full = _with_bos(tokens, tokenizer.bos_token_id) if bos else tokens
             shift = len(full) - len(tokens)
-            spans = batch[place].get("answers", ())
-            done[place] = full, [_span(found, row, *each, shift) for each in spans]
+            answers, name = batch[place].get("answers", ()), batch[place].get("name")
+            spans = [_span(found, row, *each, f"document {name}") for each in answers]
+            done[place] = full, [(first + shift, end + shift) for first, end in spans]
     return done
 
 
-def _span(found: BatchEncoding, row: int, start: int, end: int, shift: int) -> tuple[int, int]:
-    first, last = found.char_to_token(row, start), found.char_to_token(row, end - 1)
-    return first + shift, last + shift + 1
+def _span(found: BatchEncoding, row: int, start: int, end: int, place: str) -> tuple[int, int]:
+    """The tokens from the first to the last that hold a character of the answer.
+
+    A tokenizer that trims offsets says of a space that no token holds it.
+    """
+    tokens = (found.char_to_token(row, character) for character in range(start, end))
+    held = [token for token in tokens if token is not None]
+    if not held:
+        raise ValueError(
+            f"{place}: the tokenizer gives its answer (characters {start} to {end}) no token, so "
+            "it cannot be learned alone: choose another tokenizer, or set answers_only to 0"
+        )
+    return held[0], held[-1] + 1
 
 
 def _with_bos(tokens: list[int], bos: int) -> list[int]:

@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 from transformers import PreTrainedModel
 
-from cream.data.chat import UserTurn
+from cream.data.chat import UserTurn, at_fixed_date
 from cream.data.corpus import tokenizer_hash
 from cream.evaluation import harness_ruler
 from cream.evaluation.model_spec import Loaded, ModelSpec, ServedModel
@@ -223,11 +223,14 @@ def _wrapped(loaded: Loaded, policy: Policy, batch_size: int | None) -> Any:
     wrapper = _harness("lm_eval.models.huggingface").HFLM
     on_cuda = loaded.model.device.type == "cuda"
     assert isinstance(loaded.model, PreTrainedModel)
+    tokenizer = copy.deepcopy(loaded.tokenizer)  # it may be given a pad token
+    if policy.chat and (fixed := at_fixed_date(tokenizer)):
+        tokenizer.chat_template = fixed
     if depends_on_length(loaded.model.config):
         batch_size = 1  # in a batch, the longest document would decide for all
     return wrapper(
         pretrained=loaded.model,
-        tokenizer=copy.deepcopy(loaded.tokenizer),  # it may be given a pad token
+        tokenizer=tokenizer,
         batch_size=batch_size or ("auto" if on_cuda else 8),
         add_bos_token=policy.bos,
     )

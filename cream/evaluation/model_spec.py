@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from cream import models, rope
 from cream.evaluation import distributed
 from cream.inference.server import Address, Server
+from cream.models import clex_checkpoints
 from cream.rope import clex_growing
 from cream.tasks.base import Example, check_lengths
 
@@ -56,7 +57,7 @@ class ModelSpec:
             "card": device_name(model.device),
             "settings": settings,
         }
-        return Loaded(model, tokenizer, header, header["scaling"] == "none")
+        return Loaded(model, tokenizer, header, _may_read_beyond(model.config))
 
     def _read(self, dtype: torch.dtype | str | None, device: str | None = None) -> PreTrainedModel:
         return models.load(self.path, scaling=self.rope, dtype=dtype, device=device)
@@ -84,13 +85,16 @@ class ModelSpec:
     def config(self) -> PreTrainedConfig:
         """Read the model's config, scaled as the model will be, without its weights."""
         config = models.load_config(self.path)
-        return config if self.rope is None else models.extend(config, self.rope)
+        if self.rope is not None:
+            return models.extend(config, self.rope)
+        released = clex_checkpoints.is_released(config)
+        return clex_checkpoints.released(config, {}) if released else config
 
     def check(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
         """Refuse (ValueError) examples beyond the model's target length, before it is loaded."""
         config = self.config()
-        if models.describe(config)["scaling"] != "none":
-            check_lengths(examples, tokenizer, config.max_position_embeddings, self.name)
+        if not _may_read_beyond(config):
+            check_lengths(examples, tokenizer, models.describe(config)["target_length"], self.name)
 
     def weights_hash(self) -> str:
         """Hash the weights as they are stored."""
@@ -129,8 +133,10 @@ class ServedModel:
         tokenizer = models.load_tokenizer(place)
         server = Server(self.address, tokenizer)
         first = distributed.current().from_first
+        beyond = True
         if self.checkpoint:
-            about = self.checkpoint.header(self.checkpoint.config())
+            config = self.checkpoint.config()
+            about, beyond = self.checkpoint.header(config), _may_read_beyond(config)
             hashed = first(self.checkpoint.weights_hash)
         else:
             window = models.describe(models.load_config(self.base))["window"]
@@ -140,7 +146,7 @@ class ServedModel:
                      "preset": self.preset}  # fmt: skip
             hashed = first(server.fingerprint)
         header = {**about, "model_hash": hashed, "card": "server", "settings": server.settings}
-        return Loaded(server, tokenizer, header, about["scaling"] in ("none", "server"))
+        return Loaded(server, tokenizer, header, beyond)
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,12 @@ class Loaded:
     def settings(self) -> dict[str, object]:
         """What of the model's loading decides its answers; goes into every row's key."""
         return dict(self.header["settings"])
+
+
+def _may_read_beyond(config: PreTrainedConfig) -> bool:
+    """Whether a model has no target length of ours: a base, however its makers scaled its RoPE."""
+    about = getattr(config, "cream", None)
+    return not about or about["scaling"] == "none"
 
 
 def device_name(device: torch.device) -> str:

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cream.inference.generation import Completion, greedy
 from cream.inference.server import Request, Server
+from cream.models import describe
 from cream.results import Rows
 from cream.tasks.base import Answered, Example, Measured, Task, check_lengths
 
@@ -61,7 +62,7 @@ def evaluate(
     if isinstance(model, Server):
         _check_asks(task)
     elif not allow_beyond:
-        window = getattr(model.config, "max_position_embeddings", None)
+        window = describe(model.config)["target_length"]
         check_lengths([example for example, _ in missing], tokenizer, window, label)
     name = f"{task.__name__.rpartition('.')[2]} {label}".strip()
     done = len(wanted) - len(rows.missing(wanted))

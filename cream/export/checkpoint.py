@@ -26,7 +26,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from cream import models
 from cream.export import engines, model_card
@@ -34,6 +34,7 @@ from cream.models import checkpoints
 from cream.models.sharper import sharper as write_sharper
 from cream.rope import clex
 from cream.rope.base import FULL, parameters_of
+from cream.rope.sharper import factor_on_cos
 from cream.training.callbacks import read_metrics
 from cream.training.config import TrainConfig, read_config
 from cream.utils import provenance
@@ -216,7 +217,8 @@ def _write(part: Path, model: Path, facts: dict[str, Any]) -> None:
     for file in _files(model):
         if file.name not in _REWRITTEN:
             shutil.copyfile(file, part / file.name)
-    config = _for_every_engine(_json(model / "config.json"))
+    about = AutoConfig.from_pretrained(model)
+    config = _for_every_engine(_json(model / "config.json"), about)
     _write_json(part / "config.json", config)
     changed = {key: config[key] for key in _OVERRIDDEN if key in config}
     _write_json(part / model_card.OVERRIDES, changed)
@@ -227,12 +229,14 @@ def _write(part: Path, model: Path, facts: dict[str, Any]) -> None:
     (part / "README.md").write_text(model_card.card(facts), encoding="utf-8")
 
 
-def _for_every_engine(config: dict[str, Any]) -> dict[str, Any]:
-    """Repeat longrope's attention factor in the keys where vLLM and SGLang look for it."""
+def _for_every_engine(config: dict[str, Any], about: PreTrainedConfig) -> dict[str, Any]:
+    """Say longrope's factor on cos and sin in the keys where vLLM and SGLang look for it."""
+    if parameters_of(about).get("rope_type") != "longrope":
+        return config
+    factor = factor_on_cos(about)
     found = config.get("rope_parameters") or {}
     for parameters in (found, found.get(FULL), config.get("rope_scaling")):
         if parameters and parameters.get("rope_type") == "longrope":
-            factor = parameters["attention_factor"]
             parameters.update(short_mscale=factor, long_mscale=factor)
     return config
 

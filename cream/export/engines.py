@@ -29,6 +29,7 @@ from cream.data.retrieval import documents
 from cream.export import engine_worker, model_card
 from cream.inference.prompt_tokens import num_prompt_tokens, prompt_ids
 from cream.rope.base import FULL, parameters_of
+from cream.rope.sharper import factor_on_cos
 from cream.utils import provenance
 
 __all__ = ["COMMANDS", "FACTS", "check", "compare", "convert", "main", "questions"]
@@ -245,7 +246,9 @@ def convert(
         )
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".gguf-") as folder:
         part = Path(folder) / file.name
-        longrope = rope if rope["rope_type"] == "longrope" else None
+        longrope = None
+        if rope["rope_type"] == "longrope":  # whose factor not every base writes down
+            longrope = {**rope, "attention_factor": factor_on_cos(config)}
         job = {"engine": "convert", "model": str(out.resolve()), "tree": str(tree),
                "file": str(part), "outtype": outtype, "pre": pre or _pre_tokenizer(out),
                "longrope": longrope}  # fmt: skip

@@ -84,7 +84,7 @@ def commands(facts: dict[str, Any], place: str = "PATH") -> dict[str, str]:
     """Return the command that serves the export, by engine; `place` is where it lies."""
     length = facts["target_length"]
     sglang = f"python -m sglang.launch_server --model-path {place} --context-length {length}"
-    if _longrope(facts):
+    if _equal_lists(facts):
         original = f'{{"original_max_position_embeddings": {length}}}'
         sglang += f" \\\n    --json-model-override-args '{original}'"
     return {
@@ -107,7 +107,7 @@ def on_the_base(facts: dict[str, Any], place: str = "PATH") -> dict[str, str]:
     found = {
         "vLLM": f"vllm serve {base} --max-model-len {length} --hf-overrides {how}",
     }
-    if not _longrope(facts):  # which it takes with another original length, as in `commands`
+    if not _equal_lists(facts):  # which it takes with another original length, as in `commands`
         found["SGLang"] = (
             f"python -m sglang.launch_server --model-path {base} --context-length {length} "
             f"\\\n    --json-model-override-args {how}"
@@ -134,6 +134,11 @@ def _longrope(facts: dict[str, Any]) -> bool:
     return facts.get("rope_type", "longrope" if facts["scaling"] == "yarn" else "") == "longrope"
 
 
+def _equal_lists(facts: dict[str, Any]) -> bool:
+    """Whether that longrope is ours: a base's own turns otherwise beyond its original length."""
+    return _longrope(facts) and facts["scaling"] != "longrope"
+
+
 def _carrier(facts: dict[str, Any]) -> str:
     """How config.json carries the scaling."""
     base = facts.get("base_rope")
@@ -144,7 +149,7 @@ def _carrier(facts: dict[str, Any]) -> str:
             "`rope_type` longrope with equal short and long factors, which stretch what the base "
             f"turned by ({own}) at {facts['window']:,} tokens"
         )
-    if _longrope(facts) and facts["scaling"] not in ("cope", "clex"):
+    if _equal_lists(facts) and facts["scaling"] not in ("cope", "clex"):
         return CARRIERS["yarn"]
     return CARRIERS.get(facts["scaling"], f"the base's own `rope_type` {facts['scaling']}")
 
@@ -210,8 +215,8 @@ def _scaling(facts: dict[str, Any]) -> str:
 
 def _loading(facts: dict[str, Any]) -> str:
     note = (
-        "transformers says that it does not know `short_mscale` and `long_mscale`: they repeat "
-        "`attention_factor` for vLLM and SGLang, which read those and not it.\n"
+        "transformers says that it does not know `short_mscale` and `long_mscale`: they say the "
+        "attention factor to vLLM and SGLang, which read those and not `attention_factor`.\n"
         if _longrope(facts)
         else ""
     )
@@ -239,6 +244,9 @@ def _serving(facts: dict[str, Any]) -> str:
             "llama.cpp's code for a family must read those factors: Llama's and Mistral's were "
             "seen to, Qwen3's not (it stops with a wrong number of tensors; linear, ntk and "
             "yarn-original need none).",
+        ]
+    if _equal_lists(facts):
+        notes += [
             "SGLang's override keeps position N from being rotated as position 0 (seen in the "
             "source of 0.5.23); as both lists of factors are equal, it changes nothing else.",
         ]

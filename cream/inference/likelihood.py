@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from cream.inference.tiling import Tiling, tiled
 from cream.models.backbone import backbone
 from cream.rope import clex
+from cream.rope.config import describe
 
 __all__ = ["cached_log_likelihood", "check_window", "log_likelihood"]
 
@@ -25,13 +26,13 @@ _SELF_CHECK = 8  # tokens on which the chunked head is compared with the model's
 
 
 def check_window(model: PreTrainedModel, num_tokens: int, new_tokens: int = 0) -> None:
-    """Refuse (ValueError) what is longer than the model's max_position_embeddings."""
-    window = getattr(model.config, "max_position_embeddings", None)
+    """Refuse (ValueError) what is longer than the model's config says that it reads."""
+    window = describe(model.config)["target_length"]
     if window is not None and num_tokens + new_tokens > window:
         parts = f"{num_tokens} tokens" + (f" and {new_tokens} new ones" if new_tokens else "")
         raise ValueError(
-            f"{parts} exceed the model's window of {window} (max_position_embeddings): shorten "
-            "them, extend the model, or pass allow_beyond=True to question it there all the same"
+            f"{parts} exceed the model's window of {window} (by its config): shorten them, extend "
+            "the model, or pass allow_beyond=True to question it there all the same"
         )
 
 

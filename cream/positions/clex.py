@@ -18,11 +18,12 @@ class Clex(Sampler):
     """The first n tokens at sorted positions drawn from [0, N t) for a random factor t (CLEX).
 
     t is drawn from `least` .. s (arXiv 2310.16450; the code of 2023-10 drew from 2 on). With
-    k = max(1, n // N) the positions are 0, n - 2 distinct ones of {1 .. n t - 2} / k, and
-    (n t - 1) / k: whole numbers at n = N, else multiples of 1 / k. `official` ends at
-    floor(n t / k) - 1 as the released code does, which for k >= 3 can lie below the position before
-    it. `tokens` is n, N by default. `shared`: all examples of one forward pass have the same t and
-    positions, as published; else each has its own.
+    k = n / N rounded up the positions are 0, n - 2 distinct ones of {1 .. k N t - 2} / k, and
+    (k N t - 1) / k: whole numbers up to n = N, else multiples of 1 / k. `official` draws as the
+    released code does. It rounds k down, so it reaches N t only where n is a multiple of N, and it
+    ends at floor(n t / k) - 1, which for k >= 3 can lie below the position before it. `tokens` is
+    n, N by default. `shared`: all examples of one forward pass have the same t and positions, as
+    published; else each has its own.
     """
 
     tokens: int | None = None
@@ -52,26 +53,36 @@ class Clex(Sampler):
 
     @property
     def compression(self) -> int:
-        """k: how many positions of an example of n tokens lie within 1."""
-        return max(1, self.min_tokens // self.window)
+        """k: how many positions that can be drawn lie within 1."""
+        if self.official:
+            return max(1, self.min_tokens // self.window)
+        return -(-self.min_tokens // self.window)
+
+    @property
+    def _places(self) -> int:
+        """How many positions can be drawn at t = 1."""
+        return self.min_tokens if self.official else self.compression * self.window
 
     def factor(self, positions: np.ndarray) -> int:
         """Return the t that positions were drawn at."""
-        return round(float(positions[-1] + 1) * self.compression / self.min_tokens)
+        return round(float(positions[-1] + 1) * self.compression / self._places)
 
     def _draw(self, num_tokens: int, rng: np.random.Generator) -> Indices:
         t = int(rng.integers(self.least, self.scale + 1))
         length = self.min_tokens
-        chosen = rng.choice(length * t - 2, length - 2, replace=False, shuffle=False)
+        chosen = rng.choice(self._places * t - 2, length - 2, replace=False, shuffle=False)
         return Indices(np.arange(length), self.positions_of(t, np.sort(chosen)))
 
     def positions_of(self, t: int, chosen: np.ndarray) -> np.ndarray:
-        """Return the positions that n - 2 sorted numbers from {0 .. n t - 3} give at t, (n,)."""
-        length, k = self.min_tokens, self.compression
-        whole = np.concatenate([[0], chosen + 1, [length * t - 1]])
+        """Return the positions that n - 2 sorted numbers give at t, (n,).
+
+        The numbers lie in {0 .. k N t - 3}, those of `official` in {0 .. n t - 3}.
+        """
+        most, k = self._places * t, self.compression
+        whole = np.concatenate([[0], chosen + 1, [most - 1]])
         if k == 1:
             return whole
         places = whole / k
         if self.official:
-            places[-1] = length * t // k - 1
+            places[-1] = most // k - 1
         return places

@@ -110,7 +110,7 @@ def check_lengths(
     listed = ", ".join(f"{count} of {length} tokens" for length, count in sorted(lengths.items()))
     raise ValueError(
         f"{len(beyond)} of {len(examples)} samples exceed the model's window of {window} tokens "
-        f"(max_position_embeddings of {label or 'the model'}): {listed}. The longest is "
+        f"(by the config of {label or 'the model'}): {listed}. The longest is "
         f"{example.task} sample {example.sample} with {size} tokens, its answer included. Ask "
         "shorter ones, or a model extended further"
     )

@@ -368,6 +368,12 @@ def _check_train_window(config: TrainConfig) -> None:
             f"train_window is {config.train_window} and method 'full', whose examples have all "
             "s N tokens; leave train_window at 0"
         )
+    if config.train_window and config.method == "clex":
+        raise ValueError(
+            f"train_window is {config.train_window} and method 'clex', whose positions reach t "
+            "times the base's own window N; leave train_window at 0 and set sampler_options to "
+            f"{{'tokens': {config.train_window}}}"
+        )
 
 
 def _check_divides(config: TrainConfig, window: int) -> None:

@@ -1,13 +1,15 @@
 """A task's prompt as a user's turn: the tokenizer's own template, with exactly one BOS."""
 
 import copy
+import datetime
 
 import pytest
 from transformers import LlamaTokenizer
+from transformers.utils import chat_template_utils
 
 from cream.data import chat
 from cream.inference.generation import tokenize
-from cream.tasks import prompts
+from cream.tasks import passkey, prompts
 
 LLAMA2 = (
     "{% for m in messages %}{{ bos_token + '[INST] ' + m.content.strip() + ' [/INST]' }}"
@@ -17,6 +19,31 @@ CHATML = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+
+DATED = (  # the forms in which Llama 3.2, gpt-oss, SmolLM3 and a Japanese model ask for the day
+    "{%- if not date_string is defined %}{%- if strftime_now is defined %}"
+    '{%- set date_string = strftime_now("%d %b %Y") %}{%- else %}'
+    '{%- set date_string = "26 Jul 2024" %}{%- endif %}{%- endif %}Today: {{ date_string }}\n',
+    "{%- macro opening() %}{{ 'Current date: ' + strftime_now('%Y-%m-%d') }}{% endmacro %}"
+    "{{ opening() }}\n",
+    "{# strftime_now #}{%- set today = strftime_now(format = '%d %B %Y') -%}{{ today }} it's\n",
+    '{{ strftime_now ("%Y年%m月%d日") }}\n',
+)
+
+
+@pytest.fixture
+def on(monkeypatch):
+    """What sets the day that transformers tells a template."""
+
+    def set_to(day):
+        class Day(datetime.datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return day
+
+        monkeypatch.setattr(chat_template_utils, "datetime", Day)
+
+    return set_to
 
 
 def with_template(tokenizer, template):
@@ -83,6 +110,58 @@ def test_the_template_is_recorded(tiny_tokenizer):
     assert set(one.settings) == {"chat_template"} and one.settings != other.settings
     facts = chat.ChatTemplate("tokenizer", one.tokenizer).facts()
     assert facts["sha256"].startswith(one.settings["chat_template"])
+
+
+@pytest.mark.parametrize("dated", DATED)
+def test_today_is_one_date_whenever_a_text_is_made(dated, tiny_tokenizer, on):
+    """Prompts and corpora are what transformers makes on that date, today and tomorrow."""
+    tokenizer = with_template(tiny_tokenizer, dated + CHATML)
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    on(chat.DATE)
+    own = tokenizer.apply_chat_template(messages, tokenize=False)
+    assert "26" in own
+    for day in (1, 2):
+        on(datetime.datetime(2026, 11, day))
+        assert tokenizer.apply_chat_template(messages, tokenize=False) != own
+        assert chat.ChatTemplate("tokenizer", tokenizer).render(messages, "x") == own
+        assert chat.UserTurn(tokenizer)("a") == own.removesuffix("<|assistant|>b\n") + (
+            "<|assistant|>"
+        )
+
+
+def test_a_dated_prompt_is_the_same_question_on_every_day(tiny_tokenizer, on):
+    """Rows of an evaluation that went on after midnight are those of one that did not."""
+    tokenizer = with_template(tiny_tokenizer, DATED[0] + CHATML)
+    asked = []
+    for day in (1, 2):
+        on(datetime.datetime(2026, 11, day))
+        asked.append(passkey.examples(tokenizer, [400], 2, style="chat"))
+    assert [one.prompt_hash for one in asked[0]] == [one.prompt_hash for one in asked[1]]
+    assert asked[0][0].settings["chat_date"] == "2024-07-26"
+
+
+def test_the_date_is_told_where_a_template_asks_for_one_and_nowhere_else(tiny_tokenizer):
+    """Keys of rows and hashes of corpora that have no date stay what they were."""
+    dated = with_template(tiny_tokenizer, DATED[1] + CHATML)
+    facts = chat.ChatTemplate("tokenizer", dated).facts()
+    assert facts["date"] == "2024-07-26"
+    assert set(chat.UserTurn(dated).settings) == {"chat_template", "chat_date"}
+    assert "date" not in chat.ChatTemplate("plain", dated).facts()
+    plain = chat.ChatTemplate("tokenizer", with_template(tiny_tokenizer, CHATML)).facts()
+    assert set(plain) == {"name", "sha256"}
+
+
+@pytest.mark.parametrize(
+    "asks", ["{% set f = '%Y' %}{{ strftime_now(f) }}", "{% set t = strftime_now %}{{ t('%Y') }}"]
+)
+def test_a_date_that_cannot_be_fixed_is_refused(asks, tiny_tokenizer):
+    tokenizer = with_template(tiny_tokenizer, asks + CHATML)
+    tokenizer.name_or_path = "some/model"
+    turn, template = chat.UserTurn(tokenizer), chat.ChatTemplate("tokenizer", tokenizer)
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    for ask in (lambda: turn("a"), lambda: turn.settings, lambda: template.render(turns, "x")):
+        with pytest.raises(ValueError, match="template of some/model asks for today's date"):
+            ask()
 
 
 def test_the_style_of_a_presets_prompts():

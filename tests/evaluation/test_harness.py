@@ -149,10 +149,11 @@ def test_a_bos_stands_where_it_is_asked_for(policy, many, place, task, tmp_path,
 @needs_harness
 @pytest.mark.parametrize("bos", [False, True])
 def test_a_chat_model_is_asked_in_its_own_template(bos, place, task, tmp_path, monkeypatch):
-    """The example as an earlier turn, one BOS in all: the template has one."""
+    """The example as an earlier turn, one BOS in all: the template has one, and a fixed date."""
     tokenizer = models.load_tokenizer(place / "base")
     tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+        "{{ bos_token }}{{ strftime_now('%d %b %Y') }}"
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
         "{% if add_generation_prompt %}<|assistant|>{% endif %}"
     )
     models.save(models.load(place / "base"), tokenizer, tmp_path / "chat")
@@ -168,8 +169,10 @@ def test_a_chat_model_is_asked_in_its_own_template(bos, place, task, tmp_path, m
     assert seen and all((ids == 0).sum() == 1 and ids[0, 0] == 0 for ids in seen)
     text = tokenizer.decode(seen[0][0])
     assert text.count("<|user|>") == 2 and text.count("<|assistant|>") == 2
+    assert "26 Jul 2024<|user|>" in text
     how = json.loads(frame["settings"][0])
     assert how["bos"] == "template" and how["style"] == "chat" and len(how["chat_template"]) == 16
+    assert how["chat_date"] == "2024-07-26"
 
 
 @needs_harness

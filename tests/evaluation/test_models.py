@@ -209,6 +209,33 @@ def test_samples_beyond_a_target_length_are_refused_before_any_model_is_loaded(
     assert not (tmp_path / "rows").exists()
 
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+          "original_max_position_embeddings": 64}  # fmt: skip
+QWEN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 256}
+
+
+@pytest.mark.parametrize(("theirs", "window"), [(LLAMA3, 256), (QWEN, 1024)])
+def test_a_base_whose_makers_scaled_it_is_asked_beyond_its_window(
+    theirs, window, place, tmp_path, tiny_tokenizer
+):
+    """As every original is; what we stretched from its window N is asked up to its target."""
+    shutil.copytree(place / "base", tmp_path / "base")
+    config = json.loads((tmp_path / "base/config.json").read_text())
+    config["rope_parameters"] = {"rope_theta": 1e4, **theirs}
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
+    assert evaluation_models.base_of("base", tmp_path).window == window
+    asked = longchat_lines.examples(tiny_tokenizer, [600, 1100], 1)
+    (original,) = specs = find("original", "base", tmp_path)
+    frame = evaluate_models(specs, longchat_lines, asked, tmp_path / "rows", progress=False)
+    assert sorted(frame["token_length"]) == [600, 1100] and set(frame["window"]) == {window}
+    assert original.load().header["scaling"] == theirs["rope_type"]
+    far = longchat_lines.examples(tiny_tokenizer, [2 * window + 100], 1)
+    with pytest.raises(ValueError, match=f"window of {2 * window} tokens .*scaled:linear:2"):
+        evaluate_models(
+            find("scaled:linear:2", "base", tmp_path), longchat_lines, far, tmp_path / "rows"
+        )
+
+
 def test_configs_are_those_of_the_loaded_models(place):
     for one in find("original,scaled:ntk:8,runs/done", "base", place):
         loaded = one.load()

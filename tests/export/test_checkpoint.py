@@ -25,6 +25,7 @@ import tiny_models
 import torch
 import training_runs
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from cream import models, rope
 from cream.export import checkpoint, engine_worker, engines, model_card
@@ -148,6 +149,34 @@ def test_longrope_says_its_factor_to_every_engine(exports):
         assert told == [wanted] * 3
     for kind in set(tiny_models.STOCK_KINDS) - {"yarn", "cope"}:
         assert "mscale" not in (exports / kind / "config.json").read_text()
+
+
+@pytest.mark.parametrize("stated", [{"factor": 4.0}, {"attention_factor": None}])
+def test_a_base_of_longrope_that_states_no_factor_is_exported(
+    stated, training_place, tiny_tokenizer, tmp_path
+):
+    """As Phi-3's is: engines are told the factor that transformers computes."""
+    theirs = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 16,
+              "short_factor": [1.0] * 8, "long_factor": [2.0] * 8, **stated}  # fmt: skip
+    base, run = tmp_path / "base", tmp_path / "run"
+    shutil.copytree(training_place / "base", base)
+    config = json.loads((base / "config.json").read_text())
+    config |= {"rope_parameters": theirs, "rope_scaling": theirs}
+    (base / "config.json").write_text(json.dumps(config))
+    models.save(models.load(base, device="cpu"), tiny_tokenizer, run / "model")
+    tuned = training_runs.config(base=str(base), method="plain", scaling="none", scale=1)
+    (run / "config.json").write_text(tuned.to_json())
+    out = checkpoint.export(run)
+    written = json.loads((out / "config.json").read_text())
+    compute = ROPE_INIT_FUNCTIONS["longrope"]
+    wanted = compute(AutoConfig.from_pretrained(base), "cpu")[1]
+    assert wanted > 1
+    for key in ("rope_parameters", "rope_scaling"):
+        told = [written[key][name] for name in ("short_mscale", "long_mscale")]
+        assert told == pytest.approx([wanted] * 2)
+    card = (out / "README.md").read_text()
+    assert "as the base's own `rope_type` longrope." in card
+    assert "original_max_position_embeddings" not in card and "both lists" not in card
 
 
 @kinds
@@ -299,8 +328,8 @@ def test_a_full_disk_leaves_nothing(finished, tmp_path, monkeypatch):
 def test_a_copy_that_reads_otherwise_is_not_published(finished, tmp_path, monkeypatch):
     """Cut short, or with another RoPE."""
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_for_every_engine", lambda config: {**config, "rope_theta": 7.0,
-                      "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}})  # fmt: skip
+        other = {"rope_theta": 7.0, "rope_parameters": {"rope_type": "default", "rope_theta": 7.0}}
+        patch.setattr(checkpoint, "_for_every_engine", lambda config, _: config | other)
         with pytest.raises(RuntimeError, match="reads back with another RoPE"):
             checkpoint.export(finished / "linear", tmp_path / "out")
     cut = lambda source, place: Path(place).write_bytes(Path(source).read_bytes()[:-1])  # noqa: E731

@@ -79,3 +79,16 @@ def test_the_cached_one_minds_the_window_and_the_chunk(model):
         next(cached_log_likelihood(model, np.zeros(8193), 64))
     with pytest.raises(ValueError, match="chunk 0 must be at least 1"):
         next(cached_log_likelihood(model, np.zeros(3), 0))
+
+
+def test_a_yarn_base_whose_maximum_is_its_original_length_is_read_to_its_factor_times_that():
+    """The config of Qwen2.5 with YaRN switched on: it is within its window up to there."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4,
+            "original_max_position_embeddings": 16}  # fmt: skip
+    config = LlamaConfig(vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1,
+                         num_attention_heads=2, max_position_embeddings=16,
+                         rope_parameters=yarn)  # fmt: skip
+    model = models.create(config, seed=0)
+    assert len(log_likelihood(model, np.zeros(64))) == 63
+    with pytest.raises(ValueError, match="65 tokens exceed the model's window of 64"):
+        log_likelihood(model, np.zeros(65))

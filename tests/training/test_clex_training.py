@@ -15,6 +15,7 @@ from cream.data.dataset import ExampleDataset, collate
 from cream.rope import clex, scalings
 from cream.training import config
 from cream.training import run as training_run
+from cream.training.callbacks import read_metrics
 
 NAMES = ("model.clex_layer.proj_func.ode_up_proj", "model.clex_layer.proj_func.ode_down_proj")
 CLEX = {"method": "clex", "scaling": "clex", "micro_batch": 2}
@@ -173,6 +174,25 @@ def test_one_factor_a_forward_whatever_the_order(training_place, shared):
         assert (batch["attention_mask"] == 1).all()
         for row, t in zip(batch["position_ids"], batch["clex_t"], strict=True):
             assert row[0] == 0 and row[-1] == 64 * t - 1 and (row.diff() > 0).all()
+
+
+@pytest.mark.parametrize("tokens", [3, 12, 13, 14, 26, 58, 130])
+def test_positions_reach_the_extent_of_their_t_whatever_an_example_has(tokens):
+    """N t, of which the frequencies at t are: neither less with few tokens nor more with many."""
+    draw = positions.sampler("clex", 13, 4, tokens=tokens)
+    for index in range(50):
+        drawn = draw.draw(tokens, 0, 0, index).positions
+        t = draw.factor(drawn)
+        assert len(drawn) == tokens and drawn[0] == 0 and (np.diff(drawn) > 0).all()
+        assert 1 <= t <= 4 and 13 * t - 1 <= drawn[-1] < 13 * t
+
+
+def test_a_run_on_short_examples_takes_every_t(training_place, tmp_path):
+    """`tokens` below N: the t of a forward pass stays within the max_factor of the model."""
+    options = {"least": training_runs.SCALE, "tokens": 32}
+    run = tmp_path / "run"
+    training_runs.train(training_place, run, **CLEX, sampler_options=options)
+    assert read_metrics(run / "metrics.jsonl")[-1]["tokens"] == 3 * 4 * 32
 
 
 @pytest.mark.parametrize("length", [64, 128, 256])

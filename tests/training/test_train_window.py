@@ -50,7 +50,7 @@ def test_tokens_are_counted_as_they_were_read(run):
     assert json.loads((out / "cream.json").read_text())["train_window"] == SHORT
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"full"}))
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"full", "clex"}))
 def test_positions_reach_the_same_target(method):
     """The sampler of `train_window` tokens for s N positions; plain ones stay in the example."""
     config = training_runs.config(method=method, train_window=SHORT)
@@ -109,6 +109,8 @@ def test_windows_that_do_not_fit_are_refused(training_place, tmp_path, changes, 
         ({"train_window": -1}, "train_window is -1"),
         ({"train_window": 1.5}, "train_window is 1.5"),
         ({"train_window": 32, "method": "full"}, "leave train_window at 0"),
+        ({"train_window": 32, "method": "clex"}, "set sampler_options to {'tokens': 32}"),
+        ({"train_window": 32, "method": "clex", "scaling": "clex"}, "leave train_window at 0"),
         ({"scale": 1, "scaling": "none"}, "scale is 1"),
     ],
 )
