@@ -109,6 +109,11 @@ class Corpus:
         """The splits that hold documents."""
         return tuple(self.manifest["splits"])
 
+    @property
+    def label(self) -> str:
+        """What rows call it, by its recipe: one name wherever its folder lies."""
+        return f"corpus {self.manifest['recipe_hash'][:8]}"
+
     def split(self, name: str) -> Documents:
         """Return one split, opened when it is first asked for; ValueError names those there are."""
         if name not in self.splits:
