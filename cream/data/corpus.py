@@ -36,6 +36,7 @@ __all__ = [
     "Corpus",
     "Documents",
     "build",
+    "cut_alike",
     "open_corpus",
     "tokenizer_hash",
 ]
@@ -107,6 +108,11 @@ class Corpus:
     def splits(self) -> tuple[str, ...]:
         """The splits that hold documents."""
         return tuple(self.manifest["splits"])
+
+    @property
+    def label(self) -> str:
+        """What rows call it, by its recipe: one name wherever its folder lies."""
+        return f"corpus {self.manifest['recipe_hash'][:8]}"
 
     def split(self, name: str) -> Documents:
         """Return one split, opened when it is first asked for; ValueError names those there are."""
@@ -215,6 +221,14 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase, text_only: bool = False) 
     vocabulary = sorted(each for each in tokenizer.get_vocab().items() if each[0] not in unused)
     return hash_of(vocabulary, tokenizer(PROBE)["input_ids"],
                    tokenizer(PROBE, add_special_tokens=False)["input_ids"])  # fmt: skip
+
+
+def cut_alike(one: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase) -> bool:
+    """Whether two tokenizers give every text the same ids; padding that was added does not count.
+
+    Their files may differ, and a chat template may be missing in one of them.
+    """
+    return any(tokenizer_hash(one, only) == tokenizer_hash(other, only) for only in (False, True))
 
 
 def build(

@@ -33,7 +33,7 @@ from cream.evaluation import harness_ruler
 from cream.evaluation.model_spec import Loaded, ModelSpec, ServedModel
 from cream.inference.prompt_tokens import appended
 from cream.models import load_tokenizer
-from cream.results import Rows, variant
+from cream.results import Rows
 from cream.rope.length import depends_on_length
 from cream.statistics import by_method, match, paired_difference
 from cream.utils.launcher import whole
@@ -380,13 +380,16 @@ def main_metric(task: str) -> str:
     return "acc_norm" if task in NORMALISED else "acc"
 
 
+def _metrics(frame: pd.DataFrame) -> pd.Series:
+    return frame["settings"].map(lambda text: json.loads(text)["mode"])
+
+
 def table(frame: pd.DataFrame) -> pd.DataFrame:
     """One row a model, task and metric: value, low, high, n (95 %, over documents).
 
     RULER's metrics are named by their length in tokens, as in the harness.
     """
-    metrics = frame.assign(metric=variant(frame).str.split().str[-1])
-    found = by_method(metrics, ["task", "metric"])
+    found = by_method(frame.assign(metric=_metrics(frame)), ["task", "metric"])
     long = found["task"].map(harness_ruler.is_ruler)
     return found.assign(main=long | (found["metric"] == found["task"].map(main_metric)))
 
@@ -396,8 +399,7 @@ def differences(frame: pd.DataFrame, against: str = "original") -> pd.DataFrame:
 
     Empty where `against` was not asked.
     """
-    metrics = variant(frame).str.split().str[-1]
-    frame = frame[metrics == frame["task"].map(main_metric)]
+    frame = frame[_metrics(frame) == frame["task"].map(main_metric)]
     models = ["method", "scaling", "scale", "run", "task"]
     base, found = frame[frame["method"] == against], []
     for (*model, task), part in frame[frame["method"] != against].groupby(models, dropna=False):

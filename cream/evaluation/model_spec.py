@@ -36,6 +36,7 @@ class ModelSpec:
     preset: str | None = None
     foreign: bool = False  # no run of ours: the folder's name stands for its method
     growing: bool = False  # CLEX whose t rises with its cache
+    base_place: str | None = None  # of the base whose tokenizer cuts the examples, where known
 
     @property
     def rope(self) -> rope.RopeScaling | None:
@@ -65,6 +66,11 @@ class ModelSpec:
     @property
     def place(self) -> str:
         """The folder, or hub id, that holds what this model has of its own."""
+        return self.path
+
+    @property
+    def tokenizer_place(self) -> str:
+        """The folder, or hub id, of the tokenizer that cuts what the model reads."""
         return self.path
 
     def header(self, config: PreTrainedConfig) -> dict[str, object]:
@@ -121,6 +127,16 @@ class ServedModel:
     checkpoint: ModelSpec | None = None
     preset: str | None = None
 
+    @property
+    def base_place(self) -> str:
+        """The base whose tokenizer cuts the examples."""
+        return self.base
+
+    @property
+    def tokenizer_place(self) -> str:
+        """The folder, or hub id, of the tokenizer that the server is taken to have."""
+        return self.checkpoint.path if self.checkpoint else self.base
+
     def check(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise ConnectionError if the server gives no answers, while nothing has been computed."""
         Server(self.address, tokenizer)
@@ -129,8 +145,7 @@ class ServedModel:
 
     def load(self, dtype: torch.dtype | None = None) -> "Loaded":
         """Reach the server; what it computes in (`dtype`) is its own."""
-        place = self.checkpoint.path if self.checkpoint else self.base
-        tokenizer = models.load_tokenizer(place)
+        tokenizer = models.load_tokenizer(self.tokenizer_place)
         server = Server(self.address, tokenizer)
         first = distributed.current().from_first
         beyond = True

@@ -13,9 +13,10 @@ examples need of a base, and the loop that asks several models the same examples
 """
 
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
 from types import ModuleType
@@ -25,7 +26,7 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from cream import models, results, rope
-from cream.data.corpus import tokenizer_hash
+from cream.data.corpus import cut_alike
 from cream.evaluation import distributed
 from cream.evaluation.adapters import ADAPTER, find_adapter
 from cream.evaluation.model_spec import Loaded, ModelSpec, ServedModel
@@ -172,12 +173,12 @@ def evaluate_models(
     """Evaluate every model on the same examples, one model in memory at a time; return their rows.
 
     What has a row in the file `rows` is not asked again. Under `torchrun` or `accelerate launch`
-    the processes share the examples, and all return all rows. ValueError for a model with another
-    tokenizer than the first: the examples would not have the same lengths for it; and, before any
-    is loaded, for samples beyond a model's target length. `servers.Failed`, once every model was
-    asked, for requests that have no answer.
+    the processes share the examples, and all return all rows. `examples` are cut by the tokenizer
+    of the base that `find` was given. Before any model is loaded, ValueError for one with another
+    tokenizer, which would read other tokens, and for samples beyond a model's target length.
+    `servers.Failed`, once every model was asked, for requests that have no answer.
     """
-    specs, frames, failures, first = list(specs), [], [], None
+    specs, frames, failures = list(specs), [], []
     _check(specs, examples)
     hashes: dict[str, str] = {}
     for spec in specs:
@@ -187,10 +188,6 @@ def evaluate_models(
                 f"{same} and {spec.name} have equal weights and RoPE: one model would be "
                 "counted twice, so leave one of them out"
             )
-        mine = tokenizer_hash(loaded.tokenizer)
-        first = first or mine
-        if mine != first:
-            raise ValueError(f"{spec.name} has another tokenizer: evaluate it on its own")
         frame, failed = _answer_share(loaded, task, examples, rows, batch_size, progress)
         frames.append(frame)
         failures += failed
@@ -208,9 +205,24 @@ def _whose(loaded: Loaded) -> str:
 
 def _check(specs: Sequence[ModelSpec | ServedModel], examples: Sequence[Example]) -> None:
     """Refuse what can be seen to fail before the first model is loaded."""
+    read = functools.cache(models.load_tokenizer)
     for spec in specs:
-        place = spec.path if isinstance(spec, ModelSpec) else spec.base
-        spec.check(examples, models.load_tokenizer(place))
+        _check_tokenizer(spec, specs[0].base_place or specs[0].tokenizer_place, read)
+    for spec in specs:
+        spec.check(examples, read(spec.tokenizer_place))
+
+
+def _check_tokenizer(
+    spec: ModelSpec | ServedModel, base: str, read: Callable[[str], PreTrainedTokenizerBase]
+) -> None:
+    """Refuse (ValueError) a model that reads other tokens than those the examples were cut into."""
+    for place in dict.fromkeys((spec.base_place or base, spec.tokenizer_place)):
+        if place != base and not cut_alike(read(place), read(base)):
+            raise ValueError(
+                f"{spec.name} has another tokenizer ({place}) than the base {base}, which cuts the "
+                "questions: its numbers would be of other tokens. Evaluate it with its own base "
+                f"(-p base FOLDER), or as a base itself: -p base {place} -p models original"
+            )
 
 
 def _answer_share(
@@ -249,8 +261,8 @@ def _answer_share(
 def _parse_spec(
     name: str, base: str | Path, root: Path, preset: str | None
 ) -> ModelSpec | ServedModel:
-    named = {"name": name, "base": Path(base).name, "preset": preset}
     path = _place(base, root)
+    named = {"name": name, "base": Path(base).name, "preset": preset, "base_place": path}
     if address := parse(name):
         own = address.checkpoint
         checkpoint = _parse_spec(own, base, root, preset) if own else None

@@ -7,7 +7,7 @@ number stands on (50 a length, 500 a position): the paper prints none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -304,13 +304,26 @@ def longbench_table(
     """
     table = read_published(folder, f"longbench_{name}").set_index("model")
     table = table.drop(columns=[c for c in ABOUT if c in table])
-    for run, part in longbench_rows(rows).groupby("run", sort=False):
+    for called, part in _longbench_evaluations(longbench_rows(rows)):
         from cream.tasks.longbench.task import averages  # reads models: only where there are rows
 
         means = averages(part)["value"]
         means = means.rename({"average_12": "average"} if name == "tasks" else {})
-        table.loc[f"ours: {run}"] = [means[~means.index.duplicated("last")].get(c) for c in table]
+        table.loc[called] = [means[~means.index.duplicated("last")].get(c) for c in table]
     return table
+
+
+def _longbench_evaluations(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Each run's rows and its name; with its base, or how it was asked, where there are several."""
+    for run, of_run in rows.groupby("run", sort=False):
+        from cream.tasks.longbench.task import evaluations  # as above
+
+        models = list(of_run.groupby(of_run["base"].fillna(""), sort=False))
+        for base, part in models:
+            called = f"ours: {run}" + (f" of {base}" if len(models) > 1 else "")
+            asked = list(evaluations(part))
+            for said, one in asked:
+                yield called + (f" ({said})" if len(asked) > 1 else ""), one
 
 
 def longbench_rows(rows: pd.DataFrame | None) -> pd.DataFrame:

@@ -25,6 +25,7 @@ __all__ = ["differences", "gap", "main", "report"]
 
 RULER = "RULER-6, the mean of six generated tasks and no average of RULER's thirteen, in %"
 MODEL = ["method", "scaling", "scale"]
+COMPARED_BY = "longchat_lines"
 COMPARED = (2, 4)  # lengths, in windows, at which tuned models are compared with the untuned one
 
 
@@ -33,7 +34,7 @@ def report(frame: pd.DataFrame, figures: Sequence[str | Path] = ()) -> str:
     frame = _known(frame)
     parts = [part for task in reported() for part in _tables(frame, task)]
     parts += _ruler(frame[ruler_scores.is_ruler(frame)])
-    parts += [_compared(frame), _gap_line(frame)]
+    parts += _comparisons(frame)
     if found := [str(path) for path in figures]:
         parts.append("Figures: " + ", ".join(found))
     return "\n\n".join(part for part in parts if part)
@@ -152,7 +153,7 @@ def _contained(rows: pd.DataFrame, value: str) -> list[str]:
     return ["official metric (the answer is contained), all cells: " + "; ".join(shares)]
 
 
-def differences(frame: pd.DataFrame, task: str = "longchat_lines") -> pd.DataFrame:
+def differences(frame: pd.DataFrame, task: str = COMPARED_BY) -> pd.DataFrame:
     """Return tuned - scaled on the same prompts at 2N and 4N: a row a model and length.
 
     Columns: method, scaling, scale, multiple, value, low, high, n (shares), models. With several
@@ -193,11 +194,24 @@ def _over(runs: list[tuple[pd.DataFrame, Interval]]) -> Interval:
     return Interval(level.value, level.low, level.high, sum(found.n for _, found in runs))
 
 
-def _compared(frame: pd.DataFrame) -> str:
+def _comparisons(frame: pd.DataFrame) -> Iterator[str]:
+    """What compares models on LongChat-Lines; of several variants each by itself."""
+    lines, forms = frame["task"] == COMPARED_BY, variant(frame)
+    named = sorted(forms[lines].unique()) or [""]
+    for form in named:
+        said = f" ({form})" if len(named) > 1 else ""
+        part = frame[~lines | (forms == form)]
+        yield _compared(part, said)
+        yield _gap_line(part, said)
+
+
+def _compared(frame: pd.DataFrame, form: str) -> str:
     table = differences(frame)
     if table.empty:
-        return "No comparison with the scaled, untuned model: its rows at 2N and 4N are missing."
-    lines = ["Against the scaled, untuned model on the same prompts, LongChat-Lines, in points:"]
+        return (f"No comparison with the scaled, untuned model{form}: its rows at 2N and 4N are "
+                "missing.")  # fmt: skip
+    lines = [f"Against the scaled, untuned model on the same prompts, LongChat-Lines{form}, in "
+             "points:"]  # fmt: skip
     for row in table.itertuples():
         interval = Interval(row.value, row.low, row.high, row.n)
         verdict = "excludes 0" if interval.excludes_zero else "does not exclude 0"
@@ -212,7 +226,7 @@ def _points(found: Interval) -> str:
     return f"{100 * found.value:+.0f} [{100 * found.low:+.0f}, {100 * found.high:+.0f}]"
 
 
-def gap(frame: pd.DataFrame, task: str = "longchat_lines") -> Interval | None:
+def gap(frame: pd.DataFrame, task: str = COMPARED_BY) -> Interval | None:
     """Return CREAM - PoSE beyond N over pairs of runs with one base, seed and scaling; n is pairs.
 
     None when there are fewer than two pairs: seeds differ by more than samples can show.
@@ -232,7 +246,7 @@ def gap(frame: pd.DataFrame, task: str = "longchat_lines") -> Interval | None:
     return Interval(found.value, found.low, found.high, len(pairs))
 
 
-def _gap_line(frame: pd.DataFrame) -> str:
+def _gap_line(frame: pd.DataFrame, form: str) -> str:
     found = gap(frame)
     if found is None:
         return (
@@ -240,7 +254,7 @@ def _gap_line(frame: pd.DataFrame) -> str:
             "differ\nas much. Only several seeds and bases can compare them."
         )
     return (
-        f"CREAM - PoSE beyond N, over {found.n} pairs of runs with one base and seed: "
+        f"CREAM - PoSE beyond N{form}, over {found.n} pairs of runs with one base and seed: "
         f"{_points(found)} points."
     )
 

@@ -40,9 +40,33 @@ __all__ = [
     "variant",
 ]
 
-_FORMS = ("style", "mode", "corpus", "haystack", "clex_t", "sharper")
-_SAMPLE = ["run", "task", "token_length", "gold_index", "depth_percent", "num_keys", "document",
-           "sample"]  # fmt: skip
+_ORDER = ["run", "task", "token_length", "gold_index", "depth_percent", "num_keys", "document",
+          "sample"]  # fmt: skip
+# What of a row says which of a task's questions it answers. Of other columns (the place of the line
+# that is asked for, the lines of a record) a question has what its seed gave it.
+_QUESTION = ("token_length", "sample")
+_QUESTIONS = {
+    "needle": ("token_length", "depth_percent", "sample"),
+    "kv_retrieval": ("num_keys", "gold_index", "sample"),
+    "perplexity": ("token_length", "document"),
+    "historical_perplexity": ("token_length", "document"),
+}
+# What of a row's settings makes another evaluation of its task, and the words for it.
+_FORMS = {
+    "style": "{}",
+    "mode": "{}",
+    "corpus": "{}",
+    "haystack": "{}",
+    "clex_t": "{}",
+    "sharper": "{}",
+    "chat": "chat {}",
+    "stride": "stride {}",
+    "document_tokens": "read to {}",
+    "blocks": "{} blocks",
+    "digits": "{} digits",
+    "questions_a_record": "{} a record",
+    "seed": "seed {}",
+}
 
 
 class Rows:
@@ -207,39 +231,53 @@ def to_parquet(frame: pd.DataFrame, path: str | Path) -> Path:
     if unknown := [name for name in frame if name not in COLUMNS]:
         raise ValueError(f"rows have no column {unknown[0]!r}; there are: {', '.join(COLUMNS)}")
     ordered = frame.reindex(columns=list(COLUMNS)).astype(COLUMNS)
-    return write_parquet(ordered, path, SCHEMA, [*_SAMPLE, "settings", "key"])
+    return write_parquet(ordered, path, SCHEMA, [*_ORDER, "settings", "key"])
 
 
 def current(frame: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that speak for each run now.
 
-    A run trained again, or a sample whose prompt or settings changed, leaves older rows behind: of
-    each run and task the model evaluated last counts, of each sample (in each `variant`) its last
-    row.
+    A run trained again, or a question whose prompt or settings changed, leaves older rows behind:
+    of each run, base and task the model evaluated last counts, of each question (in each `variant`)
+    its last row.
     """
-    ordered = frame.assign(variant=variant(frame)).sort_values(
-        "date", kind="stable", na_position="first"
-    )
-    last = ordered.groupby(["run", "task"], dropna=False)["model_hash"].transform("last")
+    frame, model = frame.reset_index(drop=True), ["run", "base", "task"]
+    known = frame.assign(base=frame["base"].fillna(""), variant=variant(frame))
+    ordered = known.sort_values("date", kind="stable", na_position="first")
+    last = ordered.groupby(model, dropna=False)["model_hash"].transform("last")
     ordered = ordered[(ordered["model_hash"] == last).fillna(True)]
-    kept = ordered.drop_duplicates([*_SAMPLE, "variant"], keep="last").sort_index()
-    return kept.drop(columns="variant").reset_index(drop=True)
+    asked = pd.concat([ordered[[*model, "variant"]], _questions(ordered)], axis=1)
+    kept = asked.index[~asked.duplicated(keep="last")]
+    return frame.loc[kept.sort_values()].reset_index(drop=True)
+
+
+def _questions(frame: pd.DataFrame) -> pd.DataFrame:
+    """Which question each row answers: the columns that say so, the others empty."""
+    found = frame[sorted({name for names in _QUESTIONS.values() for name in names} | {*_QUESTION})]
+    found = found.assign(document=found["document"].fillna(found["sample"].astype("string")))
+    names = frame["task"].map(lambda task: _QUESTIONS.get(task, _QUESTION))
+    return found.apply(lambda column: column.where([column.name in each for each in names]))
 
 
 def variant(frame: pd.DataFrame) -> pd.Series:
     """Return which form of its task each row answers, by its settings.
 
     That is `style`, `mode`, `corpus`, `haystack` (the kind of text that a sentence is hidden in),
-    `clex_t` (the rule of a CLEX model's t, where it is not the usual one) and `sharper` (a factor
-    on the logits of attention).
+    `clex_t` (the rule of a CLEX model's t, where it is not the usual one), `sharper` (a factor
+    on the logits of attention), a chat template, a stride that is not half the window, and how the
+    questions were drawn where it is not the usual way (their seed, the questions a record).
     Rows of two variants are never averaged: they are two evaluations.
     """
-    texts = {text: json.loads(text) for text in frame["settings"].dropna().unique()}
-    names = {
-        text: " ".join(str(how[name]) for name in _FORMS if name in how)
-        for text, how in texts.items()
-    }
+    names = {text: _form(json.loads(text)) for text in frame["settings"].dropna().unique()}
     return frame["settings"].map(names).fillna("").astype("string")
+
+
+def _form(how: Mapping[str, object]) -> str:
+    usual = {"chat": how.get("chat") if isinstance(how.get("chat"), bool) else "none"}
+    if "window" in how and "stride" in how and how["stride"] == max(1, how["window"] // 2):
+        usual["stride"] = how["stride"]
+    said = {name: how[name] for name in _FORMS if name in how and how[name] != usual.get(name)}
+    return " ".join(_FORMS[name].format(value) for name, value in said.items())
 
 
 def drawn_from(frame: pd.DataFrame) -> dict[str, str]:

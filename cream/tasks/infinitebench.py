@@ -31,6 +31,7 @@ from cream.tasks.prompts import (
     largest_that_fits,
     named_samples,
     sample_rng,
+    seeded,
 )
 
 __all__ = ["NEW_TOKENS", "PUBLISHED", "SAMPLES", "STYLES", "TASKS", "digits", "examples", "score"]
@@ -95,7 +96,7 @@ def examples(
     """
     check_choices(style, STYLES, tasks, TASKS)
     turn = UserTurn(tokenizer) if style == "chat" else None
-    how = {"style": style, **(turn.settings if turn else {})}
+    how = {"style": style, **(turn.settings if turn else {}), **seeded(seed)}
     form = _PromptStyle(turn or str, counter(tokenizer), how)
     return [
         _example(name, length, sample, seed, form)
@@ -110,7 +111,7 @@ class _PromptStyle(NamedTuple):
 
     wrap: Callable[[str], str]
     count: Callable[[str], int]
-    how: dict[str, str]
+    how: dict[str, object]
 
 
 def _example(name: str, length: int, sample: int, seed: int, form: _PromptStyle) -> Example:

@@ -17,7 +17,14 @@ from transformers import PreTrainedTokenizerBase
 from cream.data.chat import UserTurn
 from cream.data.retrieval.records import answer_text, draw_records, pair_prompt
 from cream.tasks.base import Example
-from cream.tasks.prompts import checked_lengths, counter, depth, largest_that_fits, sample_rng
+from cream.tasks.prompts import (
+    checked_lengths,
+    counter,
+    depth,
+    largest_that_fits,
+    sample_rng,
+    seeded,
+)
 from cream.utils.jsonl import json_lines
 
 __all__ = [
@@ -100,7 +107,7 @@ def examples(
             named = [gold for gold in asked if only is None or (length, gold, sample) in only]
             if named:
                 records = _records(count, length, num_keys, seed, sample, asked)
-                found += [_example(records, gold, length, sample) for gold in named]
+                found += [_example(records, gold, length, sample, seed) for gold in named]
     return found
 
 
@@ -142,7 +149,9 @@ def _records(
             return records
 
 
-def _example(records: Sequence[tuple[str, str]], gold: int, length: int, sample: int) -> Example:
+def _example(
+    records: Sequence[tuple[str, str]], gold: int, length: int, sample: int, seed: int
+) -> Example:
     prompt, target = pair_prompt(records, gold)
     return Example(
         TASK,
@@ -156,7 +165,7 @@ def _example(records: Sequence[tuple[str, str]], gold: int, length: int, sample:
         depth_percent=100 * gold / max(1, len(records) - 1),
         num_keys=len(records),
         document=f"{length} tokens, object {sample}",
-        how={"style": "miniature"},
+        how={"style": "miniature", **seeded(seed)},
     )
 
 
@@ -173,6 +182,7 @@ def load_official(
     file is checked: ValueError with the line for what is damaged or of another kind.
     """
     form, found, name = _PromptStyle(style, tokenizer), [], Path(path).name
+    form.how["corpus"] = name
     fields = ("ordered_kv_records", "key", "value")
     for sample, (place, row) in enumerate(json_lines(path, fields)):
         records = _checked(place, row)
@@ -198,6 +208,7 @@ def generate(
     (seed, number of keys, sample). Several sizes are a sequence, or text as in "75,140".
     """
     form, found = _PromptStyle(style, tokenizer), []
+    form.how.update(seeded(seed) | ({} if digits is None else {"digits": digits}))
     for size in checked_lengths(_sizes(num_keys), samples):
         for sample in range(samples):
             rng = sample_rng(f"{TASK} official", seed, size, sample)

@@ -24,6 +24,7 @@ from cream.tasks.prompts import (
     largest_that_fits,
     named_samples,
     sample_rng,
+    seeded,
 )
 from cream.utils.jsonl import json_lines
 
@@ -135,12 +136,14 @@ def examples(
 
     The line asked for lies at every depth alike. Each record serves `questions` examples in a row,
     whose common beginning `inference` reads once; `document` names the record, the unit of an
-    interval. `rule` is that of `score`. `only` names by (length, sample) which are built, the same
+    interval. Rows of another seed or number of questions are another evaluation, as their settings
+    say. `rule` is that of `score`. `only` names by (length, sample) which are built, the same
     as among all (None: all). Deterministic in (seed, length, sample, questions).
     """
     form = _prompt_style(style, rule, tokenizer)
     if questions < 1:
         raise ValueError(f"questions {questions} must be at least 1 a record")
+    form.how.update(seeded(seed) | ({"questions_a_record": questions} if questions > 1 else {}))
     count = counter(tokenizer)
     found = []
     for length in checked_lengths(lengths, samples):
@@ -223,6 +226,7 @@ def load_official(
     if style == "miniature":
         raise ValueError("published data have their own words: use style 'official' or 'chat'")
     form, found, seen = _prompt_style(style, rule, tokenizer), [], {}
+    form.how["corpus"] = Path(path).name
     fields = ("expected_number", "num_lines", "token_size", "prompt")
     for number, (place, row) in enumerate(json_lines(path, fields)):
         num_lines, length, gold = _checked(place, row)

@@ -27,7 +27,14 @@ from cream.tasks.base import Example
 from cream.tasks.haystack import stretch
 from cream.tasks.longchat_lines import VICUNA
 from cream.tasks.needle_insertion import PLACEMENTS, Page, Sentence
-from cream.tasks.prompts import checked_lengths, counter, depth, largest_that_fits, sample_rng
+from cream.tasks.prompts import (
+    checked_lengths,
+    counter,
+    depth,
+    largest_that_fits,
+    sample_rng,
+    seeded,
+)
 from cream.tasks.rouge import rouge_l
 
 __all__ = [
@@ -80,6 +87,7 @@ def grid(
     hidden: int = 1,
     placement: str = "exact",
     kind: str | None = None,
+    corpus: str | None = None,
     only: Collection[tuple[int, float, int]] | None = None,
 ) -> list[Example]:
     """Build `samples` examples for every one of `lengths` (tokens) and `depths` (per cent).
@@ -91,15 +99,16 @@ def grid(
     wrapper, BOS and answer together have at most `length` tokens. Up to `hidden` sentences, each at
     another depth, share one stretch and are asked for one by one, which is cheaper and harder; 1 is
     the benchmark's way, and the only one where the sentence never changes. `document` names the
-    stretch; `kind` says what the haystack is, such as "code", and goes into the settings of the
-    rows. `only` names by (length, depth, sample) which are built, the same as among all (None:
-    all). Deterministic in (seed, length, depths that share a stretch, sample).
+    stretch; `kind` says what the haystack is, such as "code", and `corpus` where it comes from;
+    both go into the settings of the rows, as a seed other than 0 does. `only` names by (length,
+    depth, sample) which are built, the same as among all (None: all). Deterministic in (seed,
+    length, depths that share a stretch, sample).
     """
     _check(depths, style, hidden, placement)
     _refuse_copies(style, placement, samples)
     form, count = _prompt_style(style, _mode(hidden, placement), tokenizer), counter(tokenizer)
-    if kind is not None:
-        form.how["haystack"] = kind
+    said = {"haystack": kind, "corpus": corpus}
+    form.how.update({name: one for name, one in said.items() if one is not None} | seeded(seed))
     pages = -(-len(depths) // hidden)
     found = []
     for length in checked_lengths(lengths, samples):
@@ -153,12 +162,12 @@ class _PromptStyle(NamedTuple):
 
     before: str
     wrap: Callable[[str], str]
-    how: dict[str, str]
+    how: dict[str, object]
     limits: dict[str, object]
 
 
 def _prompt_style(style: str, mode: str, tokenizer: PreTrainedTokenizerBase) -> _PromptStyle:
-    how = {"style": style, "mode": mode}
+    how: dict[str, object] = {"style": style, "mode": mode}
     if style == "miniature":
         return _PromptStyle("", str, how, {"max_new_tokens": 16, "stop": "."})
     limits = {"max_new_tokens": 50, "stop": "\n"}
@@ -278,7 +287,7 @@ def _spread(
         max_new_tokens=32,
         stop=".",
         depth_percent=percent,
-        how={"style": "miniature"},
+        how={"style": "miniature", **seeded(seed)},
     )
 
 

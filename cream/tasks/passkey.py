@@ -28,6 +28,7 @@ from cream.tasks.prompts import (
     largest_that_fits,
     named_samples,
     sample_rng,
+    seeded,
 )
 
 __all__ = [
@@ -96,6 +97,7 @@ def examples(
     if blocks not in BLOCKS:
         raise ValueError(f"unknown blocks {blocks!r}: use one of {', '.join(BLOCKS)}")
     form, count = _prompt_style(style, tokenizer), counter(tokenizer)
+    form.how.update(seeded(seed) | ({} if blocks == "fitted" else {"blocks": blocks}))
     return [
         _trial(count, length, sample, seed, form, blocks)
         for length in checked_lengths(lengths, samples)
@@ -107,7 +109,7 @@ class _PromptStyle(NamedTuple):
     """A style: what is put around a prompt, and what a row's settings say of it."""
 
     wrap: Callable[[str], str]
-    how: dict[str, str]
+    how: dict[str, object]
 
     @property
     def miniature(self) -> bool:

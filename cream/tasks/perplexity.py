@@ -100,6 +100,8 @@ def examples(
         raise ValueError(
             f"document_tokens {read} is below the longest window, {max(lengths)}: raise it"
         )
+    if mode == "sliding":
+        hows = [{**how, "document_tokens": read} for how in hows]
     needed = needed_tokens([read], bos_token_id)
     found = []
     for sample, (name, ids) in enumerate(choose(documents, needed, samples).documents):

@@ -57,8 +57,8 @@ PAPER = {
 class Texts(NamedTuple):
     """Documents to be read, in their order, and what their set says of how many and how long.
 
-    `corpus` names a set that is no corpus of ours, or a split of ours that is not "test"; it goes
-    into the settings of its rows.
+    `corpus` names their set, and the split where it is not "test"; it goes into the settings of
+    its rows.
     """
 
     documents: Iterator[Document]
@@ -139,7 +139,7 @@ def of_corpus(path: str | Path, tokenizer: PreTrainedTokenizerBase, split: str =
     kinds = set(opened.split(split).column("kind"))
     kind = "chat" if "chat" in kinds and kinds.isdisjoint(TEXT_KINDS) else None
     documents = from_corpus(opened, tokenizer.bos_token_id, split, kind)
-    return Texts(documents, None if split == "test" else f"{split} split")
+    return Texts(documents, opened.label + ("" if split == "test" else f", {split} split"))
 
 
 def of_source(
@@ -161,7 +161,8 @@ def of_source(
     found = open_source(place, field or own, split=split or "train", revision=revision)
     named = source if known else Path(source).name
     documents = _tokenised(found.documents, tokenizer, named, split)
-    return Texts(documents, named, *((known.min_tokens, known.documents) if known else ()))
+    corpus = named if split is None else f"{named} {split}"
+    return Texts(documents, corpus, *((known.min_tokens, known.documents) if known else ()))
 
 
 def _tokenised(

@@ -24,6 +24,7 @@ __all__ = [
     "largest_that_fits",
     "named_samples",
     "sample_rng",
+    "seeded",
     "spared",
 ]
 
@@ -49,6 +50,14 @@ def default_style(preset: str, window: int) -> str:
 def sample_rng(task: str, seed: int, token_length: int, sample: int) -> np.random.Generator:
     """The generator of one sample: it depends on these four and on nothing else."""
     return np.random.default_rng([zlib.crc32(task.encode()), seed, token_length, sample])
+
+
+def seeded(seed: int) -> dict[str, object]:
+    """Return what a row's settings say of its questions' seed: nothing of the usual one, 0.
+
+    Rows of two seeds are two evaluations (`results.variant`).
+    """
+    return {"seed": seed} if seed else {}
 
 
 def depth(task: str, seed: int, token_length: int, sample: int) -> float:

@@ -43,6 +43,7 @@ from cream.tasks.prompts import (
     largest_that_fits,
     named_samples,
     sample_rng,
+    seeded,
 )
 from cream.tasks.ruler_questions import HOPS, QUESTIONS, Budget, Kind, Question, all_words, chain
 from cream.utils import forks
@@ -104,7 +105,8 @@ def examples(
     all_words()  # where their package is missing, that is said before anything is built
     turn = UserTurn(tokenizer) if style == "chat" else None
     how = {"style": style, **(turn.settings if turn else {})}
-    form, known = _PromptStyle(turn or str, _counts(tokenizer), how), tokenizer_hash(tokenizer)
+    form = _PromptStyle(turn or str, _counts(tokenizer), how | seeded(seed))
+    known = tokenizer_hash(tokenizer)
     asked: list[tuple[_Builder, list[int]]] = []
     for length in checked_lengths(lengths, samples):
         if not (named := named_samples(length, samples, only)):

@@ -7,6 +7,7 @@ What is done with the examples is `verify`'s.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Hashable
 from pathlib import Path
@@ -69,9 +70,10 @@ def rebuild(
     """Build the examples of one model's `rows` of one task again, by their identity.
 
     Lengths, depths, numbers of samples and of questions a record are read from the rows, so all
-    rows of the model and task must be given; `seed` is that of the questions, which rows do not
-    name. Of them only those of the rows `wanted` are built (None: all), but of perplexity all, as
-    its lengths read the same documents. ValueError for a task of which this module has no builder.
+    rows of the model and task must be given; `seed` is that of rows whose settings name none.
+    Examples have no settings that the rows lack: older rows say less of themselves. Of them only
+    those of the rows `wanted` are built (None: all), but of perplexity all, as its lengths read the
+    same documents. ValueError for a task of which this module has no builder.
     """
     (task,) = set(rows["task"])
     if task not in BUILDERS:
@@ -83,8 +85,11 @@ def rebuild(
             continue
         if task not in TOGETHER:
             part = part[part["token_length"].isin(asked["token_length"])]
-        built = BUILDERS[task](part, asked, texts, json.loads(settings), seed)
-        found |= {identity_of(example): example for example in built}
+        how = json.loads(settings)
+        built = BUILDERS[task](part, asked, texts, how, how.get("seed", seed))
+        for one in built:
+            own = {name: value for name, value in one.how.items() if name in how}
+            found[identity_of(one)] = dataclasses.replace(one, how=own)
     return found
 
 
@@ -105,7 +110,8 @@ def _named(asked: pd.DataFrame, *between: str) -> set[tuple]:
 def _lines(
     rows: pd.DataFrame, asked: pd.DataFrame, texts: Texts, settings: dict, seed: int
 ) -> list[Example]:
-    questions = int(rows.groupby("document").size().max())
+    many = int(rows.groupby("document").size().max())
+    questions = settings.get("questions_a_record", many)
     return longchat_lines.examples(
         texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"], questions,
         only=_named(asked),
@@ -131,7 +137,7 @@ def _needles(
     text = haystack.from_corpus(corpus, texts.tokenizer, kind=kind)
     depths = sorted(float(depth) for depth in rows["depth_percent"].unique())
     return needle.grid(texts.tokenizer, text, _lengths(rows), depths, _samples(rows), seed,
-                       settings["style"], kind=kind,
+                       settings["style"], kind=kind, corpus=settings.get("corpus"),
                        only=_named(asked, "depth_percent"))  # fmt: skip
 
 
@@ -140,7 +146,7 @@ def _keys(
 ) -> list[Example]:
     return passkey.examples(
         texts.tokenizer, _lengths(rows), _samples(rows), seed, settings["style"],
-        only=_named(asked),
+        settings.get("blocks", "fitted"), only=_named(asked),
     )  # fmt: skip
 
 
@@ -151,7 +157,7 @@ def _documents(
     bos = None if settings.get("bos") == "none" else texts.tokenizer.bos_token_id
     return perplexity.examples(
         found.documents, _lengths(rows), _samples(rows), bos, settings["mode"],
-        settings.get("stride"), corpus=settings.get("corpus"),
+        settings.get("stride"), settings.get("document_tokens"), settings.get("corpus"),
     )  # fmt: skip
 
 

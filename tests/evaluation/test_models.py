@@ -1,5 +1,6 @@
 """Names of models: what they resolve to, what their rows say, and what is refused."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -74,16 +75,57 @@ def test_a_sharper_copy_is_a_model_of_its_own(place, tmp_path, tiny_tokenizer):
         evaluate_models(listed[1:], longchat_lines, long, tmp_path / "long.jsonl", progress=False)
 
 
-def test_another_tokenizer_is_refused(place, tmp_path, tiny_tokenizer, tiny_model):
+@pytest.fixture(scope="module")
+def tokenizers(place, tiny_tokenizer, tiny_model):
+    """Models with tokenizers of their own beside the base's: another word, padding, a template."""
     from transformers import PreTrainedTokenizerFast
 
-    other = PreTrainedTokenizerFast(tokenizer_object=tiny_tokenizer.backend_tokenizer)
-    other.add_tokens(["word"])
-    models.save(tiny_model(256, vocab_size=640), other, place / "other")
+    words, padded, templated = (copy.deepcopy(tiny_tokenizer) for _ in range(3))
+    words.add_tokens(["word"])
+    padded.add_special_tokens({"pad_token": "<mypad>"})
+    templated.chat_template = "{{ bos_token }}{{ messages[0].content }}"
+    rewritten = PreTrainedTokenizerFast(
+        tokenizer_object=tiny_tokenizer.backend_tokenizer, bos_token=tiny_tokenizer.bos_token,
+        eos_token=tiny_tokenizer.eos_token, unk_token=tiny_tokenizer.unk_token,
+    )  # fmt: skip
+    made = {"words": words, "padded": padded, "templated": templated, "rewritten": rewritten}
+    for number, (name, tokenizer) in enumerate(made.items(), 7):
+        models.save(tiny_model(256, seed=number, vocab_size=640), tokenizer, place / name)
+    return place
+
+
+@pytest.mark.parametrize(
+    "names", ["words", "original,words", "words,original", "http://127.0.0.1:9/v1#x=words"]
+)
+def test_another_tokenizer_than_the_examples_is_refused_before_any_model_is_loaded(
+    names, tokenizers, tmp_path, tiny_tokenizer, monkeypatch
+):
+    """Alone, too: it would be given ids of a vocabulary that is not its own."""
+    monkeypatch.setattr(models, "load", lambda *_, **__: pytest.fail("loaded"))
     examples = longchat_lines.examples(tiny_tokenizer, [200], 1)
-    with pytest.raises(ValueError, match="other has another tokenizer"):
-        listed = find("original,other", "base", place)
+    listed = find(names, "base", tokenizers)
+    with pytest.raises(ValueError, match="words has another tokenizer .*-p base .*words -p models"):
         evaluate_models(listed, longchat_lines, examples, tmp_path / "rows.jsonl", progress=False)
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_bases_of_two_tokenizers_are_not_asked_the_same(tokenizers, tmp_path, tiny_tokenizer):
+    """Each is its own base; of the examples only one of them is."""
+    examples = longchat_lines.examples(tiny_tokenizer, [200], 1)
+    listed = [*find("original", "base", tokenizers), *find("scaled:yarn:2", "words", tokenizers)]
+    with pytest.raises(ValueError, match="scaled:yarn:2 has another tokenizer"):
+        evaluate_models(listed, longchat_lines, examples, tmp_path / "rows.jsonl", progress=False)
+
+
+def test_a_tokenizer_that_cuts_text_alike_is_the_same(tokenizers, tmp_path, tiny_tokenizer):
+    """Files of another version, padding that was added, a chat template; and as its own base."""
+    examples = longchat_lines.examples(tiny_tokenizer, [200], 1)
+    listed = find("original,scaled:yarn:2,padded,templated,rewritten", "base", tokenizers)
+    asked = (listed, longchat_lines, examples, tmp_path / "rows.jsonl")
+    assert len(evaluate_models(*asked, progress=False)) == 5
+    alone = find("original", "words", tokenizers)
+    own = longchat_lines.examples(models.load_tokenizer(tokenizers / "words"), [200], 1)
+    assert len(evaluate_models(alone, longchat_lines, own, asked[-1], progress=False)) == 1
 
 
 @pytest.mark.parametrize(
@@ -310,7 +352,8 @@ def test_equal_weights_are_noticed_when_loaded_where_files_do_not_show_them(
     names, tmp_path, tiny_tokenizer, monkeypatch
 ):
     monkeypatch.setattr(evaluation_models, "equal_weights", lambda *_: False)
-    asked, listed = longchat_lines.examples(tiny_tokenizer, [100], 2), find("base,copy", "a", names)
+    asked = longchat_lines.examples(tiny_tokenizer, [100], 2)
+    listed = find("base,copy", "base", names)
     with pytest.raises(ValueError, match="base and copy have equal weights and RoPE"):
         evaluate_models(listed, longchat_lines, asked, tmp_path / "rows", progress=False)
 

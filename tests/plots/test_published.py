@@ -86,7 +86,7 @@ def test_longbench_is_said_to_be_not_run_and_ours_stand_last_where_it_was(rows):
     assert published.NOT_RUN in published.longbench(PAPER, rows)._suptitle.get_text()
     answers = [
         {"task": f"longbench-{task}", "run": "runs/7b", "model_hash": "a", "window": window,
-         "score": 0.5}
+         "score": 0.5, "token_length": 3500, "settings": "{}", "base": "7b"}
         for task in ("qasper", "trec") for window in (4096,)
     ]  # fmt: skip
     made = pd.DataFrame(answers)
@@ -96,6 +96,12 @@ def test_longbench_is_said_to_be_not_run_and_ours_stand_last_where_it_was(rows):
     small = published.longbench_table(PAPER, "tasks", made.assign(window=512))
     assert not small.index.str.startswith("ours").any()
     assert "ours below" in published.longbench(PAPER, made)._suptitle.get_text()
+    other = made.assign(base="13b", model_hash="b", score=1.0)
+    longer = made.assign(token_length=31500, score=0.0)
+    table = published.longbench_table(PAPER, "tasks", pd.concat([made, other, longer]))
+    ours = table[table.index.str.startswith("ours")]["qasper"]
+    assert ours.tolist() == [50, 0, 100] and "31500 tokens" in ours.index[1]
+    assert ours.index[2] == "ours: runs/7b of 13b"
 
 
 def test_published_perplexities_beyond_the_axis_are_arrows():

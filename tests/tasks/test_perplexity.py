@@ -189,6 +189,7 @@ def test_a_sliding_document_may_be_longer_than_the_model_and_a_window_may_not(ti
 def test_settings_name_mode_window_stride_and_bos():
     (one,) = examples(DOCUMENTS, [50], 1, 0, "sliding", corpus="pg19")
     assert one.settings == {"mode": "sliding", "window": 50, "stride": 25, "corpus": "pg19",
+                            "document_tokens": 50,
                             "bos": "prepended to each window"}  # fmt: skip
     assert examples(DOCUMENTS, [50], 1, None, "sliding")[0].settings["bos"] == "none"
 

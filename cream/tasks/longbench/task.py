@@ -7,7 +7,7 @@ template where the protocol has it), from an answer to its score, and the paper'
 import dataclasses
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ __all__ = [
     "TWELVE",
     "LongBenchExample",
     "averages",
+    "evaluations",
     "examples",
     "max_prompt_tokens",
     "score",
@@ -42,6 +43,7 @@ __all__ = [
 ]
 
 PREFIX = "longbench-"
+HUB_NAME = "LongBench"  # what rows that name no data are asked of
 CHATS = ("none", "llama2", "tokenizer")
 # The tasks of the paper's second table.
 TWELVE = tuple(t for c in ("single_doc_qa", "multi_doc_qa", "summarization", "few_shot")
@@ -90,13 +92,14 @@ def examples(
     if max_tokens < 2:
         raise ValueError(f"max_tokens {max_tokens} must be at least 2: half from each end")
     wrap, how = _chat(chat, tokenizer)
+    corpus = _corpus(data, revision)
     asked = [definition(task) for task in checked_tasks(tasks)]
     for one in asked:
         metrics.find(one.metric)
     place = longbench_data.locate(data, revision)
     read = [longbench_data.read(place, one.task)[:samples] for one in asked]
     return [
-        _example(one, row, number, tokenizer, max_tokens, wrap, how)
+        _example(one, row, number, tokenizer, max_tokens, wrap, corpus | (how if one.chat else {}))
         for one, rows in zip(asked, read, strict=True)
         for number, row in enumerate(rows)
     ]
@@ -109,7 +112,7 @@ def _example(
     tokenizer: PreTrainedTokenizerBase,
     max_tokens: int,
     wrap: Callable[[str], str],
-    how: dict[str, str],
+    how: dict[str, object],
 ) -> LongBenchExample:
     prompt = asked.prompt.format(context=row["context"], input=row["input"])
     prompt = truncate(tokenizer, prompt, max_tokens)
@@ -125,10 +128,17 @@ def _example(
         stop=asked.stop,
         min_new_tokens=asked.min_new_tokens,
         document=f"{asked.task} {row.get('_id', number)}",
-        how={**right, **(how if asked.chat else {})},
+        how={**right, **how},
         answers=tuple(row["answers"]),
         all_classes=tuple(classes),
     )
+
+
+def _corpus(data: str | Path, revision: str | None) -> dict[str, object]:
+    """What a row's settings say of data that are not LongBench's own: their name and revision."""
+    if str(data) == longbench_data.HUB and revision is None:
+        return {}
+    return {"corpus": " ".join([Path(data).name, *([revision] if revision else [])])}
 
 
 def _chat(chat: str, tokenizer: PreTrainedTokenizerBase) -> tuple[Callable[[str], str], dict]:
@@ -169,10 +179,16 @@ def averages(frame: pd.DataFrame) -> pd.DataFrame:
 
     One row each of value, low, high (95 %) and n. A category is the mean of its tasks, "average"
     that of the six categories, "average_12" that of the second table's twelve tasks. What lacks a
-    task is not a number: a mean over fewer would look like the paper's.
+    task is not a number: a mean over fewer would look like the paper's. ValueError for rows of
+    several models, prompt lengths, data or chats (see `evaluations`).
     """
     if frame["model_hash"].nunique() != 1:
         raise ValueError(f"{frame['model_hash'].nunique()} models in these rows; give one's")
+    if len(asked := list(evaluations(frame))) > 1:
+        raise ValueError(
+            f"{len(asked)} evaluations in these rows ({'; '.join(said for said, _ in asked)}), "
+            "which are never averaged: give the rows of one, as longbench.evaluations parts them"
+        )
     found = frame.assign(task=frame["task"].str.removeprefix(PREFIX))
     tasks = {task: _points(found.loc[found["task"] == task, "score"]) for task in TASKS}
     means = {name: _mean([tasks[task] for task in members]) for name, members in CATEGORIES.items()}
@@ -183,6 +199,23 @@ def averages(frame: pd.DataFrame) -> pd.DataFrame:
     columns = [field.name for field in dataclasses.fields(_Points)]
     lines = {name: dataclasses.astuple(one) for name, one in {**tasks, **means, **total}.items()}
     return pd.DataFrame.from_dict(lines, orient="index", columns=columns)
+
+
+def evaluations(frame: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield (what was asked, its rows) for each way in which one model of `frame` was asked.
+
+    Ways differ in the most tokens of a prompt, in the data and in the chat wrapper. Tasks that have
+    no wrapper are asked alike in all of them.
+    """
+    frame = frame.reset_index(drop=True)
+    how = frame["settings"].map(json.loads)
+    corpus = how.map(lambda one: one.get("corpus", HUB_NAME))
+    chat = how.map(lambda one: one.get("chat"))
+    for (length, place), part in frame.groupby(["token_length", corpus], dropna=False):
+        wrappers = sorted(chat[part.index].dropna().unique())
+        for wrapper in wrappers or [None]:
+            alike = chat[part.index].isna() | (chat[part.index] == wrapper)
+            yield f"{place}, {length} tokens, chat {wrapper or 'none'}", part[alike]
 
 
 @dataclass(frozen=True)

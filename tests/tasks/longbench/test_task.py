@@ -14,7 +14,14 @@ from cream.tasks.longbench import metrics, synthetic
 from cream.tasks.longbench import task as longbench_task
 from cream.tasks.longbench.data import read
 from cream.tasks.longbench.definitions import CATEGORIES, TASKS, definition
-from cream.tasks.longbench.task import TWELVE, averages, examples, score, truncate
+from cream.tasks.longbench.task import (
+    TWELVE,
+    averages,
+    evaluations,
+    examples,
+    score,
+    truncate,
+)
 
 absent = [n for n in ("lm_eval", "rouge", "jieba", "fuzzywuzzy") if not importlib.util.find_spec(n)]
 needs_lm_eval = pytest.mark.skipif(
@@ -168,7 +175,8 @@ def test_a_killed_run_ends_with_the_rows_of_one_that_was_not(
 
 def rows_of(scores: dict[str, list[float]]) -> pd.DataFrame:
     lines = [(f"longbench-{task}", one) for task, given in scores.items() for one in given]
-    return pd.DataFrame(lines, columns=["task", "score"]).assign(model_hash="0")
+    about = {"model_hash": "0", "token_length": 3500, "settings": "{}"}
+    return pd.DataFrame(lines, columns=["task", "score"]).assign(**about)
 
 
 def test_averages_are_unweighted_means_of_categories_and_of_the_twelve_tasks():
@@ -222,6 +230,36 @@ def test_what_lacks_a_task_has_no_mean():
     assert table.loc[["few_shot", "average_12"], "value"].tolist() == [50, 50]
     with pytest.raises(ValueError, match="2 models in these rows"):
         averages(pd.concat([rows_of(scores), rows_of(scores).assign(model_hash="1")]))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"token_length": 200}, "LongBench, 200 tokens, chat none; LongBench, 3500 tokens"),
+        ({"settings": '{"chat": "llama2"}'}, "chat llama2; .*chat none"),
+        ({"settings": '{"corpus": "mine"}'}, "LongBench, 3500 tokens, chat none; mine, 3500"),
+    ],
+)
+def test_ways_of_asking_are_never_averaged(change, says):
+    """Shorter prompts, other words around them and other data are evaluations of their own."""
+    scores = {task: [0.0, 1.0] for task in TASKS}
+    one = rows_of(scores).assign(settings='{"chat": "none"}')
+    both = pd.concat([one, rows_of(scores).assign(**{"settings": '{"chat": "none"}', **change})])
+    with pytest.raises(ValueError, match=f"2 evaluations in these rows .*{says}"):
+        averages(both)
+    assert [len(part) for _, part in evaluations(both)] == [len(one)] * 2
+
+
+def test_tasks_without_a_chat_wrapper_belong_to_every_chat(data, tiny_tokenizer):
+    """trec is asked as it is, whatever stands around the others."""
+    made = [
+        {"task": each.task, "model_hash": "0", "token_length": 200, "score": 0.5,
+         "settings": json.dumps(each.settings)}
+        for chat in ("none", "llama2")
+        for each in examples(tiny_tokenizer, data, 200, ["hotpotqa", "trec"], 1, chat)
+    ]  # fmt: skip
+    rows = pd.DataFrame(made).drop_duplicates()
+    assert [len(part) for _, part in evaluations(rows)] == [2, 2] and len(rows) == 3
 
 
 def test_the_releases_limits_and_those_of_other_windows():
