@@ -106,7 +106,8 @@ def test_another_split_than_test_is_named_in_its_rows(tmp_path, texts, tiny_toke
     made = [{"split": split, "source": "s", "name": split, "kind": "text", "text": texts[1]}
             for split in ("train", "test")]  # fmt: skip
     corpus.build(tmp_path / "made", made, tiny_tokenizer, 64, {}, progress=False)
-    for split, label in (("test", None), ("train", "train split")):
+    name = corpus.open_corpus(tmp_path / "made", tiny_tokenizer).label
+    for split, label in (("test", name), ("train", f"{name}, train split")):
         found = of_corpus(tmp_path / "made", tiny_tokenizer, split)
         assert [name for name, _ in found.documents] == [split] and found.corpus == label
     with pytest.raises(ValueError, match="has no split 'validation'; it has"):
