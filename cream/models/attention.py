@@ -15,8 +15,8 @@ texts, and in the backward pass of most sizes. TFLOP/s there, forward and backwa
 | 32 of 128, 256K | 513, 543 | 652, 623 |
 
 A whole training step of SmolLM2-135M (the first line) is 11 % faster by causal-fa4. causal-fa2
-takes 1.5 to 1.7 times as long as "auto". "auto" stays torch's choice whatever is
-installed, so that a number does not depend on an optional package: a run names another kernel.
+takes 1.5 to 1.7 times as long as "auto". "auto" stays torch's choice whatever is installed, so that
+a number does not depend on an optional package: a run names another kernel.
 
 Positions never reach these kernels, so skipped ones cannot be read as the seams of packed
 documents. A padded batch, or one behind a KV cache, is an error.
