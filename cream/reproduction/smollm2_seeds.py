@@ -11,45 +11,32 @@ numbers stand on the page. Nothing is typed: what was not run is "not run".
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from cream import results
+from cream.reproduction import smollm2_variants
 from cream.reproduction.method_cells import lines_of, page
 from cream.reproduction.paired import level, over, points
-from cream.reproduction.smollm2_margin import CLAIMS, ENDS, LENGTHS, WITHIN, found_by_length
-from cream.reproduction.smollm2_primary import (
-    BASE,
-    NOT_DECIDED,
-    QUESTION,
-    SCALE,
-    check_questions,
-    check_tokens,
-    kind_of,
-    lacking,
-)
+from cream.reproduction.smollm2_margin import CLAIMS, LENGTHS, WITHIN
+from cream.reproduction.smollm2_primary import NOT_DECIDED
+from cream.reproduction.smollm2_variants import MEASURED, SEEDS, VARIANTS, by_seed, cells, in_order
 from cream.study.analysis.contrasts import MARGIN, verdict
 from cream.utils.files import atomic_write
 
 __all__ = ["main", "markdown", "sharper_claims", "uniform_claim", "values"]
 
-SEEDS = (7, 8, 9)
 FACTOR = 1.2  # chosen on the miniature (data/sharper/SHARPER.md), before these runs
-RUNS = {"cream": "", "uniform": "-sampler_options.middle-uniform", "pose": ""}  # run's last part
-NAMES = {"cream": "CREAM", "uniform": "CREAM, uniform middle", "pose": "PoSE"}
+NAMES = {each: VARIANTS[each].label for each in ("cream", "uniform", "pose")}
 SENTENCES = "beyond N"
-KEYS = ["variant", "factor", "seed"]
 SAID = [
     "Written by `python -m cream.reproduction.smollm2_seeds data/smollm2-seeds` from the rows in "
     "this folder; README.md here has the command of the runs.",
-    "N = 8,192 tokens, L = 8 N, YaRN, text. Hidden sentences found, per cent, every depth and kind "
-    "of text weighing alike; beyond N is the mean of 16K, 32K and 64K. **One base**: intervals are "
-    "Student's over its training seeds, 95 %, differences in pairs of equal seed.",
-]  # fmt: skip
+    MEASURED,
+]
 
 
 # --------------------------------------------------------------------- the numbers
@@ -58,68 +45,10 @@ SAID = [
 def values(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a line a run and factor that answered all six lengths, with what it found in per cent.
 
-    `rows` is of `results.read`. Columns: variant (of `NAMES`), factor, seed, n (answers a length),
-    every length by its name, and the means of `ENDS`. ValueError where two models of one variant
-    and seed did, where one was trained on more or fewer tokens, and where runs answered different
-    questions.
+    `rows` is of `results.read`. Columns and errors are those of `smollm2_variants.values`; variants
+    are of `NAMES`, factors 1 and `FACTOR`.
     """
-    rows = _asked(rows)
-    whole = [one for _, one in rows.groupby(["model_hash", "factor"]) if not lacking(one, LENGTHS)]
-    columns = [*KEYS, "n", *LENGTHS.values(), *ENDS]
-    if not whole:
-        return pd.DataFrame(columns=columns)
-    found = pd.concat(whole, ignore_index=True)
-    check_tokens(found)
-    check_questions(found)
-    _check_models(found)
-    lines = []
-    for key, part in found.groupby(KEYS):
-        lines.append({**dict(zip(KEYS, key, strict=True)), **found_by_length(part)})
-    return pd.DataFrame(lines, columns=columns)
-
-
-def _check_models(found: pd.DataFrame) -> None:
-    """Refuse two models of a variant and seed, also one asked as it is and one sharper."""
-    for (variant, seed), part in found.groupby(["variant", "seed"]):
-        if part["model_hash"].nunique() > 1:
-            raise ValueError(f"two models of {NAMES[variant]}, seed {seed}, answered all lengths; "
-                             "keep the rows of one")  # fmt: skip
-
-
-def _asked(rows: pd.DataFrame) -> pd.DataFrame:
-    """The hidden sentences of these runs, with `variant`, `factor` and `kind`."""
-    rows = rows[(rows["task"] == "needle") & (rows["base"] == BASE) & (rows["scale"] == SCALE)]
-    rows = rows[rows["seed"].isin(SEEDS) & rows["token_length"].isin(LENGTHS)]
-    how = {text: _how(text) for text in rows["settings"].unique()}
-    rows = rows.assign(
-        variant=[_variant(*each) for each in zip(rows["run"], rows["seed"], strict=True)],
-        kind=rows["settings"].map(lambda text: how[text][0]),
-        factor=rows["settings"].map(lambda text: how[text][1]).astype(float),
-    )
-    rows = rows[(rows["variant"] != "") & (rows["kind"] != "") & rows["factor"].isin((1, FACTOR))]
-    rows = rows.sort_values("date", kind="stable", na_position="first")
-    return rows.drop_duplicates(["model_hash", "factor", *QUESTION], keep="last")
-
-
-def _how(settings: str) -> tuple[str, float]:
-    """Read the kind of text that a sentence was hidden in, and the factor it was asked by."""
-    about = json.loads(settings)
-    factor = about.pop("sharper", 1.0)
-    return kind_of(json.dumps(about)), factor
-
-
-def _variant(run: str, seed: int) -> str:
-    """Which of the three a run is, by its name; "" if none."""
-    name = PurePosixPath(str(run)).name
-    each = {f"{'pose' if variant == 'pose' else 'cream'}-yarn-{SCALE}-seed{seed}{last}": variant
-            for variant, last in RUNS.items()}  # fmt: skip
-    return each.get(name, "")
-
-
-def _by_seed(found: pd.DataFrame, variant: str, end: str, factor: float = 1.0) -> pd.Series:
-    """What a variant found, a line a seed; NaN where it was not run."""
-    part = found[(found["variant"] == variant) & (found["factor"] == factor)]
-    return part.set_index("seed")[end].astype(float).reindex(list(SEEDS))
+    return smollm2_variants.values(rows, NAMES, (1, FACTOR))
 
 
 def uniform_claim(found: pd.DataFrame) -> dict[str, object]:
@@ -128,7 +57,7 @@ def uniform_claim(found: pd.DataFrame) -> dict[str, object]:
     Over the seeds of which all three runs are there: `value`, `low`, `high` (points, uniform less
     CREAM), `share` of the gap from CREAM to PoSE, `leads` and `seeds`.
     """
-    sides = pd.concat({each: _by_seed(found, each, SENTENCES) for each in NAMES}, axis=1).dropna()
+    sides = pd.concat({each: by_seed(found, each, SENTENCES) for each in NAMES}, axis=1).dropna()
     gains = sides["uniform"] - sides["cream"]
     value, low, high = over(gains)
     gap = (sides["pose"] - sides["cream"]).mean()
@@ -161,7 +90,7 @@ def sharper_claims(found: pd.DataFrame) -> pd.DataFrame:
     for variant in NAMES:
         for end in ("at 64K", SENTENCES, "within N"):
             pairs = pd.concat(
-                {factor: _by_seed(found, variant, end, factor) for factor in (1, FACTOR)}, axis=1
+                {factor: by_seed(found, variant, end, factor) for factor in (1, FACTOR)}, axis=1
             ).dropna()
             value, low, high = over(pairs[FACTOR] - pairs[1])
             kind = CLAIMS.get(end)
@@ -227,12 +156,10 @@ def _sharper_line(one: tuple) -> list[str]:
 
 
 def _lines(found: pd.DataFrame) -> list[list[str]]:
-    order = found.assign(place=found["variant"].map(list(NAMES).index))
     return [
-        [NAMES[one["variant"]], f"x{one['factor']:g}", str(one["seed"]), str(one["n"]),
-         *(level(one[name], 0) for name in LENGTHS.values())]
-        for one in order.sort_values(["place", "factor", "seed"]).to_dict("records")
-    ]  # fmt: skip
+        [NAMES[one["variant"]], f"x{one['factor']:g}", *cells(one)]
+        for one in in_order(found).to_dict("records")
+    ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from primary_rows import run, runs
 from scipy import stats
+from variant_rows import asked
 
 from cream import results
 from cream.reproduction import smollm2_seeds
 from cream.reproduction.smollm2_margin import LENGTHS
 
+FOLDER = Path(__file__).resolve().parents[2] / "data" / "smollm2-seeds"
 GAINS = {7: 0.10, 8: 0.12, 9: 0.17}
-
-
-def asked(variant: str, seed: int, found: float, sharper: float | None = None) -> pd.DataFrame:
-    """A run that finds the share `found` at every length, and `sharper` where it is asked so."""
-    last = smollm2_seeds.RUNS[variant]
-    method = "pose" if variant == "pose" else "cream"
-    name = f"runs/seeds/{method}-yarn-8-seed{seed}{last}"
-    about = {"run": name, "model_hash": name, "lengths": tuple(LENGTHS)}
-    parts = [run(method, seed, found, **about)]
-    if sharper is not None:
-        parts.append(run(method, seed, sharper, how={"sharper": 1.2}, **about))
-    return runs(*parts)
 
 
 def three(uniform: dict[int, float], **more: float) -> pd.DataFrame:
@@ -93,15 +84,6 @@ def test_other_runs_factors_and_lengths_half_asked_do_not_count():
     assert len(found) == 9 and set(found["n"]) == {60}
 
 
-def test_two_models_of_a_seed_are_refused():
-    again = asked("pose", 7, 0.4).assign(model_hash="again")
-    sharper = run("pose", 7, 0.6, how={"sharper": 1.2}, run="x/pose-yarn-8-seed7",
-                  model_hash="again", lengths=tuple(LENGTHS))  # fmt: skip
-    for other in (again, sharper):
-        with pytest.raises(ValueError, match="two models of PoSE, seed 7"):
-            smollm2_seeds.values(runs(three(GAINS), other))
-
-
 def test_two_seeds_of_three_decide_nothing():
     found = smollm2_seeds.values(three({7: 0.1, 8: 0.12}, sharper=0.5))
     claims = smollm2_seeds.sharper_claims(found)
@@ -121,3 +103,8 @@ def test_the_page_says_what_was_not_run(tmp_path, capsys):
     with pytest.raises(SystemExit):
         smollm2_seeds.main([str(tmp_path)])
     assert "holds no run of seeds 7 to 9" in capsys.readouterr().err
+
+
+def test_the_committed_page_is_what_its_rows_say():
+    found = smollm2_seeds.values(results.read(FOLDER))
+    assert (FOLDER / "SEEDS.md").read_text(encoding="utf-8") == smollm2_seeds.markdown(found)
