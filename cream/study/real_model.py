@@ -44,7 +44,8 @@ from cream.tasks import haystack, needle
 from cream.tasks.base import Example
 from cream.tasks.needle import DESCRIPTION
 from cream.tasks.needle_insertion import Page, Sentence
-from cream.tasks.prompts import counter, sample_rng
+from cream.tasks.paragraphs import Paragraphs
+from cream.tasks.prompts import sample_rng
 from cream.training import lora
 from cream.training.trainer import decoder_layers
 from cream.utils.downloads import fetch_file
@@ -115,13 +116,13 @@ def hidden(
     chat = getattr(tokenizer, "chat_template", None)
     turn = UserTurn(tokenizer) if chat else None
     how = {"style": "ten sentences", **(turn.settings if turn else {"template": "none"})}
-    found = []
+    found, paragraphs = [], Paragraphs(tokenizer)
     for place, (kind, text) in enumerate(texts.items()):
         rng = sample_rng("ten sentences", seed, length, place)
         start = int(rng.integers(max(1, len(text) - CHARACTERS * length)))
-        piece = haystack.stretch(tokenizer, text, start, length)
+        piece = haystack.stretch(paragraphs, text, start, length)
         chosen = list(zip(DEPTHS, _sentences(place), strict=True))
-        page = Page(counter(tokenizer), DESCRIPTION, turn or str, chosen)
+        page = Page(paragraphs.count, DESCRIPTION, turn or str, chosen)
         found += [
             Example("needle", place, prompt, one.answer, length, max_new_tokens=12, stop=".",
                     depth_percent=depth, document=document_of(kind, length),

@@ -4,18 +4,21 @@ What belongs here: where the text comes from and where its tokens end. What is h
 task's (`tasks.needle`).
 """
 
-from itertools import accumulate
+from collections.abc import Iterable
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from cream.data.corpus import TEXT_KINDS, Corpus
+from cream.tasks.paragraphs import Paragraphs
 from cream.utils.text_files import folder_of, read_text
 
 __all__ = ["Stretch", "from_corpus", "from_folder", "stretch"]
 
 _CHARACTERS_PER_TOKEN = 6  # first guess of how much text to cut; twice as much if it was too little
+_SPARE = 9  # tokens that a piece has more than are wanted
 
 
 class Stretch(NamedTuple):
@@ -71,30 +74,33 @@ def from_corpus(
     )
 
 
-def stretch(
-    tokenizer: PreTrainedTokenizerBase, haystack: str, start: int, num_tokens: int
-) -> Stretch:
+def stretch(paragraphs: Paragraphs, haystack: str, start: int, num_tokens: int) -> Stretch:
     """Cut `num_tokens` tokens of the haystack from the next word after `start`, and round its end.
 
-    `start` is a character; 0 is taken as it is. ValueError for a haystack with fewer tokens, and
-    for a tokenizer that cannot say where its tokens lie in a text (a slow one).
+    `start` is a character; 0 is taken as it is. ValueError for a haystack with fewer tokens.
     """
-    if not tokenizer.is_fast:
-        raise ValueError("the tokenizer is a slow one, which cannot place a sentence by tokens")
     start = haystack.find(" ", start) + 1 if start else 0
-    turned, characters = haystack[start:] + "\n" + haystack[:start], 0
-    while characters < len(turned):
+    characters, ends = 0, [0]
+    while characters <= len(haystack):
         characters = 2 * characters or _CHARACTERS_PER_TOKEN * num_tokens
-        piece = turned[:characters]
-        offsets = tokenizer(
-            piece, add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )["offset_mapping"]
+        piece = _turned(haystack, start, characters)
+        ends = _first(paragraphs.ends(piece), num_tokens + _SPARE)
         # The last word may have been cut, so that its tokens are not those of the text.
-        if len(offsets) > num_tokens + 8 or (characters >= len(turned) and offsets):
-            ends = list(accumulate((end for _, end in offsets), max, initial=0))
-            if len(offsets) >= num_tokens:
-                return Stretch(piece, ends[: num_tokens + 1])
+        if len(ends) > num_tokens + (_SPARE if characters <= len(haystack) else 0):
+            return Stretch(piece, ends[: num_tokens + 1])
     raise ValueError(
-        f"the haystack has {len(offsets) if turned.strip() else 0} tokens, fewer than the "
+        f"the haystack has {len(ends) - 1 if haystack.strip() else 0} tokens, fewer than the "
         f"{num_tokens} of the longest prompt: join more texts, or ask for shorter lengths"
     )
+
+
+def _turned(haystack: str, start: int, characters: int) -> str:
+    """Return the first characters of haystack[start:] + "\\n" + haystack[:start]."""
+    piece = haystack[start : start + characters]  # a copy of the whole is slow
+    missing = characters - len(piece)
+    return piece + "\n" + haystack[: min(start, missing - 1)] if missing else piece
+
+
+def _first(ends: Iterable[int], tokens: int) -> list[int]:
+    """Return after how many characters 0, 1, ... `tokens` tokens end; fewer if there are fewer."""
+    return list(accumulate(islice(ends, tokens), max, initial=0))

@@ -27,6 +27,7 @@ from cream.tasks.base import Example
 from cream.tasks.haystack import stretch
 from cream.tasks.longchat_lines import VICUNA
 from cream.tasks.needle_insertion import PLACEMENTS, Page, Sentence
+from cream.tasks.paragraphs import Paragraphs
 from cream.tasks.prompts import (
     checked_lengths,
     counter,
@@ -106,24 +107,26 @@ def grid(
     """
     _check(depths, style, hidden, placement)
     _refuse_copies(style, placement, samples)
-    form, count = _prompt_style(style, _mode(hidden, placement), tokenizer), counter(tokenizer)
+    form = _prompt_style(style, _mode(hidden, placement), tokenizer)
+    paragraphs = Paragraphs(tokenizer)
     said = {"haystack": kind, "corpus": corpus}
     form.how.update({name: one for name, one in said.items() if one is not None} | seeded(seed))
     pages = -(-len(depths) // hidden)
     found = []
     for length in checked_lengths(lengths, samples):
-        for sample, page in itertools.product(range(samples), range(pages)):
-            together = [float(percent) for percent in depths[page::pages]]
+        for sample, number in itertools.product(range(samples), range(pages)):
+            together = [float(percent) for percent in depths[number::pages]]
             if only is not None and not any((length, one, sample) in only for one in together):
                 continue
             rng = sample_rng(f"{TASK} grid {together}", seed, length, sample)
             start = int(rng.integers(len(haystack) + 1)) if placement == "exact" else 0
-            text = stretch(tokenizer, haystack, start, length)
+            text = stretch(paragraphs, haystack, start, length)
             sentences = _sentences(style, draw_records("needle", rng, len(together)))
             chosen = list(zip(together, sentences, strict=True))
-            prompts = Page(count, form.before, form.wrap, chosen, placement).prompts(text, length)
+            page = Page(paragraphs.count, form.before, form.wrap, chosen, placement)
+            prompts = page.prompts(text, length)
             found += [
-                _example(form, length, sample, page, percent, prompt, sentence.answer, placement)
+                _example(form, length, sample, number, percent, prompt, sentence.answer, placement)
                 for (percent, sentence), prompt in zip(chosen, prompts, strict=True)
             ]
     return sorted(found, key=lambda each: (each.token_length, each.depth_percent, each.sample))

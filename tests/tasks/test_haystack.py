@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cream.tasks.haystack import from_corpus, from_folder, stretch
+from cream.tasks.paragraphs import Paragraphs
 
 
 class Documents:
@@ -62,7 +63,7 @@ def test_bad_folders_are_named(tmp_path):
 @pytest.mark.parametrize("start", [0, 17, 5_000, 10**6])
 def test_a_stretch_has_its_tokens_and_is_the_haystacks_text(start, haystack, tiny_tokenizer):
     start = min(start, len(haystack))
-    found = stretch(tiny_tokenizer, haystack, start, 700)
+    found = stretch(Paragraphs(tiny_tokenizer), haystack, start, 700)
     assert found.num_tokens == 700 and found.ends[0] == 0
     assert found.ends == sorted(found.ends)
     text = found.between(0, 700)
@@ -75,22 +76,42 @@ def test_a_stretch_has_its_tokens_and_is_the_haystacks_text(start, haystack, tin
     assert start or haystack.startswith(text)
 
 
+def slow_stretch(tokenizer, haystack: str, start: int, num_tokens: int) -> tuple[str, list[int]]:
+    """A stretch's text and ends, by the whole haystack from `start` on."""
+    start = haystack.find(" ", start) + 1 if start else 0
+    turned, characters = haystack[start:] + "\n" + haystack[:start], 6 * num_tokens
+    while True:
+        found = tokenizer(
+            turned[:characters], add_special_tokens=False, return_offsets_mapping=True
+        )["offset_mapping"]
+        if len(found) > num_tokens + 8 or characters >= len(turned):
+            ends = np.maximum.accumulate([0, *(end for _, end in found[:num_tokens])])
+            return turned[:characters], ends.tolist()
+        characters *= 2
+
+
+@pytest.mark.parametrize("text", ["prose", "no empty lines", "long words"])
+def test_a_stretch_is_that_of_a_copied_haystack(text, haystack, tiny_tokenizer):
+    """Also where it goes over the haystack's end, and where its last word is longer than it."""
+    rng = np.random.default_rng(0)
+    words = "".join("x" * n + (" ", "\n\n ")[n % 2] for n in rng.integers(1, 300, 200).tolist())
+    hay = {"prose": haystack[:20_000], "no empty lines": haystack[:20_000].replace("\n", " "),
+           "long words": words}[text]  # fmt: skip
+    paragraphs = Paragraphs(tiny_tokenizer)
+    for start in (0, 1, len(hay) // 2, len(hay) - 90, len(hay)):
+        for num_tokens in (1, 2, 30, 700, 3000):
+            found = stretch(paragraphs, hay, start, num_tokens)
+            assert found == slow_stretch(tiny_tokenizer, hay, start, num_tokens)
+
+
 def test_a_character_of_several_tokens_is_never_cut(tiny_tokenizer):
-    found = stretch(tiny_tokenizer, "naïve œuvre, 日本語 " * 40, 0, 200)
+    found = stretch(Paragraphs(tiny_tokenizer), "naïve œuvre, 日本語 " * 40, 0, 200)
     assert "\ufffd" not in found.between(0, 101) + found.between(101, 200)
     assert found.between(0, 101) + found.between(101, 200) == found.between(0, 200)
 
 
 def test_a_short_haystack_is_refused_with_its_tokens(tiny_tokenizer):
     with pytest.raises(ValueError, match=r"has \d+ tokens, fewer than the 50 of the longest"):
-        stretch(tiny_tokenizer, "A short text.", 0, 50)
+        stretch(Paragraphs(tiny_tokenizer), "A short text.", 0, 50)
     with pytest.raises(ValueError, match="has 0 tokens"):
-        stretch(tiny_tokenizer, "", 0, 50)
-
-
-def test_a_slow_tokenizer_is_refused():
-    class Slow:
-        is_fast = False
-
-    with pytest.raises(ValueError, match="a slow one, which cannot place"):
-        stretch(Slow(), "text", 0, 1)
+        stretch(Paragraphs(tiny_tokenizer), "", 0, 50)

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cream.evaluation.runner import keyed
 from cream.results import Rows
-from cream.tasks import needle
+from cream.tasks import needle, paragraphs
 from cream.tasks.needle import examples, grid, questions, score
 
 CHAT = (
@@ -154,6 +154,16 @@ def test_a_cell_does_not_depend_on_the_other_cells(haystack, tiny_tokenizer):
     assert {one.prompt_hash for one in few} <= prompts and len(prompts) == 40
     other = grid(tiny_tokenizer, haystack, [600], [0, 100], seed=4)
     assert not prompts & {one.prompt_hash for one in other}
+
+
+@pytest.mark.parametrize("style", needle.STYLES)
+def test_prompts_are_those_of_whole_texts_tokens(style, haystack, chat_tokenizer, monkeypatch):
+    """Cut at empty lines or not."""
+    hidden = 2 if style in ("miniature", "sentences") else 1
+    asked = {"style": style, "hidden": hidden, "samples": 2}
+    found = grid(chat_tokenizer, haystack, [400, 1500], **asked)
+    monkeypatch.setattr(paragraphs, "may_cut", lambda tokenizer: False)
+    assert found == grid(chat_tokenizer, haystack, [400, 1500], **asked)
 
 
 def test_of_a_grid_the_named_examples_alone_are_built(haystack, tiny_tokenizer):
