@@ -378,12 +378,7 @@ def _prepare(
 
 def _accumulation(config: TrainConfig, processes: int) -> int:
     """Return how many forward passes of every process make a step."""
-    accumulation, rest = divmod(config.batch_size, config.micro_batch * processes)
-    if rest or not accumulation:
-        raise ValueError(
-            f"batch_size {config.batch_size} is not a multiple of micro_batch "
-            f"{config.micro_batch} x {processes} processes; change one of them"
-        )
+    accumulation = config.accumulation(processes)
     if torch.cuda.is_available() and config.compile == "model" and accumulation > 1:
         raise ValueError(
             f"compile is 'model', whose CUDA graphs cannot accumulate gradients, and batch_size "
