@@ -21,6 +21,8 @@ from cream.chat.terminal import talk
 
 __all__ = ["main"]
 
+HOST, PORT = "127.0.0.1", 7860  # of the page
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -34,8 +36,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--answer-tokens", type=int, default=0, metavar="TOKENS",
                         help="most of an answer (default: a quarter of L up to 512)")  # fmt: skip
     parser.add_argument("--web", action="store_true", help="a page instead of this terminal")
-    parser.add_argument("--port", type=int, default=7860, help="of the page (default 7860)")
-    parser.add_argument("--host", default="127.0.0.1",
+    parser.add_argument("--port", type=int, help=f"of the page (default {PORT})")
+    parser.add_argument("--host",
                         help="address the page is served at (default 127.0.0.1: this machine "
                         "alone; 0.0.0.0 lets in whoever reaches it)")  # fmt: skip
     parser.add_argument("--no-original", action="store_true",
@@ -57,7 +59,9 @@ def _web(options: argparse.Namespace, root: Path) -> None:
         )
     from cream.chat import page
 
-    page.check_address(options.host, options.port)
+    host = HOST if options.host is None else options.host
+    port = PORT if options.port is None else options.port
+    page.check_address(host, port)
     place, _ = original_of(options.run, options.base, root)
     chat = Chat(open_model(options.run, options.base, root), options.answer_tokens)
     original = None
@@ -67,7 +71,18 @@ def _web(options: argparse.Namespace, root: Path) -> None:
         print("no original model beside it: RUN is one, or nothing tells its base (give --base)")
     else:
         original = open_original(options.run, options.base, root)
-    page.serve(chat, original, options.host, options.port)
+    page.serve(chat, original, host, port)
+
+
+def _check_page_options(options: argparse.Namespace) -> None:
+    """Refuse (ValueError) options of the page where there is none."""
+    given = {"--port": options.port is not None, "--host": options.host is not None,
+             "--no-original": options.no_original}  # fmt: skip
+    if unread := [name for name, said in given.items() if said and not options.web]:
+        raise ValueError(
+            f"{', '.join(unread)} {'is' if len(unread) == 1 else 'are'} of the page, and --web is "
+            "not given: add --web, or leave it out"
+        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -75,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     try:
+        _check_page_options(options)
         root = _root(options.run)
         if options.web:
             _web(options, root)

@@ -208,6 +208,8 @@ def prepare(
     described["field"] = recipe.field or "text"  # as it stood before there was None
     if recipe.wording == "evaluation":  # corpora made before there was another keep their identity
         del described["wording"]
+    if recipe.held_out:  # before, copies of one text could be in training and held out
+        described["copies"] = "in one split"
     local = printable(Path(recipe.source).name)
     described["source"] = local if _is_local(recipe) else recipe.source
     described |= {"sources": facts, "chat": chat.facts(), "extraction": _extraction(recipe)}

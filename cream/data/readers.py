@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+import numpy as np
 import pyarrow as pa
 
 from cream.data.chat import ChatTemplate
@@ -71,7 +72,7 @@ def open_source(
         chat: renders conversations; needed for those only.
         split: where the documents go, unless a saved DatasetDict or hub set has splits itself.
         held_out: the share of documents, by a hash of their names, that goes to validation and
-            again to test.
+            again to test. One whose text was seen before goes where that went.
         revision: the commit of a hub data set; None is its newest. What was read is recorded.
 
     Raises:
@@ -252,12 +253,25 @@ def _hub(
 
 
 def _hold_out(documents: Iterator[dict[str, Any]], share: float) -> Iterator[dict[str, Any]]:
+    """Move documents to validation and test; copies of one text are never in two splits."""
+    went: dict[bytes, str] = {}
     for document in documents:
-        digest = hashlib.sha256(f"{document['source']}\n{document['name']}".encode()).digest()
-        place = int.from_bytes(digest[:8], "big") / 2**64
-        if document["split"] == "train" and place < 2 * share:
-            document["split"] = "test" if place < share else "validation"
+        if document["split"] == "train":
+            own = _drawn_split(f"{document['source']}\n{document['name']}", share)
+            document["split"] = went.setdefault(_digest(document), own)
         yield document
+
+
+def _drawn_split(name: str, share: float) -> str:
+    place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    return "train" if place >= 2 * share else "test" if place < share else "validation"
+
+
+def _digest(document: dict[str, Any]) -> bytes:
+    """What two documents share that have the same text or the same ids."""
+    ids = document.get("input_ids")
+    content = document["text"].encode() if ids is None else np.asarray(ids, np.int64).tobytes()
+    return hashlib.sha256(content).digest()[:16]
 
 
 def standard_library() -> Source:

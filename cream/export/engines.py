@@ -299,8 +299,19 @@ def _convert(given: argparse.Namespace) -> None:
           f"--engine llama.cpp --gguf {shlex.quote(str(given.file))}")  # fmt: skip
 
 
+def _lengths_given(text: str) -> list[int]:
+    """Read `--lengths`; ValueError for what is no list of whole numbers from 1."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not parts or not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(
+            f"--lengths is {text!r}: give whole numbers of tokens from 1 with commas between, as "
+            "in --lengths 256,1024"
+        )
+    return [int(part) for part in parts]
+
+
 def _check(given: argparse.Namespace) -> None:
-    lengths = [int(n) for n in given.lengths.split(",")] if given.lengths else None
+    lengths = _lengths_given(given.lengths) if given.lengths is not None else None
     record = check(given.out, given.engine, given.python, given.gguf, lengths)
     print(f"{record['version']} against cream, float32")
     print(f"{'prompt':>8} {'greedy tokens equal':>20} {'logits differ by':>18} {'of their sd':>12}")

@@ -26,6 +26,7 @@ from cream.statistics.tables import (
     match,
     perplexities,
     share_over_lengths,
+    told_apart,
     units,
 )
 
@@ -46,6 +47,7 @@ __all__ = [
     "perplexity",
     "proportion",
     "share_over_lengths",
+    "told_apart",
     "two_level",
     "units",
     "wilson",

@@ -11,7 +11,15 @@ import pandas as pd
 from cream.results import variant
 from cream.statistics.intervals import Interval, mean_of, perplexity, proportion, two_level
 
-__all__ = ["accuracies", "by_method", "match", "perplexities", "share_over_lengths", "units"]
+__all__ = [
+    "accuracies",
+    "by_method",
+    "match",
+    "perplexities",
+    "share_over_lengths",
+    "told_apart",
+    "units",
+]
 
 # What an interval is computed of: scores, and what a sample hangs on.
 _READ = ("score", "contained", "rouge_l", "judged", "nll", "scored_tokens", "document", "sample")
@@ -103,6 +111,17 @@ def by_method(frame: pd.DataFrame, by: Sequence[str], value: str = "score") -> p
     runs = table(named, [*keys, "base", "model"])
     found = [(*key, *_over_runs(part)) for key, part in runs.groupby(keys, dropna=False)]
     return pd.DataFrame(found, columns=[*keys, *Interval._fields, "unit", "runs"])
+
+
+def told_apart(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return rows, or a table of `by_method`, in which method and scaling tell models apart.
+
+    Where one method and scaling has several scales, its scaling says which ("yarn x4"); a table
+    that is shown by method and scaling would have two cells in one place. Other rows are unchanged.
+    """
+    scales = frame.groupby(["method", "scaling"], dropna=False)["scale"].transform("nunique")
+    said = frame["scaling"].astype("string") + " x" + frame["scale"].astype("string")
+    return frame.assign(scaling=frame["scaling"].mask(scales > 1, said))
 
 
 def _check_variants(frame: pd.DataFrame, keys: Sequence[str]) -> None:

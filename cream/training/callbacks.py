@@ -20,9 +20,11 @@ from cream.utils.jsonl import whole_objects
 
 __all__ = [
     "CheckpointSeal",
+    "CorpusNote",
     "MetricsLog",
     "ProbeCallback",
     "ProgressBar",
+    "check_corpus",
     "last_complete_checkpoint",
     "read_metrics",
 ]
@@ -30,6 +32,7 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 SEAL = "complete.json"
+CORPUS = "corpus.json"  # of a checkpoint: the corpus that it was trained on
 GIB = 2**30
 
 
@@ -58,6 +61,37 @@ def _sealed(checkpoint: Path) -> bool:
 def _sizes(checkpoint: Path) -> dict[str, int]:
     files = (p for p in checkpoint.rglob("*") if p.is_file() and p.name != SEAL)
     return {str(p.relative_to(checkpoint)): p.stat().st_size for p in sorted(files)}
+
+
+class CorpusNote(TrainerCallback):
+    """Writes into a checkpoint which corpus it was trained on; to be added before the seal."""
+
+    def __init__(self, corpus: dict[str, str]):
+        self.corpus = corpus
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
+    ) -> None:
+        """Write the note, once, by the first process."""
+        if state.is_world_process_zero:
+            checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            atomic_write(checkpoint / CORPUS, json.dumps(self.corpus))
+
+
+def check_corpus(run_dir: Path, corpus: dict[str, str], name: str) -> None:
+    """Raise ValueError if a run's checkpoints were trained on another corpus than `name` holds now.
+
+    A folder keeps its name when 01_data replaces what is in it. Checkpoints without a note pass.
+    """
+    for note in sorted((run_dir / "checkpoints").glob(f"checkpoint-*/{CORPUS}")):
+        was = json.loads(note.read_text(encoding="utf-8"))
+        if was != corpus:
+            raise ValueError(
+                f"{run_dir} was begun on another corpus than {name} holds now (recipe "
+                f"{was.get('recipe_hash')}, now {corpus['recipe_hash']}; tokens "
+                f"{str(was.get('tokens_sha256'))[:8]}, now {corpus['tokens_sha256'][:8]}): make "
+                "that corpus again, or choose another run directory or remove this one"
+            )
 
 
 class CheckpointSeal(TrainerCallback):

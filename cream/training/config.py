@@ -185,6 +185,19 @@ class TrainConfig:
             _check_divides(self, window)
         return positions.sampler(self.method, tokens, target // tokens, **self.sampler_options)
 
+    def accumulation(self, processes: int) -> int:
+        """Return how many forward passes of each of `processes` make a step of `batch_size`.
+
+        ValueError where a step's examples cannot be shared out evenly.
+        """
+        passes, rest = divmod(self.batch_size, self.micro_batch * processes)
+        if rest or not passes:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of micro_batch "
+                f"{self.micro_batch} x {processes} processes; change one of them"
+            )
+        return passes
+
     @property
     def sharded(self) -> bool:
         """Whether DeepSpeed holds the optimizer; False while `zero` is not settled."""

@@ -34,6 +34,7 @@ from cream.training import memory
 from cream.training.config import TrainConfig, read_config
 from cream.training.memory import BUCKET, GIB, LIVE, PLANNED, SHARDED, Needs, needs, parameters
 from cream.utils.launcher import name_accelerator, whole
+from cream.utils.options import check_number, check_whole
 
 __all__ = [
     "Machine",
@@ -356,6 +357,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _planned(run_dir: str, root: str, processes: int, on_host: int | None, card: float) -> str:
+    check_whole("processes", processes, 1)
+    check_whole("on_host", on_host or processes, 1, processes)
+    check_number("card", card, 0, above=True)
     config = read_config(run_dir)
     about = bases.config_of(config.base, root, config.revision)
     machine = Machine(processes, on_host or processes, int(card * GIB), "a GPU")

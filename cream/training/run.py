@@ -45,9 +45,11 @@ from cream.rope import clex
 from cream.training import checkpoint_room, float8, lora, memory, parallel, zero
 from cream.training.callbacks import (
     CheckpointSeal,
+    CorpusNote,
     MetricsLog,
     ProbeCallback,
     ProgressBar,
+    check_corpus,
     last_complete_checkpoint,
 )
 from cream.training.config import TrainConfig, read_config
@@ -97,8 +99,9 @@ def train(
     `probe` (or the function that `config.probe` names) is given the model and the tokenizer every
     `probe_steps`, and its numbers are logged. The folders that `config` names start at `root`.
     `load` stands in for `models.load`, which it is called like. ValueError when the directory holds
-    another run, BlockingIOError while another process trains in it, MemoryError (before anything is
-    loaded) for a card that is too small.
+    another run, or checkpoints of another corpus than its folder holds now; BlockingIOError while
+    another process trains in it; MemoryError (before anything is loaded) for a card that is too
+    small.
     """
     run_dir, root = Path(run_dir), Path(root)
     check_directory(config, run_dir)
@@ -132,6 +135,8 @@ def _train(
     probe = probe or _named_probe(config.probe)
     lora.check_bits(config.base_bits)
     extended, tokenizer, dataset = load_inputs(config, root)
+    corpus = _identity(root / config.corpus)
+    check_corpus(run_dir, corpus, config.corpus)
     config = _with_memory_plan(config, extended, dataset.draw.example_length, machine)
     count = memory.parameters(extended)
     trained = lora.frozen_and_trained(extended, config)[2] if config.lora_rank else count
@@ -159,6 +164,7 @@ def _train(
     )
     trainer.sparing = room == 0
     trainer.room = memory.left(config, extended, len(dataset[0]["input_ids"]), machine.card)
+    trainer.add_callback(CorpusNote(corpus))  # before the seal, which counts its file
     _prepare(trainer, asked, tokenizer, run_dir)
     if probe and config.probe_steps:
         trainer.add_callback(ProbeCallback(probe, tokenizer, config.probe_steps, run_dir))
@@ -170,6 +176,13 @@ def _train(
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     merged = functools.partial(_merged, config, root, load) if config.lora_rank else None
     _save(trainer, tokenizer, run_dir, merged)
+
+
+def _identity(corpus: Path) -> dict[str, str]:
+    """What changes when a corpus folder is replaced by another corpus."""
+    manifest = open_corpus(corpus).manifest
+    tokens = manifest["splits"]["train"].get("tokens_sha256", "")
+    return {"recipe_hash": manifest["recipe_hash"], "tokens_sha256": tokens}
 
 
 def _environment(config: TrainConfig) -> None:
@@ -365,12 +378,7 @@ def _prepare(
 
 def _accumulation(config: TrainConfig, processes: int) -> int:
     """Return how many forward passes of every process make a step."""
-    accumulation, rest = divmod(config.batch_size, config.micro_batch * processes)
-    if rest or not accumulation:
-        raise ValueError(
-            f"batch_size {config.batch_size} is not a multiple of micro_batch "
-            f"{config.micro_batch} x {processes} processes; change one of them"
-        )
+    accumulation = config.accumulation(processes)
     if torch.cuda.is_available() and config.compile == "model" and accumulation > 1:
         raise ValueError(
             f"compile is 'model', whose CUDA graphs cannot accumulate gradients, and batch_size "

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cream.training.config import read_config
+from cream.utils.options import check_whole
 
 __all__ = ["main", "script"]
 
@@ -67,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--python", default=sys.executable, help="the interpreter (this one)")
     given = parser.parse_args(arguments)
     try:
-        read_config(given.run_dir)
+        for name in ("nodes", "gpus", "cpus"):
+            check_whole(name, getattr(given, name), 1)
+        read_config(given.run_dir).accumulation(given.nodes * given.gpus)
     except (OSError, ValueError) as error:
         parser.exit(1, f"{error}\n")
     print(script(**vars(given)), end="")

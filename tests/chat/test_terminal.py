@@ -8,6 +8,7 @@ import pexpect
 import pytest
 import warm_python
 
+from cream.chat.__main__ import main
 from cream.chat.conversation import Chat
 from cream.chat.models import open_model
 from cream.chat.terminal import introduction, shown
@@ -113,3 +114,10 @@ def test_a_base_without_template_is_said_to_be_one(tmp_path, tiny_model, tiny_to
 
     models.save(tiny_model(64), tiny_tokenizer, tmp_path / "plain")
     assert "no chat template" in introduction(Chat(open_model("plain", root=tmp_path)))
+
+
+@pytest.mark.parametrize("given", [["--port", "7"], ["--host", "0.0.0.0"], ["--no-original"]])
+def test_options_of_the_page_are_refused_without_it(given):
+    """They were read by nothing, and a conversation in the terminal began."""
+    with pytest.raises(SystemExit, match=f"chat: {given[0]} is of the page, and --web"):
+        main(["no-such-model", *given])

@@ -164,7 +164,7 @@ def test_null_and_repeated_ids_are_told_apart(tmp_path) -> None:
 
 @pytest.mark.parametrize("name", [None, "same"])
 def test_held_out_does_not_hang_on_ids_that_repeat(tmp_path, name) -> None:
-    path = written(tmp_path / "a.jsonl", *({"id": name, "text": "a"} for _ in range(100)))
+    path = written(tmp_path / "a.jsonl", *({"id": name, "text": f"a {i}"} for i in range(100)))
     splits = [each["split"] for each in found(path, held_out=0.2)]
     assert all(10 <= splits.count(part) <= 30 for part in ("validation", "test"))
 

@@ -166,6 +166,25 @@ def test_held_out_documents_are_the_same_each_time(tmp_path) -> None:
         open_source(str(path), held_out=0.5)
 
 
+def test_copies_of_a_text_are_never_in_two_splits(tmp_path) -> None:
+    """By their names alone, 18 of 20 texts that came five times were trained on and held out."""
+    path = write_lines(tmp_path / "a.jsonl", *({"text": f"text {i % 100}"} for i in range(500)))
+    went: dict[str, set[str]] = {}
+    for each in open_source(str(path), held_out=0.2).documents:
+        went.setdefault(each["text"], set()).add(each["split"])
+    assert all(len(splits) == 1 for splits in went.values())
+    assert set.union(*went.values()) == {"train", "validation", "test"}
+
+
+def test_copies_of_ids_are_never_in_two_splits(tmp_path) -> None:
+    rows = datasets.Dataset.from_dict({"input_ids": [[1, 2, i % 20] for i in range(100)]})
+    rows.save_to_disk(str(tmp_path / "saved"))
+    went: dict[int, set[str]] = {}
+    for each in open_source(str(tmp_path / "saved"), held_out=0.2).documents:
+        went.setdefault(int(each["input_ids"][2]), set()).add(each["split"])
+    assert all(len(splits) == 1 for splits in went.values()) and len(went) == 20
+
+
 def test_the_standard_library_is_long_enough_for_every_split() -> None:
     found = list(standard_library().documents)
     for split in ("train", "validation", "test"):

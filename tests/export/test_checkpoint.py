@@ -456,3 +456,12 @@ def test_a_server_agrees_only_with_equal_tokens():
         one = engines._same_tokens(asked, greedy)
         assert one == {"length": 2, "tokens": 3, "equal": equal}
         assert engines._agrees(one) == (equal == 3)
+
+
+@pytest.mark.parametrize("given", ["abc", "0", "-5", "", "256,x", ","])
+def test_lengths_of_a_check_are_refused_by_name(tmp_path, capsys, given):
+    """Before the model is loaded; -5 said "expected non-negative integer" after it was."""
+    with pytest.raises(SystemExit) as ended:
+        checkpoint.main(["check", str(tmp_path), "--engine", "transformers", f"--lengths={given}"])
+    assert ended.value.code == 1
+    assert f"--lengths is {given!r}: give whole numbers of tokens" in capsys.readouterr().err

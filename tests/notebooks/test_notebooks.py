@@ -143,6 +143,20 @@ def test_03_04_05_07_leave_rows(rows, tuned):
 
 
 @pytest.mark.slow
+def test_two_scales_of_one_scaling_are_two_models_in_tables_figures_and_sentences(place, base):
+    """Tables by method and scaling had two cells in one place, sentences the mean of both."""
+    asked = {"preset": "tiny", "base": base, "models": "scaled:yarn:4,scaled:yarn:8,scaled:ntk:8"}
+    own = {**asked, "lengths": "0.6,1.5", "rows": str(place / "scales" / "lines.jsonl")}
+    said = run("03_longchat_lines", place, **own)
+    for one in ("yarn x4", "yarn x8", "ntk"):
+        assert re.search(rf"^scaled, {one}: \d+% up to N, \d+% beyond it", said, re.M), one
+    said = run("04_lost_in_the_middle", place, **asked, rows=str(place / "scales" / "pairs.jsonl"))
+    assert [line for line in said.splitlines() if re.fullmatch(r"\w+ x\d+:", line)] == [
+        "ntk x8:", "yarn x4:", "yarn x8:"]  # fmt: skip
+    assert said.count("scaled, yarn x4, ") == said.count("scaled, ntk, ") > 0
+
+
+@pytest.mark.slow
 def test_06_longbench_asks_made_up_samples(place):
     """Three tasks of three kinds, of the base alone."""
     asked = {"preset": "tiny", "models": "original", "tasks": "qasper,trec,lcc"}

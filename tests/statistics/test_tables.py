@@ -116,3 +116,17 @@ def test_the_same_questions_of_two_models_are_no_new_questions():
 def test_no_model_with_all_lengths_is_no_share():
     found, runs = share_over_lengths(_models({("a", 2.0): 4, ("b", 4.0): 1}), [2.0, 4.0])
     assert math.isnan(found.value) and (found.n, runs) == (0, 0)
+
+
+def test_two_scales_of_one_scaling_are_told_apart_and_others_keep_their_name():
+    """A table by method and scaling would have both in one place; a lone scale needs no name."""
+    four, eight = rows(method="scaled", scale=4), rows(method="scaled", scale=8)
+    lone = rows(method="scaled", scaling="linear", scale=8)
+    frame = pd.concat([four, eight, lone, rows()], ignore_index=True)
+    found = statistics.told_apart(frame)
+    named = found[found["method"] == "scaled"].groupby("scaling")["scale"].unique()
+    assert {k: list(v) for k, v in named.items()} == {"yarn x4": [4], "yarn x8": [8], "linear": [8]}
+    assert set(found.loc[found["method"] == "cream", "scaling"]) == {"yarn"}
+    assert set(frame["scaling"]) == {"yarn", "linear"}
+    table = statistics.told_apart(statistics.by_method(frame, ["variant"]))
+    assert not table.duplicated(["method", "scaling", "variant"]).any()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -152,6 +153,23 @@ def test_a_plan_is_printed_from_a_run_directory(training_place, tmp_path, capsys
     with pytest.raises(SystemExit):
         parallel.main([*where, "--card", "0.5"])
     assert "Nothing fits" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--processes", "0"], "processes is 0; it must be a whole number of at least 1"),
+        (["--processes", "2", "--on-host", "4"], "on_host is 4; .* at most 2"),
+        (["--card", "-3"], "card is -3.0; it must be a finite number, larger than 0"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(tmp_path, capsys, given, says):
+    """They printed an empty line, or arithmetic with a GPU of -3 GiB."""
+    training_runs.job(tmp_path / "run")
+    with pytest.raises(SystemExit) as ended:
+        parallel.main([str(tmp_path / "run"), *given])
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and said.out == "" and re.search(says, said.err)
 
 
 def test_a_base_that_is_nowhere_is_said_as_everywhere(tmp_path, capsys):

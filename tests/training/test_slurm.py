@@ -29,7 +29,7 @@ def test_a_slurm_script_is_bash_and_starts_the_same_module(tmp_path):
 
 
 def test_the_command_prints_it(tmp_path, capsys):
-    training_runs.job(tmp_path)
+    training_runs.job(tmp_path, batch_size=12, micro_batch=2)
     run = str(tmp_path)
     slurm.main([run, "--nodes", "3", "--gpus", "2", "--time", "1:00:00"])
     assert capsys.readouterr().out == slurm.script(run, nodes=3, gpus=2, time="1:00:00")
@@ -42,3 +42,19 @@ def test_a_run_that_is_not_there_gets_no_script(tmp_path, capsys):
     said = capsys.readouterr()
     assert ended.value.code == 1 and said.out == ""
     assert f"python -m cream.presets NAME {tmp_path}" in said.err
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--nodes", "0"], "nodes is 0; it must be a whole number of at least 1"),
+        (["--gpus", "0"], "gpus is 0; it must be a whole number of at least 1"),
+        (["--nodes", "2", "--gpus", "3"], "batch_size 4 is not a multiple of micro_batch 4 x 6"),
+    ],
+)
+def test_a_job_that_could_only_fail_in_the_queue_gets_no_script(tmp_path, capsys, given, says):
+    training_runs.job(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        slurm.main([str(tmp_path), *given])
+    said = capsys.readouterr()
+    assert ended.value.code == 1 and said.out == "" and says in said.err

@@ -3,8 +3,10 @@ kills or where it was resumed."""
 
 from __future__ import annotations
 
+import json
 import logging
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -182,3 +184,30 @@ def test_two_processes_train_as_one(monkeypatch, training_place, tmp_path, one_t
     assert training_runs.seen(stopped) == {step: seen[step] for step in range(7, 11)}
     assert training_runs.weights(stopped) == training_runs.weights(two)
     assert training_runs.losses(stopped) == training_runs.losses(two)
+
+
+def test_a_run_does_not_go_on_over_a_corpus_that_was_replaced(training_place, tmp_path):
+    """The folder's name is the same: half the steps would be of one text and half of another."""
+    training_runs.share(training_place, tmp_path)
+    config = training_runs.config(**RUN)
+    corpus = tmp_path / config.corpus
+    held = json.loads((training_place / config.corpus / "manifest.json").read_text())
+
+    class Stop(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            if state.global_step == 4:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        training_run.train(config, tmp_path / "run", root=tmp_path, progress=False,
+                           callbacks=[Stop()])  # fmt: skip
+    corpus.unlink() if corpus.is_symlink() else shutil.rmtree(corpus)
+    shutil.copytree(training_place / config.corpus, corpus)
+    other = json.dumps({**held, "recipe_hash": "another"})
+    (corpus / "manifest.json").write_text(other)
+    left = sorted((tmp_path / "run").rglob("*"))
+    with pytest.raises(ValueError, match=f"begun on another corpus than {config.corpus} holds now"):
+        training_run.train(config, tmp_path / "run", root=tmp_path, progress=False)
+    assert sorted((tmp_path / "run").rglob("*")) == left
+    (corpus / "manifest.json").write_text(json.dumps(held))
+    assert training_run.train(config, tmp_path / "run", root=tmp_path, progress=False).is_dir()
