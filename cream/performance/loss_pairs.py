@@ -1,8 +1,8 @@
 """What float8 does to the losses of a run: runs that differ in float8 alone, beside each other.
 
-    python -m cream.performance loss-pairs data/smollm2/metrics
+    python -m cream.performance loss-pairs data/smollm2/metrics data/smollm2-float8/metrics
 
-reads the settings and losses that campaigns keep (NAME.json and NAME.jsonl in folders of a folder),
+reads the settings and losses that campaigns keep (NAME.json and NAME.jsonl in folders of these),
 pairs every run in float8 with those of equal settings without it, and prints how far their losses
 are apart, in nats a token. Two runs of equal settings and no float8, on two cards or days, stand
 beside them: so far apart are losses that nothing was done to. A logged loss is the mean of the
@@ -47,15 +47,15 @@ class _Run(NamedTuple):
     peak: float | None
 
 
-def pairs(folder: str | Path) -> pd.DataFrame:
+def pairs(*folders: str | Path) -> pd.DataFrame:
     """Return a line a pair of runs, float8 less none: nats a token, and the peaks of both.
 
-    `mean` is over all logged losses, `last third` over the last third of them, `most` the largest
-    distance with its sign, `at` its step. Lines whose float8 is "none" compare two runs of equal
-    settings.
+    The runs of all folders are paired. `mean` is over all logged losses, `last third` over the last
+    third of them, `most` the largest distance with its sign, `at` its step. Lines whose float8 is
+    "none" compare two runs of equal settings.
     """
     groups: dict[str, list[_Run]] = {}
-    for settings in sorted(Path(folder).glob("*/*.json")):
+    for settings in (each for one in folders for each in sorted(Path(one).glob("*/*.json"))):
         if settings.with_suffix(".jsonl").is_file():
             run = _read(settings)
             groups.setdefault(_same(run.settings), []).append(run)
@@ -113,9 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m cream.performance loss-pairs", description=main.__doc__
     )
-    parser.add_argument("folder", type=Path, help="of folders of NAME.json and NAME.jsonl")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", help="each of folders of NAME.json and NAME.jsonl"
+    )
     given = parser.parse_args(arguments)
-    table = pairs(given.folder)
+    table = pairs(*given.folders)
     if len(table):
         print(table.round(4).to_string(index=False))
     print(sentence(table))

@@ -15,7 +15,7 @@ SETTINGS = {"method": "cream", "scaling": "yarn", "scale": 8, "micro_batch": 4}
 
 
 def _run(folder: Path, name: str, losses: list[float], peak: float = 20.0, **settings) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps({**SETTINGS, **settings}))
     rows = [{"step": 5 * k, "loss": loss, "peak_gib": peak} for k, loss in enumerate(losses, 1)]
     text = "\n".join(map(json.dumps, [*rows, {"step": 5, "probe_kv": 1.0}]))
@@ -44,6 +44,14 @@ def test_runs_of_equal_settings_are_paired_whatever_their_micro_batch(runs):
     assert eight["last third"] == eight["most"] == pytest.approx(0.3)
     assert (eight["GiB"], eight["GiB without"]) == (20.0, 25.0)
     assert (table.iloc[2]["most"], table.iloc[2]["at"]) == (pytest.approx(-0.1), 5)
+
+
+def test_runs_of_several_folders_are_paired(tmp_path):
+    _run(tmp_path / "one" / "a", "plain1", [2.0, 1.5, 1.0], seed=1)
+    _run(tmp_path / "two" / "a", "eight1", [2.5, 1.5, 1.0], seed=1, float8="tensorwise")
+    assert loss_pairs.pairs(tmp_path / "one").empty
+    table = loss_pairs.pairs(tmp_path / "one", tmp_path / "two")
+    assert table["most"].tolist() == [pytest.approx(0.5)]
 
 
 def test_the_command_says_what_they_come_to(runs, capsys, tmp_path_factory):
