@@ -18,9 +18,9 @@ miniature, one seed of eight:
 
 One process a GPU takes the next model that no other has, trains it, and asks it the same questions
 as every other: the hidden sentence in code and in manuals, the pass key, the perplexity of long
-documents, RULER-6, LongChat lines. Answers are rows in OUT/rows/NAME.jsonl as they come, runs lie
-in OUT/NAME; the same command again computes what is missing. `--publish FILE` writes the rows of
-OUT as Parquet, and their training metrics beside it.
+documents, RULER-6, LongChat lines, key-value pairs. Answers are rows in OUT/rows/NAME.jsonl as they
+come, runs lie in OUT/NAME; the same command again computes what is missing. `--publish FILE` writes
+the rows of OUT as Parquet, and their training metrics beside it.
 
 What belongs here: training and asking, in which order, on which card. Which models there are is in
 `campaign_models`, what they are asked in `campaign_questions`.
@@ -264,7 +264,7 @@ def _campaign(given: argparse.Namespace) -> Campaign:
     questions = Questions(
         preset=given.preset, needle=given.needle, style=given.style, passkeys=given.passkeys,
         documents=given.documents, ruler=given.ruler, ruler_lengths=given.ruler_lengths,
-        split=given.split, seed=given.seed, lines=given.lines,
+        split=given.split, seed=given.seed, lines=given.lines, pairs=given.pairs,
     )  # fmt: skip
     tasks = tuple(given.tasks.split(","))
     if unknown := [task for task in tasks if task not in TASKS]:
@@ -313,6 +313,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--style", choices=needle.STYLES, help="of the hidden sentence, instead of the preset's")
     add("--passkeys", type=int, help="pass keys a length")
     add("--lines", type=int, help="LongChat lines a length")
+    add("--pairs", type=int, help="objects of key-value pairs a length, each asked at five places")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of evaluations")
     add("--sharper", type=_factors, default=(), help="ask each model again with its attention "
         "sharper by these factors, such as 1.2")  # fmt: skip

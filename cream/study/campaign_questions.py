@@ -23,6 +23,7 @@ from cream.evaluation import models as evaluation_models
 from cream.presets import Preset
 from cream.tasks import (
     haystack,
+    kv_retrieval,
     longchat_lines,
     needle,
     passkey,
@@ -40,7 +41,7 @@ __all__ = ["KINDS", "TASKS", "USUAL", "Questions", "kept", "per_length"]
 
 TASKS: dict[str, ModuleType] = {
     "needle": needle, "passkey": passkey, "perplexity": perplexity, "ruler": ruler,
-    "longchat_lines": longchat_lines,
+    "longchat_lines": longchat_lines, "kv_retrieval": kv_retrieval,
 }  # fmt: skip
 USUAL = ("needle", "passkey", "perplexity")
 KINDS = ("code", "manual")  # of the text that sentences are hidden in
@@ -60,12 +61,14 @@ class Questions:
     split: str = "test"
     seed: int = 0
     lines: int | None = None  # a length
+    pairs: int | None = None  # objects a length, each asked at five places
 
     def build(self, task: str, root: Path) -> list[Example]:
         """Build the examples of one task; the same on every machine."""
         preset = presets.get(self.preset)
         makers = {"needle": self._needles, "passkey": self._passkeys, "perplexity": self._texts,
-                  "ruler": self._ruler, "longchat_lines": self._lines}  # fmt: skip
+                  "ruler": self._ruler, "longchat_lines": self._lines,
+                  "kv_retrieval": self._pairs}  # fmt: skip
         return makers[task](preset, root)
 
     def examples(self, task: str, root: Path, folder: Path) -> list[Example]:
@@ -112,6 +115,14 @@ class Questions:
         style = self.style or prompts.default_style(preset.name, base.window)
         count = self.lines or asked.lines_samples
         return longchat_lines.examples(base.tokenizer, lengths, count, self.seed, style)
+
+    def _pairs(self, preset: Preset, root: Path) -> list[Example]:
+        """Objects of short words, as notebook 04 asks them at lengths in tokens."""
+        base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
+        lengths = evaluation_models.prompt_lengths(asked.pairs_lengths, base, preset)
+        return kv_retrieval.examples(
+            base.tokenizer, lengths, self.pairs or asked.pairs_samples, self.seed
+        )
 
     def _texts(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation

@@ -20,6 +20,14 @@ def test_lines_are_asked_as_the_notebook_asks_them():
     assert max(each.token_length for each in examples) <= 8 * 512
 
 
+def test_pairs_are_asked_at_five_places_and_the_presets_lengths():
+    lengths = presets.get("miniature").evaluation.pairs_lengths
+    examples = Questions("miniature", pairs=1).build("kv_retrieval", ROOT)
+    assert len(examples) == 5 * len(lengths)
+    assert [each.token_length for each in examples[::5]] == [614, 1229]  # 1.2 and 2.4 windows
+    assert {each.how["style"] for each in examples} == {"miniature"}
+
+
 def test_ruler_is_asked_as_the_preset_asks_it():
     """A base without a chat template is asked in the benchmark's own words."""
     asked = Questions("miniature", ruler=1, ruler_lengths=(1126,))
