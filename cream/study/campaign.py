@@ -55,7 +55,7 @@ from cream.results import Rows
 from cream.study.campaign_models import Job, claimed, finish, jobs
 from cream.study.campaign_questions import TASKS, USUAL, Questions
 from cream.study.scoring import check_sharpened, sharpened
-from cream.tasks import needle
+from cream.tasks import kv_retrieval, needle
 from cream.tasks.base import Example
 from cream.training.run import train
 
@@ -153,26 +153,32 @@ class Campaign:
         By a `factor` that is not 1 attention is sharper, which the rows' settings say.
         """
         settings = loaded.settings | ({} if factor == 1 else {"sharper": factor})
-        examples = self.examples(task)
-        lengths = sorted({example.token_length for example in examples}, reverse=True)
-        if task == "perplexity":
-            lengths = lengths[:1]  # a document's lengths are read in one forward
         with sharpened(loaded.model, factor):
             frames = [
                 evaluate(
                     loaded.model,
                     loaded.tokenizer,
                     TASKS[task],
-                    [one for one in examples if one.token_length == length or task == "perplexity"],
+                    asked,
                     rows,
                     settings,
-                    max(1, self.batch_tokens // length),
+                    size,
                     loaded.allow_beyond,
                     progress=False,
                 )
-                for length in lengths
+                for size, asked in self._batches(task)
             ]
         return pd.concat(frames, ignore_index=True)
+
+    def _batches(self, task: str) -> list[tuple[int, list[Example]]]:
+        """How many are read at once, and which: what fits alike is together, the longest first."""
+        examples = self.examples(task)
+        if task == "perplexity":  # a document's lengths are read in one forward
+            longest = max(one.token_length for one in examples)
+            return [(max(1, self.batch_tokens // longest), examples)]
+        ordered = sorted(examples, key=lambda one: -one.token_length)
+        alike = itertools.groupby(ordered, lambda one: self.batch_tokens // one.token_length)
+        return [(max(1, size), list(group)) for size, group in alike]
 
 
 def _means(frame: pd.DataFrame, task: str) -> dict[int, float]:
@@ -265,6 +271,7 @@ def _campaign(given: argparse.Namespace) -> Campaign:
         preset=given.preset, needle=given.needle, style=given.style, passkeys=given.passkeys,
         documents=given.documents, ruler=given.ruler, ruler_lengths=given.ruler_lengths,
         split=given.split, seed=given.seed, lines=given.lines, pairs=given.pairs,
+        pair_keys=given.pair_keys,
     )  # fmt: skip
     tasks = tuple(given.tasks.split(","))
     if unknown := [task for task in tasks if task not in TASKS]:
@@ -313,7 +320,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--style", choices=needle.STYLES, help="of the hidden sentence, instead of the preset's")
     add("--passkeys", type=int, help="pass keys a length")
     add("--lines", type=int, help="LongChat lines a length")
-    add("--pairs", type=int, help="objects of key-value pairs a length, each asked at five places")
+    add("--pairs", type=int, help="objects of key-value pairs a size, each asked at five places")
+    add("--pair-keys", type=_counts, default=kv_retrieval.KEYS_PAPER, help="UUIDs of an object")
     add("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="of evaluations")
     add("--sharper", type=_factors, default=(), help="ask each model again with its attention "
         "sharper by these factors, such as 1.2")  # fmt: skip

@@ -61,7 +61,8 @@ class Questions:
     split: str = "test"
     seed: int = 0
     lines: int | None = None  # a length
-    pairs: int | None = None  # objects a length, each asked at five places
+    pairs: int | None = None  # objects of key-value pairs a size, each asked at five places
+    pair_keys: tuple[int, ...] = kv_retrieval.KEYS_PAPER  # sizes of a base that is asked UUIDs
 
     def build(self, task: str, root: Path) -> list[Example]:
         """Build the examples of one task; the same on every machine."""
@@ -117,11 +118,15 @@ class Questions:
         return longchat_lines.examples(base.tokenizer, lengths, count, self.seed, style)
 
     def _pairs(self, preset: Preset, root: Path) -> list[Example]:
-        """Objects of short words, as notebook 04 asks them at lengths in tokens."""
+        """Objects of UUIDs, or of short words by length, as notebook 04 asks them."""
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        lengths = evaluation_models.prompt_lengths(asked.pairs_lengths, base, preset)
-        return kv_retrieval.examples(
-            base.tokenizer, lengths, self.pairs or asked.pairs_samples, self.seed
+        style = self.style or prompts.default_style(preset.name, base.window)
+        count = self.pairs or asked.pairs_samples
+        if style == "miniature":
+            lengths = evaluation_models.prompt_lengths(asked.pairs_lengths, base, preset)
+            return kv_retrieval.examples(base.tokenizer, lengths, count, self.seed)
+        return kv_retrieval.generate(
+            self.pair_keys, count, self.seed, base.tokenizer, style=style
         )
 
     def _texts(self, preset: Preset, root: Path) -> list[Example]:

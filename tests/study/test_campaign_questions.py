@@ -28,6 +28,13 @@ def test_pairs_are_asked_at_five_places_and_the_presets_lengths():
     assert {each.how["style"] for each in examples} == {"miniature"}
 
 
+def test_another_style_is_asked_uuids():
+    asked = Questions("miniature", pairs=1, pair_keys=(7, 9), style="official")
+    examples = asked.build("kv_retrieval", ROOT)
+    assert [each.num_keys for each in examples] == [7] * 5 + [9] * 5
+    assert {each.how["style"] for each in examples} == {"official"}
+
+
 def test_ruler_is_asked_as_the_preset_asks_it():
     """A base without a chat template is asked in the benchmark's own words."""
     asked = Questions("miniature", ruler=1, ruler_lengths=(1126,))
