@@ -6,13 +6,15 @@ What belongs here: what the pages of SmolLM2-135M share that compare a run with 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 
 from cream.reproduction.method_cells import NOT_RUN
+from cream.reproduction.smollm2_primary import NOT_DECIDED
 from cream.statistics import mean_interval
 
-__all__ = ["level", "over", "points"]
+__all__ = ["compared", "lead", "leads_in", "level", "over", "points", "seeds_of"]
 
 
 def over(differences: pd.Series) -> tuple[float, float, float]:
@@ -21,6 +23,46 @@ def over(differences: pd.Series) -> tuple[float, float, float]:
     if each.empty:
         return math.nan, math.nan, math.nan
     return tuple(mean_interval(each))[:3] if len(each) > 1 else (each.iloc[0], math.nan, math.nan)
+
+
+def compared(first: pd.Series, second: pd.Series) -> dict[str, object]:
+    """Return `first` less `second`, both in per cent by seed, over the seeds that have both.
+
+    Fields: seeds, level and other_level (means of these seeds, per cent), value, low, high (points)
+    and leads (seeds in which the first is more). NaN without a pair.
+    """
+    pairs = pd.concat({"first": first, "second": second}, axis=1).dropna()
+    each = (pairs["first"] - pairs["second"]).round(9)  # what is equal has no sign
+    value, low, high = over(each)
+    return {
+        "seeds": tuple(pairs.index),
+        "level": pairs["first"].mean(),
+        "other_level": pairs["second"].mean(),
+        "value": value,
+        "low": low,
+        "high": high,
+        "leads": int((each > 0).sum()),
+    }
+
+
+def lead(one: Mapping[str, object], seeds: int) -> str:
+    """Return the verdict of a line of `compared` that should have so many seeds.
+
+    By the rule that was written before the runs: "leads", "trails" or "inconclusive".
+    """
+    if len(one["seeds"]) < seeds:
+        return NOT_DECIDED
+    return "leads" if one["low"] > 0 else "trails" if one["high"] < 0 else "inconclusive"
+
+
+def seeds_of(one: tuple) -> str:
+    """Return the seeds of a table's line as a page says them."""
+    return ", ".join(map(str, one.seeds)) or "none"
+
+
+def leads_in(one: tuple) -> str:
+    """Return in how many of its seeds a table's line leads, as a page says it."""
+    return f"{one.leads} of {len(one.seeds)}" if one.seeds else ""
 
 
 def level(value: float, digits: int = 1) -> str:

@@ -19,10 +19,17 @@ import pandas as pd
 from cream import results
 from cream.reproduction import smollm2_variants
 from cream.reproduction.method_cells import lines_of, page
-from cream.reproduction.paired import level, over, points
+from cream.reproduction.paired import compared, lead, leads_in, level, points, seeds_of
 from cream.reproduction.smollm2_margin import LENGTHS, WITHIN
-from cream.reproduction.smollm2_primary import NOT_DECIDED
-from cream.reproduction.smollm2_variants import MEASURED, SEEDS, VARIANTS, by_seed, cells, in_order
+from cream.reproduction.smollm2_variants import (
+    MEASURED,
+    SEEDS,
+    VARIANTS,
+    by_seed,
+    cells,
+    in_order,
+    said_left_out,
+)
 from cream.utils.files import atomic_write
 
 __all__ = ["comparisons", "main", "markdown", "not_whole", "values"]
@@ -32,7 +39,6 @@ REFERENCE = ("uniform", "pose")  # decided elsewhere, so without one here
 NAMES = ("cream", *PARTS, *REFERENCE)
 DECIDED = "beyond N"  # the end that a verdict is of
 SHOWN = ("within N", "at 64K")
-LEADS, TRAILS, OPEN = "leads", "trails", "inconclusive"
 SAID = [
     "Written by `python -m cream.reproduction.smollm2_parts data/smollm2-parts --beside "
     "data/smollm2-seeds` from the rows in both folders; README.md here has the command of the "
@@ -80,30 +86,10 @@ def comparisons(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _compared(found: pd.DataFrame, other: str, end: str) -> dict[str, object]:
-    sides = {name: by_seed(found, name, end) for name in ("cream", other)}
-    pairs = pd.concat(sides, axis=1).dropna()
-    each = (pairs["cream"] - pairs[other]).round(9)  # what is equal has no sign
-    value, low, high = over(each)
+    one = compared(by_seed(found, "cream", end), by_seed(found, other, end))
     asked_for = other in PARTS and end == DECIDED
-    return {
-        "other": other,
-        "end": end,
-        "seeds": tuple(pairs.index),
-        "level": pairs["cream"].mean(),
-        "other_level": pairs[other].mean(),
-        "value": value,
-        "low": low,
-        "high": high,
-        "leads": int((each > 0).sum()),
-        "verdict": _verdict(low, high, len(pairs)) if asked_for else "",
-    }
-
-
-def _verdict(low: float, high: float, seeds: int) -> str:
-    """By the rule that was written before the runs."""
-    if seeds < len(SEEDS):
-        return NOT_DECIDED
-    return LEADS if low > 0 else TRAILS if high < 0 else OPEN
+    return {"other": other, "end": end, **one,
+            "verdict": lead(one, len(SEEDS)) if asked_for else ""}  # fmt: skip
 
 
 # --------------------------------------------------------------------- the page
@@ -130,12 +116,9 @@ def markdown(found: pd.DataFrame, left_out: pd.DataFrame) -> str:
 
 
 def _line(one: tuple) -> list[str]:
-    seeds = ", ".join(map(str, one.seeds)) or "none"
-    cream, leads = level(one.level), f"{one.leads} of {len(one.seeds)}"
-    if not one.seeds:
-        cream = leads = ""
-    return [VARIANTS[one.other].label, cream, level(one.other_level), points(one), seeds, leads,
-            f"**{one.verdict}**" if one.verdict else ""]  # fmt: skip
+    cream = level(one.level) if one.seeds else ""
+    return [VARIANTS[one.other].label, cream, level(one.other_level), points(one), seeds_of(one),
+            leads_in(one), f"**{one.verdict}**" if one.verdict else ""]  # fmt: skip
 
 
 def _shown(table: pd.DataFrame) -> list[list[str]]:
@@ -150,10 +133,7 @@ def _by_length(found: pd.DataFrame, left_out: pd.DataFrame) -> str:
     lines = [[VARIANTS[one["variant"]].label, *cells(one)]
              for one in in_order(found).to_dict("records")]  # fmt: skip
     table = lines_of(["run", "seed", "n", *LENGTHS.values()], lines)
-    each = [f"{VARIANTS[one.variant].label}, seed {one.seed} (lacks {', '.join(one.lacks)})"
-            for one in left_out.itertuples()]  # fmt: skip
-    rest = f"\nIn no comparison, because not whole: {'; '.join(each)}.\n" if each else ""
-    return f"## By length\n\nSentences found (%).\n\n{table}\n{rest}"
+    return f"## By length\n\nSentences found (%).\n\n{table}\n{said_left_out(left_out)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -40,6 +40,7 @@ __all__ = [
     "kind_of",
     "lacking",
     "left_out",
+    "near_end",
     "values",
     "words",
 ]
@@ -274,12 +275,15 @@ def compared(found: pd.DataFrame, claims: Sequence[Claim] = COMPARISONS) -> pd.D
 def _verdict(row: tuple) -> str:
     if len(row.seeds) < len(SEEDS):
         return NOT_DECIDED
-    sides = row.level_a, row.level_b
-    if max(sides) < MARGIN:
+    near = near_end(row.level_a, row.level_b)
+    return near or contrasts.verdict("lead", row.low, row.high, row.holm)
+
+
+def near_end(*levels: float) -> str:
+    """Return "both near 0" or "both near 100" where all levels (per cent) lie so, else ""."""
+    if max(levels) < MARGIN:
         return "both near 0"
-    if min(sides) > 100 - MARGIN:
-        return "both near 100"
-    return contrasts.verdict("lead", row.low, row.high, row.holm)
+    return "both near 100" if min(levels) > 100 - MARGIN else ""
 
 
 def words(row: tuple) -> str:

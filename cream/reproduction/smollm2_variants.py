@@ -4,7 +4,7 @@
     by_seed(found, "cream", "beyond N")                                    # per cent, a line a seed
 
 What belongs here: which rows are answers of a variant, a seed and a factor of attention, and which
-of them count. `smollm2_seeds` and `smollm2_parts` compare them.
+of them count. `smollm2_seeds`, `smollm2_parts` and `smollm2_retrieval` compare them.
 """
 
 from __future__ import annotations
@@ -33,11 +33,17 @@ __all__ = [
     "SEEDS",
     "VARIANTS",
     "Variant",
+    "answers",
     "by_seed",
     "cells",
+    "check_alike",
+    "check_models",
     "in_order",
+    "named",
     "not_whole",
     "run_name",
+    "said_left_out",
+    "tabled",
     "values",
 ]
 
@@ -58,6 +64,7 @@ VARIANTS = {
     "sigma 1": Variant("CREAM, sigma 1", changed="-sampler_options.sigma-1"),
     "uniform": Variant("CREAM, uniform middle", changed="-sampler_options.middle-uniform"),
     "pose": Variant("PoSE", "pose"),
+    "plain": Variant("plain fine-tuning", "plain"),
 }  # in the order of a page
 KEYS = ["variant", "factor", "seed"]
 MEASURED = (
@@ -83,19 +90,28 @@ def values(
     length by its name, and the means of `ENDS`. ValueError where two models of one variant and seed
     did, where one was trained on more or fewer tokens, and where runs answered different questions.
     """
+    return tabled(answers(rows, names, factors))
+
+
+def answers(
+    rows: pd.DataFrame, names: Collection[str], factors: Collection[float] = (1,)
+) -> pd.DataFrame:
+    """Return the rows behind `values`, with `variant`, `kind` and `factor`; errors are its own."""
     whole = [part for part, lacks in _by_run(rows, names, factors) if not lacks]
-    columns = [*KEYS, "n", *LENGTHS.values(), *ENDS]
-    if not whole:
-        return pd.DataFrame(columns=columns)
-    found = pd.concat(whole, ignore_index=True)
+    found = pd.concat(whole or [_asked(rows, names, factors).iloc[:0]], ignore_index=True)
     check_tokens(found)
-    check_questions(found)
-    _check_models(found)
-    _check_answered(found)
-    lines = []
-    for key, part in found.groupby(KEYS):
-        lines.append({**dict(zip(KEYS, key, strict=True)), **found_by_length(part)})
-    return pd.DataFrame(lines, columns=columns)
+    check_models(found)
+    check_alike(found)
+    return found
+
+
+def tabled(found: pd.DataFrame) -> pd.DataFrame:
+    """Return the table of `values`; `found` is of `answers`."""
+    lines = [
+        {**dict(zip(KEYS, key, strict=True)), **found_by_length(part)}
+        for key, part in (found.groupby(KEYS) if len(found) else ())
+    ]
+    return pd.DataFrame(lines, columns=[*KEYS, "n", *LENGTHS.values(), *ENDS])
 
 
 def not_whole(
@@ -122,19 +138,26 @@ def _by_run(
 
 def _asked(rows: pd.DataFrame, names: Collection[str], factors: Collection[float]) -> pd.DataFrame:
     """The hidden sentences of these runs, with `variant`, `factor` and `kind`."""
-    rows = rows[(rows["task"] == "needle") & (rows["base"] == BASE) & (rows["scale"] == SCALE)]
-    rows = rows[rows["seed"].isin(SEEDS) & rows["token_length"].isin(LENGTHS)]
+    rows = rows[(rows["task"] == "needle") & rows["token_length"].isin(LENGTHS)]
+    rows = named(rows, names)
     how = {text: _how(text) for text in rows["settings"].unique()}
-    called = {(run_name(variant, seed), seed): variant for variant in names for seed in SEEDS}
-    runs = zip(rows["run"].fillna(""), rows["seed"], strict=True)
     rows = rows.assign(
-        variant=[called.get((PurePosixPath(run).name, seed), "") for run, seed in runs],
         kind=rows["settings"].map(lambda text: how[text][0]),
         factor=rows["settings"].map(lambda text: how[text][1]).astype(float),
     )
-    rows = rows[(rows["variant"] != "") & (rows["kind"] != "") & rows["factor"].isin(factors)]
+    rows = rows[(rows["kind"] != "") & rows["factor"].isin(factors)]
     rows = rows.sort_values("date", kind="stable", na_position="first")
     return rows.drop_duplicates(["model_hash", "factor", *QUESTION], keep="last")
+
+
+def named(rows: pd.DataFrame, names: Collection[str]) -> pd.DataFrame:
+    """Return the rows, of every task, of the runs of these variants and `SEEDS`, with `variant`."""
+    rows = rows[(rows["base"] == BASE) & (rows["scale"] == SCALE) & rows["seed"].isin(SEEDS)]
+    called = {(run_name(variant, seed), seed): variant for variant in names for seed in SEEDS}
+    runs = zip(rows["run"].fillna(""), rows["seed"], strict=True)
+    found = [called.get((PurePosixPath(run).name, seed), "") for run, seed in runs]
+    rows = rows.assign(variant=found)
+    return rows[rows["variant"] != ""]
 
 
 def _how(settings: str) -> tuple[str, float]:
@@ -144,12 +167,21 @@ def _how(settings: str) -> tuple[str, float]:
     return kind_of(json.dumps(about)), factor
 
 
-def _check_models(found: pd.DataFrame) -> None:
-    """Refuse two models of a variant and seed, also one asked as it is and one sharper."""
+def check_models(found: pd.DataFrame, which: str = "answered all lengths") -> None:
+    """Refuse (ValueError) two models of a variant and seed; also one asked sharper counts.
+
+    `found` has the columns of `named`, `which` says of its models what they have in common.
+    """
     for (variant, seed), part in found.groupby(["variant", "seed"]):
         if part["model_hash"].nunique() > 1:
-            raise ValueError(f"two models of {VARIANTS[variant].label}, seed {seed}, answered all "
-                             "lengths; keep the rows of one")  # fmt: skip
+            raise ValueError(f"two models of {VARIANTS[variant].label}, seed {seed}, {which}; "
+                             "keep the rows of one")  # fmt: skip
+
+
+def check_alike(found: pd.DataFrame) -> None:
+    """Refuse (ValueError) runs that answered other or more sentences; `found` is of `answers`."""
+    check_questions(found)
+    _check_answered(found)
 
 
 def _check_answered(found: pd.DataFrame) -> None:
@@ -177,6 +209,16 @@ def in_order(found: pd.DataFrame) -> pd.DataFrame:
     """Return lines of `values` in the order of a page: by variant, factor and seed."""
     order = found.assign(place=found["variant"].map(list(VARIANTS).index))
     return order.sort_values(["place", "factor", "seed"]).drop(columns="place")
+
+
+def said_left_out(left_out: pd.DataFrame) -> str:
+    """Return the sentence of a page about runs that are not whole, "" where all are.
+
+    `left_out` has the columns variant, seed and lacks of `not_whole`.
+    """
+    each = [f"{VARIANTS[one.variant].label}, seed {one.seed} (lacks {', '.join(one.lacks)})"
+            for one in left_out.itertuples()]  # fmt: skip
+    return f"\nIn no comparison, because not whole: {'; '.join(each)}.\n" if each else ""
 
 
 def cells(one: dict[str, object]) -> list[str]:

@@ -35,6 +35,7 @@ def rows() -> pd.DataFrame:
 @pytest.mark.parametrize(
     "variant, model, options",
     [("cream", "cream:yarn:8:7", {}), ("pose", "pose:yarn:8:7", {}),
+     ("plain", "plain:yarn:8:7", {}),
      ("sigma 1", "cream:yarn:8:7:sampler_options.sigma=1", {"sampler_options.sigma": "1"}),
      ("relativity", "cream:yarn:8:7:sampler_options.mode=relativity",
       {"sampler_options.mode": "relativity"}),
@@ -53,7 +54,7 @@ def test_each_run_is_found_by_its_name():
     every = runs(*(asked(each, 7, 0.1 * place) for place, each in enumerate(VARIANTS, 1)))
     found = in_order(values(every, VARIANTS))
     assert found["variant"].tolist() == list(VARIANTS)
-    assert found["beyond N"].tolist() == pytest.approx([10, 20, 30, 40, 50, 60])
+    assert found["beyond N"].tolist() == pytest.approx([10, 20, 30, 40, 50, 60, 70])
     assert set(values(every, BOTH)["variant"]) == set(BOTH)
 
 
