@@ -117,6 +117,8 @@ figures: $(ENV)
 		cream.reproduction.smollm2_seeds data/smollm2-seeds)
 	$(if $(wildcard data/smollm2-parts/*.parquet),$(BIN)/python -m \
 		cream.reproduction.smollm2_parts data/smollm2-parts --beside data/smollm2-seeds)
+	$(if $(wildcard data/smollm2-retrieval/*.parquet),$(BIN)/python -m \
+		cream.reproduction.smollm2_retrieval data/smollm2-retrieval --beside data/smollm2-seeds)
 
 # A real model of 135 M parameters, asked on this machine; needs downloads of 104 MB.
 real: $(ENV)
