@@ -70,7 +70,7 @@ class Found(NamedTuple):
     sentences: pd.DataFrame
     text_alone: pd.DataFrame  # sentences, of the other folder
     lines: pd.DataFrame
-    by_task: dict[str, pd.DataFrame]  # of `smollm2_tasks.by_length`
+    by_task: dict[str, pd.DataFrame]  # of `smollm2_tasks.by_size`
     left_out: dict[str, pd.DataFrame]  # of "sentences", "text alone" and "lines"
 
     def of(self, endpoint: str) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def values(rows: pd.DataFrame, beside: pd.DataFrame) -> Found:
     sentences = smollm2_variants.answers(rows, NAMES)
     text_alone = smollm2_variants.answers(beside, TEXT_ALONE)
     _check_folders(sentences, text_alone)
-    by_task = {task: smollm2_tasks.by_length(rows, task, NAMES) for task in TASKS}
+    by_task = {task: smollm2_tasks.by_size(rows, task, NAMES) for task in TASKS}
     lines = by_task["longchat_lines"]
     left_out = {
         "sentences": smollm2_variants.not_whole(rows, NAMES),
@@ -182,49 +182,52 @@ def _sentences(found: Found) -> list[str]:
     said, left_out = "Found (%).", found.left_out
     runs = [run for run in RUNS if run[0] in TEXT_ALONE]
     return [
-        _by_length("Sentences by length", said, found.sentences, RUNS, left_out["sentences"]),
-        _by_length("Sentences by length, text alone", said, found.text_alone, runs,
-                   left_out["text alone"]),
+        _section("Sentences by length", said, found.sentences, RUNS, left_out["sentences"]),
+        _section("Sentences by length, text alone", said, found.text_alone, runs,
+                 left_out["text alone"]),
     ]  # fmt: skip
 
 
 def _tasks(found: Found) -> list[str]:
     """Lines, pairs and perplexity, each also of the base by YaRN untuned."""
     lines, pairs, texts = (found.by_task[task] for task in TASKS)
-    said = "Without a verdict. A length that was not answered whole is *not run*."
-    counted = "Values found (%) in objects of key-value pairs, each asked at five places. " + said
-    runs, lengths = [*RUNS, (UNTUNED, 0)], TASKS["kv_retrieval"].lengths
+    said = "Without a verdict. What was not answered whole is *not run*."
+    counted = (
+        "Answers (%) that have the value asked for and no other key or value of an object of "
+        f"key-value pairs (UUIDs), each asked at five places. {said}"
+    )
+    runs, sizes = [*RUNS, (UNTUNED, 0)], TASKS["kv_retrieval"].sizes
     return [
-        _by_length("Lines by length", "Found (%).", lines, runs, found.left_out["lines"]),
-        _by_length("Pairs by length", counted, pairs, runs, lengths=lengths),
-        _by_length("Perplexity by length", f"Of n documents. {said}", texts, runs, form=three),
+        _section("Lines by length", "Found (%).", lines, runs, found.left_out["lines"]),
+        _section("Pairs by number of keys", counted, pairs, runs, sizes=sizes),
+        _section("Perplexity by length", f"Of n documents. {said}", texts, runs, form=three),
     ]
 
 
-def _by_length(
+def _section(
     title: str,
     said: str,
     table: pd.DataFrame,
     runs: Sequence[tuple[str, int]],
     left_out: pd.DataFrame | None = None,
-    lengths: Sequence[str] = tuple(LENGTHS.values()),
+    sizes: Sequence[str] = tuple(LENGTHS.values()),
     form: Callable[[float], str] = "{:.0f}".format,
 ) -> str:
     """A section with a line a run, also one that was not run; those left out stand below."""
     gone = () if left_out is None else set(zip(left_out["variant"], left_out["seed"], strict=True))
-    lines = [_run(table, *run, lengths, form) for run in runs if run not in gone]
+    lines = [_run(table, *run, sizes, form) for run in runs if run not in gone]
     below = "" if left_out is None else said_left_out(left_out)
-    head = ["run", "seed", "n", *lengths]
+    head = ["run", "seed", "n", *sizes]
     return f"## {title}\n\n{said}\n\n{lines_of(head, lines)}\n{below}"
 
 
 def _run(
-    table: pd.DataFrame, name: str, seed: int, lengths: Sequence[str], form: Callable[[float], str]
+    table: pd.DataFrame, name: str, seed: int, sizes: Sequence[str], form: Callable[[float], str]
 ) -> list[str]:
     here = table[(table["variant"] == name) & (table["seed"] == seed)].to_dict("records")
-    one = here[0] if here else dict.fromkeys(["n", *lengths], math.nan)
+    one = here[0] if here else dict.fromkeys(["n", *sizes], math.nan)
     n = "" if math.isnan(one["n"]) else f"{one['n']:.0f}"
-    cells = [number(round(one[length], 9), form) for length in lengths]
+    cells = [number(round(one[size], 9), form) for size in sizes]
     return [LABELS[name], str(seed or ""), n, *cells]
 
 

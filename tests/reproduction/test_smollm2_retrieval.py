@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from primary_rows import runs
-from retrieval_rows import LINES, SCALED, lines, pairs, sentences, texts, trained
+from retrieval_rows import KEYS, LINES, SCALED, lines, pairs, sentences, texts, trained
 from scipy import stats
 from variant_rows import asked
 
@@ -49,9 +49,9 @@ def rows() -> pd.DataFrame:
     """All nine runs, pairs and perplexity of one, lines and pairs of the base."""
     found = [of(method, seed) for method in SENTENCES for seed in SEEDS]
     who = trained("cream", 7)
-    more = [pairs(who, {4096: 5, 16384: 3, 65436: 1}), texts(who, dict.fromkeys(LINES, 2.0)),
+    more = [pairs(who, {75: 5, 140: 3, 800: 1}), texts(who, dict.fromkeys(LINES, 2.0)),
             lines(SCALED, beyond(0)),
-            pairs(SCALED, dict.fromkeys((4096, 16384, 65436), 0))]  # fmt: skip
+            pairs(SCALED, dict.fromkeys(KEYS, 0))]  # fmt: skip
     return runs(*found, *more)
 
 
@@ -231,7 +231,7 @@ def test_tables_are_in_the_order_of_the_page(rows, beside):
     assert [line for line in said.splitlines() if line.startswith("#")] == [
         "# SmolLM2-135M, trained with retrieval documents",
         "## With these documents less text alone", "## Sentences by length",
-        "## Sentences by length, text alone", "## Lines by length", "## Pairs by length",
+        "## Sentences by length, text alone", "## Lines by length", "## Pairs by number of keys",
         "## Perplexity by length",
     ]  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""Lines, pairs and perplexity of SmolLM2-135M's runs by length: by hand, and what is refused."""
+"""Lines, pairs and perplexity of SmolLM2-135M's runs by size: by hand, and what is refused."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import math
 import pandas as pd
 import pytest
 from primary_rows import runs
-from retrieval_rows import LINES, SCALED, lines, pairs, sentences, texts, trained
+from retrieval_rows import SCALED, lines, pairs, sentences, texts, trained
 
 from cream.evaluation.models import token_lengths
 from cream.presets import get
 from cream.reproduction.smollm2_tasks import (
     TASKS,
     UNTUNED,
-    by_length,
-    length_name,
+    by_size,
     not_whole,
+    size_name,
     whole,
 )
 from cream.tasks.prompts import spared
@@ -34,24 +34,23 @@ def rows() -> pd.DataFrame:
 
 
 def lined(rows: pd.DataFrame) -> pd.DataFrame:
-    return by_length(rows, "longchat_lines", NAMES)
+    return by_size(rows, "longchat_lines", NAMES)
 
 
 def test_lengths_are_called_as_the_preset_asks_them():
     """Also where a prompt of the whole target length leaves room for the answer."""
     asked = get("smollm2-135m").evaluation
-    given = {"longchat_lines": asked.lines_lengths, "kv_retrieval": asked.pairs_lengths,
-             "perplexity": asked.perplexity_lengths}  # fmt: skip
+    given = {"longchat_lines": asked.lines_lengths, "perplexity": asked.perplexity_lengths}
     for task, multiples in given.items():
         tokens = token_lengths(multiples, 8192)
-        assert tuple(map(length_name, tokens)) == TASKS[task].lengths
-        assert tuple(map(length_name, spared(tokens, 65536))) == TASKS[task].lengths
+        for each in (tokens, spared(tokens, 65536)):
+            assert tuple(size_name(task, length) for length in each) == TASKS[task].sizes
 
 
-def test_lines_are_counted_by_length(rows):
+def test_lines_are_counted_by_size(rows):
     found = lined(rows).set_index("variant")
     assert set(found.index) == {"cream", "pose", UNTUNED}
-    each = found.loc["cream", list(TASKS["longchat_lines"].lengths)].astype(float).tolist()
+    each = found.loc["cream", list(TASKS["longchat_lines"].sizes)].astype(float).tolist()
     assert each == [100, 75, 50, 25, 12.5, 0] and set(found["n"]) == {16}
     runs_alone = whole(lined(rows)).set_index("variant")
     assert runs_alone.loc["cream", "within N"] == pytest.approx((100 + 75 + 50) / 3)
@@ -65,17 +64,19 @@ def test_prompts_that_leave_room_are_of_the_same_length(rows):
 
 
 def test_pairs_are_counted_over_all_places():
-    rows = runs(pairs(trained("cream", 7), {4096: 5, 16384: 3, 65436: 1}),
-                pairs(SCALED, {4096: 1, 65436: 0}))  # fmt: skip
-    found = by_length(rows, "kv_retrieval", NAMES).set_index("variant")
-    assert found.loc["cream", ["4K", "16K", "64K"]].tolist() == [100, 60, 20]
-    assert found.loc[UNTUNED, ["4K", "64K"]].tolist() == [20, 0]
-    assert math.isnan(found.loc[UNTUNED, "16K"]) and set(found["n"]) == {30}
+    """Prompts of one number of keys have lengths of their own."""
+    rows = runs(pairs(trained("cream", 7), {75: 5, 140: 3, 800: 1}),
+                pairs(SCALED, {75: 1, 800: 0}))  # fmt: skip
+    assert rows["token_length"].nunique() > 3
+    found = by_size(rows, "kv_retrieval", NAMES).set_index("variant")
+    assert found.loc["cream", ["75 keys", "140 keys", "800 keys"]].tolist() == [100, 60, 20]
+    assert found.loc[UNTUNED, ["75 keys", "800 keys"]].tolist() == [20, 0]
+    assert math.isnan(found.loc[UNTUNED, "140 keys"]) and set(found["n"]) == {30}
 
 
 def test_perplexity_weighs_tokens_alike():
     """One document of 200 tokens and 15 of 100; one of these loses 10 nats more."""
-    found = by_length(texts(trained("pose", 9), {2048: 2.0, 65536: 1.5}), "perplexity", NAMES)
+    found = by_size(texts(trained("pose", 9), {2048: 2.0, 65536: 1.5}), "perplexity", NAMES)
     assert found["2K"].item() == pytest.approx(math.exp((2.0 * 1700 + 10) / 1700))
     assert found["64K"].item() == pytest.approx(math.exp(1.5 + 10 / 1700))
     assert math.isnan(found["4K"].item()) and found["n"].item() == 16
@@ -132,7 +133,7 @@ def test_other_questions_are_refused(rows, other):
     elif other == "two lengths":
         same = lines(trained("cream", 7), {65436: 3})
         more = same.assign(token_length=65436, prompt_hash=same["prompt_hash"] + "?")
-    with pytest.raises(ValueError, match=r"different questions of longchat_lines \(length"):
+    with pytest.raises(ValueError, match=r"different questions of longchat_lines \(size"):
         lined(runs(rows, more))
 
 
@@ -141,7 +142,3 @@ def test_other_tokens_and_two_bases_are_refused(rows):
         lined(runs(rows, lines(trained("cream", 8, tokens_trained=1000), 3)))
     with pytest.raises(ValueError, match="two models of the base by YaRN untuned"):
         lined(runs(rows, lines(SCALED | {"model_hash": "again"}, 3)))
-
-
-def test_lengths_are_those_of_made_rows(rows):
-    assert [length_name(tokens) for tokens in LINES] == list(TASKS["longchat_lines"].lengths)

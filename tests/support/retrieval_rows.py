@@ -13,12 +13,13 @@ from cream.results import COLUMNS
 from cream.utils.provenance import hash_of
 
 LINES = (2048, 4096, 8192, 16384, 32768, 65536)
-PAIRS = (4096, 16384, 65436)
+KEYS = (75, 140, 800)
 HOW = {
     "longchat_lines": {"style": "chat", "chat_template": "872be49dbb638044"},
-    "kv_retrieval": {"style": "miniature"},
+    "kv_retrieval": {"style": "chat", "chat_template": "872be49dbb638044"},
     "perplexity": {"mode": "truncate", "bos": "none"},
 }
+QUESTION = ("task", "token_length", "num_keys", "gold_index", "sample")
 BASE = {
     "schema": "cream-rows-1", "base": "smollm2-135m", "preset": "smollm2-135m", "scaling": "yarn",
     "scale": 8, "window": 8192, "commit": "0123abc", "date": "2026-11-30T20:00:00Z",
@@ -50,11 +51,11 @@ def lines(who: dict[str, object], found: dict[int, int] | int, samples: int = 16
 
 
 def pairs(who: dict[str, object], found: dict[int, int], objects: int = 6) -> pd.DataFrame:
-    """Objects of pairs, asked at five places, of which the first `found` places are right."""
+    """Objects of so many pairs, asked at five places, of which the first `found` are right."""
     made = [
-        {"token_length": length, "gold_index": 10 * place, "sample": sample,
-         "score": float(place < right)}
-        for length, right in found.items()
+        {"token_length": 72 * keys + place + sample, "num_keys": keys, "gold_index": 10 * place,
+         "sample": sample, "score": float(place < right)}
+        for keys, right in found.items()
         for place, sample in itertools.product(range(5), range(objects))
     ]  # fmt: skip
     return _rows("kv_retrieval", who, made)
@@ -74,8 +75,8 @@ def texts(who: dict[str, object], nll: dict[int, float], documents: int = 16) ->
 def _rows(task: str, who: dict[str, object], made: list[dict[str, object]]) -> pd.DataFrame:
     how = {"dtype": "bfloat16", **HOW[task]}
     rows = []
-    for one in made:
-        question = f"{task} {one['token_length']} {one.get('gold_index')} {one['sample']}"
-        about = {"task": task, "prompt_hash": question, "settings": json.dumps(how)}
+    for one in [{"task": task, **each} for each in made]:
+        question = " ".join(str(one.get(name)) for name in QUESTION)
+        about = {"prompt_hash": question, "settings": json.dumps(how)}
         rows.append({**BASE, **who, **about, **one, "key": hash_of(who["model_hash"], question)})
     return pd.DataFrame(rows).reindex(columns=list(COLUMNS)).astype(COLUMNS)
