@@ -112,7 +112,7 @@ class Questions:
 
     def _lines(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        lengths = evaluation_models.token_lengths(asked.lines_lengths, base.window)
+        lengths = evaluation_models.prompt_lengths(asked.lines_lengths, base, preset)
         style = self.style or prompts.default_style(preset.name, base.window)
         count = self.lines or asked.lines_samples
         return longchat_lines.examples(base.tokenizer, lengths, count, self.seed, style)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from cream import presets
+from cream.evaluation.models import base_of
 from cream.study.campaign_questions import Questions, kept, per_length
-from cream.tasks.base import Example
+from cream.tasks.base import Example, check_lengths
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,6 +20,16 @@ def test_lines_are_asked_as_the_notebook_asks_them():
     examples = asked.build("longchat_lines", ROOT)
     assert len(examples) == 2 * len(presets.get("miniature").evaluation.lines_lengths)
     assert max(each.token_length for each in examples) <= 8 * 512
+
+
+def test_lines_of_the_whole_target_length_leave_the_answer_room(monkeypatch):
+    """A model refuses a prompt that with its new tokens is longer than its target length."""
+    usual = presets.get("miniature")
+    asked = dataclasses.replace(usual.evaluation, lines_lengths=(8,))
+    monkeypatch.setattr(presets, "get", lambda name: dataclasses.replace(usual, evaluation=asked))
+    examples = Questions("miniature", lines=2).build("longchat_lines", ROOT)
+    check_lengths(examples, base_of(usual.train.base, ROOT).tokenizer, 8 * 512)
+    assert {each.token_length for each in examples} == {8 * 512 - 100}
 
 
 def test_pairs_are_asked_at_five_places_and_the_presets_lengths():
