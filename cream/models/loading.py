@@ -31,7 +31,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cream import rope
 from cream.models import clex_checkpoints, hub
-from cream.models.attention import check_kernel
+from cream.models.attention import check_kernel, check_plain
 from cream.models.backbone import backbone
 from cream.models.checkpoints import (
     check_files,
@@ -143,13 +143,13 @@ def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConf
 def create(config: PreTrainedConfig, seed: int, attention: str = "auto") -> PreTrainedModel:
     """Return a randomly initialised float32 model on the CPU, in eval mode, the same for a seed."""
     place = torch.device("cpu")
+    attention = _attention(attention, place)
+    check_plain(attention, config)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         with clex.registered():
             model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(config),
-                dtype=torch.float32,
-                attn_implementation=_attention(attention, place),
+                copy.deepcopy(config), dtype=torch.float32, attn_implementation=attention
             )
     if clex.is_clex(config):
         clex.attach(model, seed)
@@ -185,6 +185,7 @@ def load(
     config = _read(AutoConfig, path, revision)
     config = _scaled(config, kind, options)
     asked, attention = attention, _attention(attention, place)
+    check_plain(attention, config)
     if dtype is None:
         dtype = _usual_dtype(config, place, asked)
         if dtype == torch.float32 and attention == FLASH:
