@@ -109,14 +109,14 @@ def _layered(parameters: dict[str, Any]) -> bool:
 def own_window(config: PreTrainedConfig) -> int | None:
     """Return the length N that a base has: its max_position_embeddings.
 
-    But yarn's factor times its original length, where the config repeats that as its maximum, as
-    those of Qwen2.5 do.
+    But yarn's factor times its original length where that is more: configs of Qwen2.5 and Qwen3
+    name, beside a yarn that was switched on, the length that the base has without.
     """
     window = getattr(config, "max_position_embeddings", None)
     parameters = parameters_of(config)
     original = parameters.get("original_max_position_embeddings")
-    if parameters.get("rope_type") == "yarn" and window and window == original:
-        return int(window * (parameters.get("factor") or 1))
+    if parameters.get("rope_type") == "yarn" and window and original:
+        return max(window, int(original * (parameters.get("factor") or 1)))
     return window
 
 

@@ -77,8 +77,8 @@ def _reference_base(config) -> tuple[np.ndarray, float, int]:
     p = p.get("full_attention", p)
     p = {key: value for key, value in p.items() if value is not None}
     window = config.max_position_embeddings
-    if p["rope_type"] == "yarn" and window == p["original_max_position_embeddings"]:
-        window = int(window * p["factor"])
+    if p["rope_type"] == "yarn":
+        window = max(window, int(p["original_max_position_embeddings"] * p["factor"]))
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     w = _plain(p["rope_theta"], int(head * p.get("partial_rotary_factor", 1)))
     return *FORMULAS[p["rope_type"]](p, w, window), window

@@ -78,6 +78,8 @@ FAMILIES = (
            {"max_position_embeddings": 32768, "rope_parameters": _rope(1e6, "yarn", **_YARN)}),
     Family("Qwen3", "Qwen/Qwen3-8B", "Qwen3Config",
            {"max_position_embeddings": 40960, "rope_parameters": _rope(1e6)}),
+    Family("Qwen3 with yarn", "Qwen/Qwen3-8B with yarn switched on", "Qwen3Config",
+           {"max_position_embeddings": 40960, "rope_parameters": _rope(1e6, "yarn", **_YARN)}),
     Family("Phi-2", "microsoft/phi-2", "PhiConfig",
            {"hidden_size": 80, "head_dim": 40, "max_position_embeddings": 2048,
             "rope_parameters": _rope(1e4, partial_rotary_factor=0.4)}),
