@@ -219,10 +219,10 @@ def test_the_overrides_of_the_card_make_the_export_of_the_base(exports, training
 
 @pytest.mark.parametrize(
     ("scaling", "said"),
-    [("yarn", "With transformers 5: version 4 refuses"), ("linear", "The same lines for")],
+    [("yarn", "With transformers 5: version 4 refuses"), ("ntk", "The same lines for")],
 )
 def test_the_card_promises_no_version_that_refuses(tmp_path, training_place, scaling, said):
-    """transformers 4 takes no attention factor in a Phi-3 config (`notebooks/families.md`)."""
+    """transformers 4 takes no attention factor in a Phi-3 config (families.md); NTK needs none."""
     config = Phi3Config(
         **{**tiny_models.SHAPE, "hidden_size": 128}, num_key_value_heads=1, sliding_window=None,
         original_max_position_embeddings=64,
