@@ -175,10 +175,11 @@ def _train(
         trainer.add_callback(callback)
     checkpoint = _left(config, arguments, run_dir)
     cheaply = config.precision == "master" and config.recompute != 0
-    with recomputing_cheaply(cheaply), zero.alone():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    merged = functools.partial(_merged, config, root, load) if config.lora_rank else None
-    _save(trainer, tokenizer, run_dir, merged)
+    with checkpoint_room.writing(run_dir):
+        with recomputing_cheaply(cheaply), zero.alone():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        merged = functools.partial(_merged, config, root, load) if config.lora_rank else None
+        _save(trainer, tokenizer, run_dir, merged)
 
 
 def _identity(corpus: Path) -> dict[str, str]:
