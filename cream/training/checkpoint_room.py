@@ -66,15 +66,15 @@ def check_disk(config: TrainConfig, count: int, run_dir: Path, trained: int | No
     free = shutil.disk_usage(there).free + sum(
         one.stat().st_size for one in old.rglob("*") if one.is_file()
     )
-    room = f"{there} has {free / GIB:.1f} GiB free"
+    room = f"{there} has {_read(free)} free"
     if not config.save_steps:
         if model > free:
-            raise OSError(f"the model takes {model / GIB:.1f} GiB and {room}; choose another place")
+            raise OSError(f"the model takes {_read(model)} and {room}; choose another place")
         return 2
     for kept in (2, 1):
         if max((kept + 1) * size, kept * size + model) <= free:
             return kept
-    said = f"a checkpoint takes {size / GIB:.1f} GiB, the model {model / GIB:.1f}, and {room}"
+    said = f"a checkpoint takes {_read(size)}, the model {_read(model)}, and {room}"
     if size + model > free:
         raise OSError(f"{said}; set save_steps=0 (no checkpoints) or choose another place")
     log.warning(
@@ -83,6 +83,11 @@ def check_disk(config: TrainConfig, count: int, run_dir: Path, trained: int | No
         said,
     )
     return 0
+
+
+def _read(size: int) -> str:
+    """Bytes as a person reads them; small models are no 0.0 GiB."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
 
 
 def checkpoint_bytes(config: TrainConfig, count: int) -> int:

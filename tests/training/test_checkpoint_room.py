@@ -28,7 +28,7 @@ def test_old_checkpoints_make_room(tmp_path, monkeypatch, free, caplog):
 
 def test_a_disk_too_small_is_said_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=90 * GIB))
-    with pytest.raises(OSError, match="a checkpoint takes 87.9 GiB, the model 12.6, .* 90.0 GiB"):
+    with pytest.raises(OSError, match="a checkpoint takes 87.9 GiB, the model 12.6 GiB, .* 90.0"):
         checkpoint_room.check_disk(seven(save_steps=5), COUNT, tmp_path)
     assert checkpoint_room.check_disk(seven(save_steps=0), COUNT, tmp_path) == 2
     old = tmp_path / "checkpoints" / "checkpoint-5"
@@ -39,6 +39,9 @@ def test_a_disk_too_small_is_said_before_training(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=GIB))
     with pytest.raises(OSError, match="the model takes 12.6 GiB"):
         checkpoint_room.check_disk(seven(save_steps=0), COUNT, tmp_path / "other")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
+    with pytest.raises(OSError, match=r"the model takes 3.8 MiB and .* has 1.0 MiB free"):
+        checkpoint_room.check_disk(training_runs.config(), 10**6, tmp_path / "other")
 
 
 def test_where_the_disk_holds_one_checkpoint_the_last_goes_first(
