@@ -161,6 +161,8 @@ def check_resumable(checkpoint: Path, zero: int, processes: int) -> None:
         return
     before = was.get("processes")  # not known of a checkpoint without DeepSpeed
     setting = f'write "zero": {was["zero"]} into {checkpoint.parents[1] / "config.json"}'
+    if not before:  # with masters one process wrote it, which then takes zero 0 by itself
+        setting = f"start one process of precision 'master', else {setting}"
     raise ValueError(
         f"{checkpoint} was written {f'by {before} processes ' if before else ''}at zero "
         f"{was['zero']}, and this run has {processes} at zero {zero}: "

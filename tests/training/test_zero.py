@@ -76,7 +76,7 @@ def test_a_checkpoint_of_other_processes_is_refused(tmp_path):
     checkpoint.mkdir(parents=True)
     for processes in (1, 2):
         training_zero.check_resumable(checkpoint, 0, processes)
-    setting = 'write "zero": 0 into .*run/config.json'
+    setting = 'start one process of precision .master., else write "zero": 0 into .*run/config.json'
     with pytest.raises(ValueError, match=f"written at zero 0, and this run has 2 at .*{setting}"):
         training_zero.check_resumable(checkpoint, 1, 2)
     training_zero.note_sharding(checkpoint, 2, 4)
