@@ -166,8 +166,7 @@ def _train(
     )
     trainer.sparing = room == 0
     trainer.room = memory.left(config, extended, len(dataset[0]["input_ids"]), machine.card)
-    # Before the seal, which counts their files.
-    trainer.add_callback(CheckpointNotes(corpus, asked.deciding()))
+    trainer.add_callback(CheckpointNotes(corpus, asked.deciding()))  # before the seal counts files
     _prepare(trainer, asked, tokenizer, run_dir)
     if probe and config.probe_steps:
         trainer.add_callback(ProbeCallback(probe, tokenizer, config.probe_steps, run_dir))
