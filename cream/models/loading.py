@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -133,6 +134,12 @@ def _read(auto: Any, path: str | Path, revision: str | None) -> Any:
         if Path(path).exists():
             raise ValueError(f"{path} gives no {auto.__name__[4:].lower()}: {error}") from error
         raise FileNotFoundError(hub.refusal(path, error, revision)) from error
+    except (AttributeError, LookupError, TypeError, StrictDataclassError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} gives no {auto.__name__[4:].lower()}: transformers refuses what its files say "
+            f"({type(error).__name__}: {said})"
+        ) from error
 
 
 def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:

@@ -9,6 +9,7 @@ No model family is named here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ __all__ = [
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names of layer types
 _ANY = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
 _ORIGINAL = "original_max_position_embeddings"
+_NO_NUMBERS = {"rope_type", "type", "truncate", "short_factor", "long_factor"}
 # The keys that a rope_type may have: what is beyond them is read by attention itself in some
 # families (mscale_all_dim, llama_4_scaling_beta), and would be lost.
 SCALED = {
@@ -193,3 +195,9 @@ def _check_kind(config: PreTrainedConfig, parameters: dict[str, Any]) -> None:
             f"the rope_parameters of this {config.model_type} config also hold {odd}, which an "
             "extended config has no place for; choose another base"
         )
+    for name in sorted(parameters.keys() - _NO_NUMBERS):
+        if isinstance(value := parameters[name], bool) or not isinstance(value, Real):
+            raise ValueError(
+                f"the rope_parameters of this {config.model_type} config have {name} {value!r}, "
+                "which is no number: write one into its config.json"
+            )
