@@ -208,15 +208,18 @@ class TrainConfig:
 
         Not those that say how the same step is computed (micro_batch, workers, zero, compile) and
         what is logged and saved: of them a resumed run may have others, though transformers goes on
-        by the checkpoint's log_steps and save_steps.
+        by the checkpoint's log_steps and save_steps. Of method clex micro_batch counts: the
+        examples of one forward pass have one t.
         """
         alike = {"workers", "attention", "save_dtype"}
         kept = [
             one.name for one in dataclasses.fields(self)
             if one.metadata["group"] not in ("memory", "log") and one.name not in alike
         ]  # fmt: skip
+        kept += ["precision", "float8", "float8_layers"]
+        kept += ["micro_batch"] if self.method == "clex" else []
         found = json.loads(self.to_json())
-        return {name: found[name] for name in (*kept, "precision", "float8", "float8_layers")}
+        return {name: found[name] for name in kept}
 
     def to_json(self) -> str:
         """Return the configuration as JSON, one field a line."""
