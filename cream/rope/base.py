@@ -19,6 +19,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 __all__ = [
     "FULL",
+    "LONGEST",
     "SLIDING",
     "BaseRope",
     "own_window",
@@ -30,6 +31,7 @@ __all__ = [
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names of layer types
 _ANY = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+LONGEST = "max_sequence_length"  # FastChat's key
 _ORIGINAL = "original_max_position_embeddings"
 _NO_NUMBERS = {"rope_type", "type", "truncate", "short_factor", "long_factor"}
 # The keys that a rope_type may have: what is beyond them is read by attention itself in some
@@ -112,13 +114,17 @@ def own_window(config: PreTrainedConfig) -> int | None:
     """Return the length N that a base has: its max_position_embeddings.
 
     But yarn's factor times its original length where that is more: configs of Qwen2.5 and Qwen3
-    name, beside a yarn that was switched on, the length that the base has without.
+    name, beside a yarn that was switched on, the length that the base has without. And under linear
+    scaling max_sequence_length where that is more: so say those of Vicuna 16K what they were
+    trained at, beside Llama's own 4,096.
     """
     window = getattr(config, "max_position_embeddings", None)
     parameters = parameters_of(config)
     original = parameters.get("original_max_position_embeddings")
     if parameters.get("rope_type") == "yarn" and window and original:
         return max(window, int(original * (parameters.get("factor") or 1)))
+    if parameters.get("rope_type") == "linear" and window:
+        return max(window, getattr(config, LONGEST, None) or 0)
     return window
 
 

@@ -99,6 +99,8 @@ def extend(config: PreTrainedConfig, kind: scalings.RopeScaling) -> PreTrainedCo
     config.max_position_embeddings = kind.scale * base.window
     if hasattr(config, "original_max_position_embeddings"):
         config.original_max_position_embeddings = base.window
+    if hasattr(config, rope_base.LONGEST):
+        setattr(config, rope_base.LONGEST, kind.scale * base.window)
     config.cream = {
         "window": base.window,
         "scaling": kind.name,

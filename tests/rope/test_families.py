@@ -79,6 +79,7 @@ def _reference_base(config) -> tuple[np.ndarray, float, int]:
     window = config.max_position_embeddings
     if p["rope_type"] == "yarn":
         window = max(window, int(p["original_max_position_embeddings"] * p["factor"]))
+    window = max(window, getattr(config, "max_sequence_length", 0))
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     w = _plain(p["rope_theta"], int(head * p.get("partial_rotary_factor", 1)))
     return *FORMULAS[p["rope_type"]](p, w, window), window
@@ -182,6 +183,7 @@ def test_a_base_is_stretched_from_there(family, name, bases):
         np.testing.assert_allclose(kept, _plain(theta, len(kept) * 2), rtol=1e-6)
         assert one == 1.0
     assert model.config.max_position_embeddings == SCALE * window
+    assert getattr(model.config, "max_sequence_length", SCALE * window) == SCALE * window
     about = models.describe(model.config)
     assert (about["scaling"], about["scale"], about["window"]) == (name, SCALE, window)
 
