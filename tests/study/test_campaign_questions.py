@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from cream import presets
+from cream.evaluation.models import base_of
 from cream.study.campaign_questions import Questions, kept, per_length
 from cream.tasks import prompts
-from cream.tasks.base import Example
+from cream.tasks.base import Example, check_lengths
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,8 +24,10 @@ def test_lines_are_asked_as_the_notebook_asks_them():
 
 def test_lines_of_the_whole_target_length_leave_the_answer_room():
     """Else the longest prompts with their answers exceed a model of that target."""
-    (example,) = Questions("miniature", lines=1, lengths=(8,)).build("longchat_lines", ROOT)
-    assert example.token_length == 8 * 512 - prompts.SPARED
+    examples = Questions("miniature", lines=1, lengths=(8,)).build("longchat_lines", ROOT)
+    base = base_of(presets.get("miniature").train.base, ROOT)
+    check_lengths(examples, base.tokenizer, 8 * 512)
+    assert [each.token_length for each in examples] == [8 * 512 - prompts.SPARED]
 
 
 def test_pairs_are_asked_at_five_places_and_the_presets_lengths():
