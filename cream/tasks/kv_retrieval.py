@@ -47,6 +47,7 @@ KEYS_PAPER = (75, 140)
 STYLES = ("official", "chat")  # of the official records; the miniature has its own
 # The release generates 50; the benchmark's own code 100, which a sentence around a UUID needs.
 NEW_TOKENS = {"official": 50, "chat": 100}
+MOST_WORDS = 1_225  # different keys of short words, see retrieval.records
 GOLD_OFFICIAL = {75: (0, 18, 37, 54, 74), 140: (0, 34, 69, 104, 139)}
 
 
@@ -116,19 +117,25 @@ def _text(records: Sequence[tuple[str, str]], gold: int) -> str:
 
 
 def _num_keys(count: Callable[[str], int], length: int, seed: int) -> int:
-    """The number of keys with which eight trial prompts all fit."""
+    """The number of keys with which eight trial prompts all fit; ValueError above `MOST_WORDS`."""
+    most = min(1 + length // 4, MOST_WORDS)  # a pair takes more tokens than 4
     trials = []
     for trial in range(8):
         rng = sample_rng(f"{TASK} trial", seed, length, trial)
-        records = draw_records("pairs", rng, 1 + length // 4)  # a pair takes more tokens than 4
+        records = draw_records("pairs", rng, most)
         trials.append(
             largest_that_fits(
                 lambda n, records=records: count(_text(records[:n], 0)),
                 length,
-                len(records),
-                guess=length // 12,
+                most,
+                guess=min(most, length // 12),
                 what="pairs",
             )
+        )
+    if min(trials) == MOST_WORDS:
+        raise ValueError(
+            f"an object of {length} tokens holds more pairs of short words than the {MOST_WORDS:,} "
+            "that can be drawn: ask for shorter ones, or for a number of keys, which are UUIDs"
         )
     return min(trials)
 

@@ -144,6 +144,14 @@ def test_miniature_examples_fill_the_length_at_five_positions(tiny_tokenizer):
         assert {e.gold_index for e in same} == set(kv_retrieval.gold_indices(same[0].num_keys))
 
 
+def test_objects_of_short_words_are_as_long_as_their_keys_allow(tiny_tokenizer):
+    """Long ones are built while keys are left; then lengths are named, and what to ask instead."""
+    (example,) = kv_retrieval.examples(tiny_tokenizer, [8192], 1, positions=[3])
+    assert 512 < example.num_keys < kv_retrieval.MOST_WORDS
+    with pytest.raises(ValueError, match="an object of 60000 tokens holds more .* than the 1,225"):
+        kv_retrieval.examples(tiny_tokenizer, [60_000], 1)
+
+
 def test_an_object_is_asked_at_every_position(tiny_tokenizer):
     built = [e for e in examples(tiny_tokenizer, [400], 3) if e.sample == 1]
     assert len(built) == 5 and len({e.target for e in built}) == 5
