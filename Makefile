@@ -101,6 +101,7 @@ $(OUT)/figures/.done: notebooks/09_figures.ipynb $(ROWS)
 reproduce: $(OUT)/figures/.done
 	@$(BIN)/python -m cream.reproduction.report $(OUT)/rows --figures $(OUT)/figures
 
+SECONDARY = retrieval seeds parts margin
 figures: $(ENV)
 	@mkdir -p runs
 	$(PAPERMILL) notebooks/09_figures.ipynb runs/09_figures.ipynb
@@ -119,6 +120,8 @@ figures: $(ENV)
 		cream.reproduction.smollm2_parts data/smollm2-parts --beside data/smollm2-seeds)
 	$(if $(wildcard data/smollm2-retrieval/*.parquet),$(BIN)/python -m \
 		cream.reproduction.smollm2_retrieval data/smollm2-retrieval --beside data/smollm2-seeds)
+	$(if $(wildcard $(SECONDARY:%=data/smollm2-%/*.parquet)),$(BIN)/python -m \
+		cream.reproduction.smollm2_secondary data)
 
 # A real model of 135 M parameters, asked on this machine; needs downloads of 104 MB.
 real: $(ENV)

@@ -1,6 +1,6 @@
 """Where documents come from besides the pinned distributions: files of one's own, or a hub.
 
-What belongs here: reading JSONL, text folders, saved datasets, ShareGPT dumps, hub data sets and
+What belongs here: reading JSONL, text folders, tables, ShareGPT dumps, hub data sets and
 the standard library's own modules as one stream of documents, and naming what was read. Every
 document is ``{"split", "source", "name", "kind"}`` with ``text``, or ``input_ids`` where the
 source was tokenised before; ``dropped`` is the reason of one that has no text, ``padding`` the
@@ -19,6 +19,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from cream.data import tables
 from cream.data.chat import ChatTemplate
 from cream.data.columns import SYSTEM, Part, check_template, content, fields_read, ids_of, parts_of
 from cream.data.writer import SPLITS
@@ -31,11 +32,11 @@ logger = logging.getLogger(__name__)
 
 ACCEPTED = (
     "a .jsonl file (a text field, or conversations), a .json ShareGPT dump (a list of "
-    "conversations), a .txt file or a folder of them, a folder that datasets saved (text, "
-    "input_ids or conversations), or a hub data set's id"
+    "conversations), a .txt file or a folder of them, a .parquet or .arrow file, a folder of them "
+    "or one that datasets saved (text, input_ids or conversations), or a hub data set's id"
 )
 LINES, TEXT = (".jsonl", ".jsonl.gz"), ".txt"
-DATA = (*LINES, ".parquet", ".arrow")  # beside texts, they may be what was meant
+DATA = (*LINES, *tables.SUFFIXES)  # beside texts, they may be what was meant
 # Modules long enough to try everything out with, wherever Python runs; their text differs
 # between Python versions, so nothing that is published comes from them.
 STANDARD_LIBRARY = {
@@ -110,6 +111,10 @@ def _local(path: Path, field: str | None, chat: ChatTemplate | None, split: str)
         parts = parts_of(printable(path.name), _load_saved(path), field, split)
         facts = _file_facts(path, sorted(path.rglob("*.arrow")))
         return _from_parts(printable(path.name), parts, facts, field, chat)
+    others = _other_data(path) if path.is_dir() else []
+    if not others and (files := tables.files_of(path)):
+        parts = parts_of(printable(path.name), tables.load(files), field, split)
+        return _from_parts(printable(path.name), parts, _file_facts(path, files), field, chat)
     if path.is_dir():
         return _from_folder(path, split)
     raise ValueError(f"{path} holds nothing that is read here; accepted are {ACCEPTED}")
@@ -144,12 +149,19 @@ def _from_folder(path: Path, split: str) -> Source:
     if not found.files or data:
         raise ValueError(
             f"{path} holds {len(found.files)} .txt files and {', '.join(data)}: a folder is read "
-            "for its .txt files alone; give the data file itself, or a folder of texts only"
+            "for its .txt files alone, or for its tables alone; give the data file itself, or a "
+            "folder of one kind"
             if data
             else f"{path} holds nothing that is read here; accepted are {ACCEPTED}"
         )
     notes = (found.note(),) if found.note() else ()
     return Source(_from_texts(path, found.files, split), _file_facts(path, found.files), notes)
+
+
+def _other_data(path: Path) -> list[str]:
+    """What of a folder is read, or may be what was meant, and is no table."""
+    found = folder_of(path, *tables.SUFFIXES).others
+    return [name for name in found if name.lower().endswith(TEXT) or _is_data(path / name)]
 
 
 def _is_data(path: Path) -> bool:

@@ -63,9 +63,17 @@ class Base(NamedTuple):
 
 
 def base_of(base: str | Path, root: str | Path = ".") -> Base:
-    """Read a base's tokenizer and window, without its weights; a relative folder starts at root."""
+    """Read a base's tokenizer and window, without its weights; a relative folder starts at root.
+
+    ValueError for a base whose config states no window.
+    """
     path = _place(base, Path(root))
-    window = models.describe(models.load_config(path))["window"]
+    config = models.load_config(path)
+    if not (window := models.describe(config)["window"]):
+        raise ValueError(
+            f"{path}: this {config.model_type} config names no max_position_embeddings, and N, by "
+            "which lengths are told here, is unknown; choose another base"
+        )
     return Base(path, models.load_tokenizer(path), window)
 
 

@@ -183,6 +183,7 @@ def facts_of(
         "sampler_options": config.sampler_options,
         **models.describe(model.config),
         "rope_type": parameters_of(model.config).get("rope_type", "default"),
+        "model_type": model.config.model_type,
         "tokens_trained": _tokens_trained(run),
         "dtype": str(model.dtype).removeprefix("torch."),
         "model_hash": models.weights_hash(model),

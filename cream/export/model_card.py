@@ -36,6 +36,8 @@ ROWS = {
     "vLLM": ("vllm", ""),
     "SGLang": ("sglang", ""),
 }
+# Configs that in transformers 4 take two lists of factors beside longrope and nothing else.
+_STRICT = ("phi3",)
 _BEGIN, _END = "<!-- checks -->", "<!-- end of checks -->"
 
 
@@ -220,9 +222,15 @@ def _loading(facts: dict[str, Any]) -> str:
         if _longrope(facts)
         else ""
     )
+    majors = (
+        f"With transformers 5: version 4 refuses longrope with an attention factor in a "
+        f"{facts['model_type']} config"
+        if _longrope(facts) and facts.get("model_type") in _STRICT
+        else "The same lines for transformers 5 and 4 (config.json has the keys of both; of 4, "
+        "take 4.57 or later)"
+    )
     return (
-        "## Load it\n\nThe same lines for transformers 5 and 4 (config.json has the keys of both; "
-        "of 4, take 4.57 or later):\n\n```python\n"
+        f"## Load it\n\n{majors}:\n\n```python\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("PATH")\n'
         'tokenizer = AutoTokenizer.from_pretrained("PATH")\n```\n\n' + note

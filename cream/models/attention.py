@@ -19,7 +19,8 @@ takes 1.5 to 1.7 times as long as "auto". "auto" stays torch's choice whatever i
 a number does not depend on an optional package: a run names another kernel.
 
 Positions never reach these kernels, so skipped ones cannot be read as the seams of packed
-documents. A padded batch, or one behind a KV cache, is an error.
+documents. A padded batch, or one behind a KV cache, is an error. So is a base whose attention does
+more: layers that slide, capped logits, sinks, dropout.
 
 What belongs here: the kernels and their names. Which is faster is measured
 (`python -m cream.performance attention`).
@@ -32,10 +33,10 @@ import importlib.util
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import AttentionInterface
+from transformers import AttentionInterface, PreTrainedConfig
 from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
 
-__all__ = ["KERNELS", "check_kernel"]
+__all__ = ["KERNELS", "check_kernel", "check_plain"]
 
 KERNELS = ("causal-cudnn", "causal-fa2", "causal-fa4")
 FLASH4 = ("flash_attn.cute", "cutlass.cute")  # modules of flash-attn-4 and of what it compiles by
@@ -57,10 +58,48 @@ def _missing(module: str) -> bool:
         return True
 
 
-def _check_whole(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> None:
+def check_plain(attention: str | None, config: PreTrainedConfig) -> None:
+    """Raise ValueError if a base's attention does more than one of KERNELS computes.
+
+    Known from its config, before weights are read; what a layer hands over is checked again.
+    """
+    if attention in KERNELS and (more := _beyond_causal(config)):
+        raise ValueError(
+            f"attention is {attention!r}, plain causal attention over the whole window, and this "
+            f"{config.model_type} base has {more}: choose 'auto'"
+        )
+
+
+def _beyond_causal(config: PreTrainedConfig) -> str | None:
+    """Name what of a base's attention no kernel here computes; None if nothing is known of."""
+    if cap := getattr(config, "attn_logit_softcapping", None):
+        return f"attention logits capped at {cap} (attn_logit_softcapping)"
+    kinds = set(getattr(config, "layer_types", None) or [])
+    if some := sorted(kinds & {"sliding_attention", "chunked_attention"}):
+        return f"layers of {some[0]}"
+    sliding = getattr(config, "sliding_window", None)
+    reach = getattr(config, "max_position_embeddings", None) or float("inf")
+    if kinds or not sliding or getattr(config, "use_sliding_window", True) is False:
+        return None
+    return f"a sliding window of {sliding} tokens" if sliding < reach else None
+
+
+def _check_whole(
+    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None, more: dict[str, object]
+) -> None:
+    """Refuse what a layer hands over and these kernels would leave out."""
     if mask is not None or query.shape[2] != key.shape[2]:
         what = "a padded batch" if mask is not None else "a KV cache"
         raise ValueError(f"causal attention without a mask was given {what}; load with 'auto'")
+    sliding = more.get("sliding_window")
+    found = {
+        f"a sliding window of {sliding} tokens": sliding is not None and sliding < key.shape[2],
+        f"logits capped at {more.get('softcap')}": more.get("softcap") is not None,
+        "attention sinks": more.get("s_aux") is not None,
+        f"dropout of {more.get('dropout')}": bool(more.get("dropout")),
+    }
+    if given := [what for what, there in found.items() if there]:
+        raise ValueError(f"plain causal attention was given {given[0]}; load with 'auto'")
 
 
 def _by_torch(
@@ -72,10 +111,10 @@ def _by_torch(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    **_: object,
+    **more: object,
 ) -> tuple[torch.Tensor, None]:
     """Attend by one backend of SDPA; keys are repeated for it where it takes no groups."""
-    _check_whole(query, key, attention_mask)
+    _check_whole(query, key, attention_mask, more)
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and not grouped:
         key, value = (each.repeat_interleave(groups, dim=1) for each in (key, value))
@@ -93,10 +132,10 @@ def _by_flash4(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
-    **_: object,
+    **more: object,
 ) -> tuple[torch.Tensor, None]:
     """Attend by flash-attn-4; under autocast queries and keys are narrowed like the values."""
-    _check_whole(query, key, attention_mask)
+    _check_whole(query, key, attention_mask, more)
     given = [each.to(value.dtype).transpose(1, 2) for each in (query, key, value)]
     return _flash4(*given, scaling or query.shape[-1] ** -0.5)[0], None
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -31,7 +32,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 
 from cream import rope
 from cream.models import clex_checkpoints, hub
-from cream.models.attention import check_kernel
+from cream.models.attention import check_kernel, check_plain
 from cream.models.backbone import backbone
 from cream.models.checkpoints import (
     check_files,
@@ -133,6 +134,12 @@ def _read(auto: Any, path: str | Path, revision: str | None) -> Any:
         if Path(path).exists():
             raise ValueError(f"{path} gives no {auto.__name__[4:].lower()}: {error}") from error
         raise FileNotFoundError(hub.refusal(path, error, revision)) from error
+    except (AttributeError, LookupError, TypeError, StrictDataclassError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"{path} gives no {auto.__name__[4:].lower()}: transformers refuses what its files say "
+            f"({type(error).__name__}: {said})"
+        ) from error
 
 
 def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConfig:
@@ -143,13 +150,13 @@ def load_config(path: str | Path, revision: str | None = None) -> PreTrainedConf
 def create(config: PreTrainedConfig, seed: int, attention: str = "auto") -> PreTrainedModel:
     """Return a randomly initialised float32 model on the CPU, in eval mode, the same for a seed."""
     place = torch.device("cpu")
+    attention = _attention(attention, place)
+    check_plain(attention, config)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         with clex.registered():
             model = AutoModelForCausalLM.from_config(
-                copy.deepcopy(config),
-                dtype=torch.float32,
-                attn_implementation=_attention(attention, place),
+                copy.deepcopy(config), dtype=torch.float32, attn_implementation=attention
             )
     if clex.is_clex(config):
         clex.attach(model, seed)
@@ -185,6 +192,7 @@ def load(
     config = _read(AutoConfig, path, revision)
     config = _scaled(config, kind, options)
     asked, attention = attention, _attention(attention, place)
+    check_plain(attention, config)
     if dtype is None:
         dtype = _usual_dtype(config, place, asked)
         if dtype == torch.float32 and attention == FLASH:

@@ -356,10 +356,9 @@ def _fields(given: Sequence[str]) -> dict[str, object]:
 def _check(config: TrainConfig, root: Path, processes: int) -> None:
     """Refuse what can be seen to fail: base or corpus, sampler options, a share of the batch."""
     window = max(4096, 2 * config.train_window)  # of a base that is not here
-    if config.base in bases.NAMED:
-        window = models.describe(bases.config_of(config.base, root))["window"]
-    elif Path(place := base_place(config.base, root)).is_dir():
-        window = models.describe(models.load_config(place))["window"]
+    if config.base in bases.NAMED or Path(place := base_place(config.base, root)).is_dir():
+        extended = models.extend(bases.config_of(config.base, root), config.rope)
+        window = models.describe(extended)["window"]
     else:
         check_place(place)
     config.sampler(window)

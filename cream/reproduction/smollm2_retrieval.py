@@ -44,9 +44,9 @@ SAID = [
     "Written by `python -m cream.reproduction.smollm2_retrieval data/smollm2-retrieval --beside "
     "data/smollm2-seeds` from the rows in both folders; README.md here has the command of the "
     "runs.",
-    "A quarter of the training tokens are generated documents that ask for something in 66K "
-    "tokens, in other words than the evaluations'; the rest is the text that the runs of the other "
-    "folder were trained on alone. N = 8,192 tokens, L = 8 N, YaRN. Every run was trained on "
+    "A quarter of the corpus's training tokens are generated documents that ask for something in "
+    "66K tokens, in other words than the evaluations'. The rest is the text that the runs of the "
+    "other folder were trained on alone. N = 8,192 tokens, L = 8 N, YaRN. Every run was trained on "
     "equally many tokens. Every run answered the same questions.",
     "Sentences: hidden sentences found, per cent, every depth and kind of text weighing alike. "
     "Lines: LongChat lines found, per cent. Beyond N is the mean of "

@@ -9,6 +9,7 @@ No model family is named here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 __all__ = [
     "FULL",
+    "LONGEST",
     "SLIDING",
     "BaseRope",
     "own_window",
@@ -29,7 +31,9 @@ __all__ = [
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # transformers' names of layer types
 _ANY = {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+LONGEST = "max_sequence_length"  # FastChat's key
 _ORIGINAL = "original_max_position_embeddings"
+_NO_NUMBERS = {"rope_type", "type", "truncate", "short_factor", "long_factor"}
 # The keys that a rope_type may have: what is beyond them is read by attention itself in some
 # families (mscale_all_dim, llama_4_scaling_beta), and would be lost.
 SCALED = {
@@ -109,14 +113,18 @@ def _layered(parameters: dict[str, Any]) -> bool:
 def own_window(config: PreTrainedConfig) -> int | None:
     """Return the length N that a base has: its max_position_embeddings.
 
-    But yarn's factor times its original length, where the config repeats that as its maximum, as
-    those of Qwen2.5 do.
+    But yarn's factor times its original length where that is more: configs of Qwen2.5 and Qwen3
+    name, beside a yarn that was switched on, the length that the base has without. And under linear
+    scaling max_sequence_length where that is more: so say those of Vicuna 16K what they were
+    trained at, beside Llama's own 4,096.
     """
     window = getattr(config, "max_position_embeddings", None)
     parameters = parameters_of(config)
     original = parameters.get("original_max_position_embeddings")
-    if parameters.get("rope_type") == "yarn" and window and window == original:
-        return int(window * (parameters.get("factor") or 1))
+    if parameters.get("rope_type") == "yarn" and window and original:
+        return max(window, int(original * (parameters.get("factor") or 1)))
+    if parameters.get("rope_type") == "linear" and window:
+        return max(window, getattr(config, LONGEST, None) or 0)
     return window
 
 
@@ -193,3 +201,9 @@ def _check_kind(config: PreTrainedConfig, parameters: dict[str, Any]) -> None:
             f"the rope_parameters of this {config.model_type} config also hold {odd}, which an "
             "extended config has no place for; choose another base"
         )
+    for name in sorted(parameters.keys() - _NO_NUMBERS):
+        if isinstance(value := parameters[name], bool) or not isinstance(value, Real):
+            raise ValueError(
+                f"the rope_parameters of this {config.model_type} config have {name} {value!r}, "
+                "which is no number: write one into its config.json"
+            )

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from cream.rope import base as rope_base
 from cream.rope import scalings
 from cream.rope.base import rotary_dim
+from cream.rope.unrotated import check_far_layers
 
 __all__ = [
     "check_rotation",
@@ -80,7 +81,7 @@ def extend(config: PreTrainedConfig, kind: scalings.RopeScaling) -> PreTrainedCo
 
     A base that scales its RoPE already is stretched from what it turns by at its own window N; of
     one with a RoPE a layer type, the full-attention layers are, and the sliding ones kept.
-    Raises ValueError for no RoPE, one that is not to be extended, or only short layers.
+    Raises ValueError for no RoPE, one that is not to be extended, or none in layers that see far.
     """
     config = copy.deepcopy(config)
     base = rope_base.read(config)
@@ -91,12 +92,15 @@ def extend(config: PreTrainedConfig, kind: scalings.RopeScaling) -> PreTrainedCo
             f"this {config.model_type} base has a RoPE for each layer type, and CLEX gives all "
             "layers one: choose another scaling or another base"
         )
+    check_far_layers(config)
     _lift_sliding_window(config, base.window, kind.scale)
     if getattr(config, "head_dim", 0) is None:  # stock yarn and longrope trip over an explicit None
         config.head_dim = config.hidden_size // config.num_attention_heads
     config.max_position_embeddings = kind.scale * base.window
     if hasattr(config, "original_max_position_embeddings"):
         config.original_max_position_embeddings = base.window
+    if hasattr(config, rope_base.LONGEST):
+        setattr(config, rope_base.LONGEST, kind.scale * base.window)
     config.cream = {
         "window": base.window,
         "scaling": kind.name,

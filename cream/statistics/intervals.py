@@ -19,6 +19,7 @@ __all__ = [
     "Interval",
     "TwoLevel",
     "bootstrap_ratio",
+    "bracket",
     "difference",
     "holm",
     "inner_interval",
@@ -62,6 +63,13 @@ class TwoLevel(NamedTuple):
     n_runs: int
     sd_outer: float
     sd_inner: float
+
+
+def bracket(low: float, high: float, form: str = ".0f") -> str:
+    """Write an interval's ends in brackets; where it has none, from one unit, say that instead."""
+    if np.isnan(low) or np.isnan(high):
+        return "[one unit: no interval]"
+    return f"[{low:{form}}, {high:{form}}]"
 
 
 def wilson(successes: float, n: float, confidence: float = CONFIDENCE) -> Interval:

@@ -267,8 +267,10 @@ def _cards(gpus: str | None) -> list[str]:
 
 
 def _campaign(given: argparse.Namespace) -> Campaign:
+    listed = tuple(jobs(given.models))
     questions = Questions(
-        preset=given.preset, needle=given.needle, style=given.style, passkeys=given.passkeys,
+        preset=given.preset, lengths=given.lengths, scale=_scale(listed, given.preset),
+        needle=given.needle, style=given.style, passkeys=given.passkeys,
         documents=given.documents, ruler=given.ruler, ruler_lengths=given.ruler_lengths,
         split=given.split, seed=given.seed, lines=given.lines, pairs=given.pairs,
         pair_keys=given.pair_keys,
@@ -277,7 +279,6 @@ def _campaign(given: argparse.Namespace) -> Campaign:
     if unknown := [task for task in tasks if task not in TASKS]:
         raise SystemExit(f"there is no task {unknown[0]!r}; there are: {', '.join(TASKS)}")
     changes = json.loads(given.changes)
-    listed = tuple(jobs(given.models))
     for job in listed:  # an unknown method or option ends it here, not after the first runs
         fields = job.fields if job.trained else {}
         presets.get(given.preset, **(job.run_fields(changes) if job.trained else changes))
@@ -294,8 +295,20 @@ def _campaign(given: argparse.Namespace) -> Campaign:
     )  # fmt: skip
 
 
+def _scale(listed: Sequence[Job], preset: str) -> int | None:
+    """The largest scale of the models, if it is above the preset's: prompts of the whole target
+    length leave room for an answer.
+    """
+    largest = max((job.scale or 0 for job in listed), default=0)
+    return largest if largest > presets.get(preset).train.scale else None
+
+
 def _counts(text: str) -> tuple[int, ...]:
     return tuple(int(each) for each in text.split(","))
+
+
+def _windows(text: str) -> tuple[float, ...]:
+    return tuple(float(each) for each in text.split(","))
 
 
 def _factors(text: str) -> tuple[float, ...]:
@@ -316,6 +329,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--preset", default="smollm2-135m")
     add("--changes", default="{}", help='of the training preset, as JSON: {"steps": 300}')
     add("--tasks", default=",".join(USUAL), help=", ".join(TASKS))
+    add("--lengths", type=_windows, help="of prompts and documents in windows N, instead of the "
+        "preset's: 1,8,16,32; RULER and UUIDs have their own")  # fmt: skip
     add("--needle", type=_counts, help="sentences a length, depth and kind; or one number a length")
     add("--style", choices=needle.STYLES, help="of the hidden sentence, instead of the preset's")
     add("--passkeys", type=int, help="pass keys a length")

@@ -62,11 +62,13 @@ class Questions:
     seed: int = 0
     lines: int | None = None  # a length
     pairs: int | None = None  # objects of key-value pairs a size, each asked at five places
+    lengths: tuple[float, ...] | None = None  # of all but RULER and UUIDs, in windows N
+    scale: int | None = None  # of the models, where it is not the preset's
     pair_keys: tuple[int, ...] = kv_retrieval.KEYS_PAPER  # sizes of a base that is asked UUIDs
 
     def build(self, task: str, root: Path) -> list[Example]:
         """Build the examples of one task; the same on every machine."""
-        preset = presets.get(self.preset)
+        preset = presets.get(self.preset, scale=self.scale)
         makers = {"needle": self._needles, "passkey": self._passkeys, "perplexity": self._texts,
                   "ruler": self._ruler, "longchat_lines": self._lines,
                   "kv_retrieval": self._pairs}  # fmt: skip
@@ -78,9 +80,15 @@ class Questions:
         asked = hash_of(dataclasses.asdict(self), commit())
         return kept(folder / f"{task}-{asked}.json", lambda: self.build(task, root))
 
+    def _prompts(
+        self, usual: Sequence[float], base: evaluation_models.Base, preset: Preset
+    ) -> list[int]:
+        """Lengths of prompts in tokens: those of the campaign, or else the preset's."""
+        return evaluation_models.prompt_lengths(self.lengths or usual, base, preset)
+
     def _needles(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        lengths = evaluation_models.prompt_lengths(asked.needle_lengths, base, preset)
+        lengths = self._prompts(asked.needle_lengths, base, preset)
         counts = per_length(self.needle or (asked.needle_samples,), lengths)
         corpus = open_corpus(root / preset.train.corpus, base.tokenizer)
         style = self.style or asked.needle_style
@@ -102,7 +110,7 @@ class Questions:
     def _passkeys(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
         count = self.passkeys or asked.passkeys
-        lengths = evaluation_models.prompt_lengths(asked.needle_lengths, base, preset)
+        lengths = self._prompts(asked.needle_lengths, base, preset)
         return passkey.examples(base.tokenizer, lengths, count, self.seed, "chat")
 
     def _ruler(self, preset: Preset, root: Path) -> list[Example]:
@@ -112,7 +120,7 @@ class Questions:
 
     def _lines(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        lengths = evaluation_models.prompt_lengths(asked.lines_lengths, base, preset)
+        lengths = self._prompts(asked.lines_lengths, base, preset)
         style = self.style or prompts.default_style(preset.name, base.window)
         count = self.lines or asked.lines_samples
         return longchat_lines.examples(base.tokenizer, lengths, count, self.seed, style)
@@ -123,7 +131,7 @@ class Questions:
         style = self.style or prompts.default_style(preset.name, base.window)
         count = self.pairs or asked.pairs_samples
         if style == "miniature":
-            lengths = evaluation_models.prompt_lengths(asked.pairs_lengths, base, preset)
+            lengths = self._prompts(asked.pairs_lengths, base, preset)
             return kv_retrieval.examples(base.tokenizer, lengths, count, self.seed)
         return kv_retrieval.generate(
             self.pair_keys, count, self.seed, base.tokenizer, style=style
@@ -131,7 +139,8 @@ class Questions:
 
     def _texts(self, preset: Preset, root: Path) -> list[Example]:
         base, asked = evaluation_models.base_of(preset.train.base, root), preset.evaluation
-        lengths = evaluation_models.token_lengths(asked.perplexity_lengths, base.window)
+        usual = asked.perplexity_lengths
+        lengths = evaluation_models.token_lengths(self.lengths or usual, base.window)
         bos = base.tokenizer.bos_token_id if adds_bos(base.tokenizer) else None
         corpus = open_corpus(root / preset.train.corpus, base.tokenizer)
         documents = perplexity_texts.from_corpus(corpus, bos, self.split)

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -19,12 +20,13 @@ from cream.utils.files import atomic_write
 from cream.utils.jsonl import whole_objects
 
 __all__ = [
+    "CheckpointNotes",
     "CheckpointSeal",
-    "CorpusNote",
     "MetricsLog",
     "ProbeCallback",
     "ProgressBar",
     "check_corpus",
+    "check_settings",
     "last_complete_checkpoint",
     "read_metrics",
 ]
@@ -33,6 +35,7 @@ log = logging.getLogger(__name__)
 
 SEAL = "complete.json"
 CORPUS = "corpus.json"  # of a checkpoint: the corpus that it was trained on
+SETTINGS = "settings.json"  # of a checkpoint: the fields of the run that decide its weights
 GIB = 2**30
 
 
@@ -63,19 +66,20 @@ def _sizes(checkpoint: Path) -> dict[str, int]:
     return {str(p.relative_to(checkpoint)): p.stat().st_size for p in sorted(files)}
 
 
-class CorpusNote(TrainerCallback):
-    """Writes into a checkpoint which corpus it was trained on; to be added before the seal."""
+class CheckpointNotes(TrainerCallback):
+    """Writes into a checkpoint what it was trained on and how; to be added before the seal."""
 
-    def __init__(self, corpus: dict[str, str]):
-        self.corpus = corpus
+    def __init__(self, corpus: dict[str, str], settings: dict[str, Any]):
+        self.notes = {CORPUS: corpus, SETTINGS: settings}
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: object
     ) -> None:
-        """Write the note, once, by the first process."""
+        """Write the notes, once, by the first process."""
         if state.is_world_process_zero:
             checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            atomic_write(checkpoint / CORPUS, json.dumps(self.corpus))
+            for name, content in self.notes.items():
+                atomic_write(checkpoint / name, json.dumps(content))
 
 
 def check_corpus(run_dir: Path, corpus: dict[str, str], name: str) -> None:
@@ -83,8 +87,7 @@ def check_corpus(run_dir: Path, corpus: dict[str, str], name: str) -> None:
 
     A folder keeps its name when 01_data replaces what is in it. Checkpoints without a note pass.
     """
-    for note in sorted((run_dir / "checkpoints").glob(f"checkpoint-*/{CORPUS}")):
-        was = json.loads(note.read_text(encoding="utf-8"))
+    for was in _notes(run_dir, CORPUS):
         if was != corpus:
             raise ValueError(
                 f"{run_dir} was begun on another corpus than {name} holds now (recipe "
@@ -92,6 +95,32 @@ def check_corpus(run_dir: Path, corpus: dict[str, str], name: str) -> None:
                 f"{str(was.get('tokens_sha256'))[:8]}, now {corpus['tokens_sha256'][:8]}): make "
                 "that corpus again, or choose another run directory or remove this one"
             )
+
+
+def check_settings(run_dir: Path, settings: dict[str, Any]) -> None:
+    """Raise ValueError if a run's checkpoints were trained by other settings than it has now.
+
+    Its config.json may have been written anew. Checkpoints without a note pass, and fields that
+    only one of the two has.
+    """
+    for was in _notes(run_dir, SETTINGS):
+        differs = [
+            f"{name} {was[name]!r} -> {value!r}"
+            for name, value in settings.items()
+            if name in was and was[name] != value
+        ]
+        if differs:
+            raise ValueError(
+                f"{run_dir / 'config.json'} was changed since the run's checkpoints were written "
+                f"({'; '.join(differs)}), and the weights would be of neither run: change it back, "
+                "or choose another run directory"
+            )
+
+
+def _notes(run_dir: Path, name: str) -> list[dict[str, Any]]:
+    """The notes of that name in a run's checkpoints."""
+    found = sorted((run_dir / "checkpoints").glob(f"checkpoint-*/{name}"))
+    return [json.loads(note.read_text(encoding="utf-8")) for note in found]
 
 
 class CheckpointSeal(TrainerCallback):

@@ -1,21 +1,52 @@
-"""Whether a disk holds a run's checkpoints and its model, by arithmetic, before training starts.
+"""Whether a disk holds a run's checkpoints and its model: by arithmetic before training starts, and
+what is said and kept where it fills up all the same.
 
 What belongs here: bytes on disk. Bytes on a card are in `memory`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from cream.training.callbacks import last_complete_checkpoint
 from cream.training.config import TrainConfig
 
-__all__ = ["check_disk", "checkpoint_bytes", "model_bytes"]
+__all__ = ["check_disk", "checkpoint_bytes", "model_bytes", "writing"]
 
 log = logging.getLogger(__name__)
 
 GIB = 2**30
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# How safetensors says it, and torch.save of a file that came out shorter than what was written.
+SAID = ("No space left", "Disk quota exceeded", "File too large", "inline_container.cc")
+
+
+@contextlib.contextmanager
+def writing(run_dir: Path) -> Iterator[None]:
+    """Turn an error of a disk that fills up meanwhile into an OSError that says how to go on.
+
+    Unfinished checkpoints are removed. Other errors pass.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if getattr(error, "errno", None) not in FULL and not any(s in str(error) for s in SAID):
+            raise
+        left = last_complete_checkpoint(run_dir / "checkpoints")
+        free = shutil.disk_usage(run_dir).free / 1e6
+        onward = f"goes on from {left.name}" if left else "begins anew"
+        raise OSError(
+            errno.ENOSPC,
+            f"{run_dir} could not be written to ({str(error).splitlines()[0]}; {free:,.0f} MB free "
+            f"now that unfinished files are removed): free space there, then the same run {onward}",
+        ) from error
 
 
 def check_disk(config: TrainConfig, count: int, run_dir: Path, trained: int | None = None) -> int:
@@ -35,15 +66,15 @@ def check_disk(config: TrainConfig, count: int, run_dir: Path, trained: int | No
     free = shutil.disk_usage(there).free + sum(
         one.stat().st_size for one in old.rglob("*") if one.is_file()
     )
-    room = f"{there} has {free / GIB:.1f} GiB free"
+    room = f"{there} has {_read(free)} free"
     if not config.save_steps:
         if model > free:
-            raise OSError(f"the model takes {model / GIB:.1f} GiB and {room}; choose another place")
+            raise OSError(f"the model takes {_read(model)} and {room}; choose another place")
         return 2
     for kept in (2, 1):
         if max((kept + 1) * size, kept * size + model) <= free:
             return kept
-    said = f"a checkpoint takes {size / GIB:.1f} GiB, the model {model / GIB:.1f}, and {room}"
+    said = f"a checkpoint takes {_read(size)}, the model {_read(model)}, and {room}"
     if size + model > free:
         raise OSError(f"{said}; set save_steps=0 (no checkpoints) or choose another place")
     log.warning(
@@ -52,6 +83,11 @@ def check_disk(config: TrainConfig, count: int, run_dir: Path, trained: int | No
         said,
     )
     return 0
+
+
+def _read(size: int) -> str:
+    """Bytes as a person reads them; small models are no 0.0 GiB."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
 
 
 def checkpoint_bytes(config: TrainConfig, count: int) -> int:

@@ -203,6 +203,24 @@ class TrainConfig:
         """Whether DeepSpeed holds the optimizer; False while `zero` is not settled."""
         return self.zero in (1, 2, 3)
 
+    def deciding(self) -> dict[str, Any]:
+        """Return the fields that decide the weights, as JSON has them.
+
+        Not those that say how the same step is computed (micro_batch, workers, zero, compile) and
+        what is logged and saved: of them a resumed run may have others, though transformers goes on
+        by the checkpoint's log_steps and save_steps. Of method clex micro_batch counts: the
+        examples of one forward pass have one t.
+        """
+        alike = {"workers", "attention", "save_dtype"}
+        kept = [
+            one.name for one in dataclasses.fields(self)
+            if one.metadata["group"] not in ("memory", "log") and one.name not in alike
+        ]  # fmt: skip
+        kept += ["precision", "float8", "float8_layers"]
+        kept += ["micro_batch"] if self.method == "clex" else []
+        found = json.loads(self.to_json())
+        return {name: found[name] for name in kept}
+
     def to_json(self) -> str:
         """Return the configuration as JSON, one field a line."""
         plain = json.dumps(dataclasses.asdict(self), indent=2, default=lambda each: each.item())

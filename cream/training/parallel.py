@@ -30,6 +30,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from cream.models import bases
+from cream.rope.config import describe, extend
 from cream.training import memory
 from cream.training.config import TrainConfig, read_config
 from cream.training.memory import BUCKET, GIB, LIVE, PLANNED, SHARDED, Needs, needs, parameters
@@ -361,9 +362,14 @@ def _planned(run_dir: str, root: str, processes: int, on_host: int | None, card:
     check_whole("on_host", on_host or processes, 1, processes)
     check_number("card", card, 0, above=True)
     config = read_config(run_dir)
-    about = bases.config_of(config.base, root, config.revision)
+    extended = extend(bases.config_of(config.base, root, config.revision), config.rope)
+    tokens = config.sampler(describe(extended)["window"]).example_length
     machine = Machine(processes, on_host or processes, int(card * GIB), "a GPU")
-    return choose(config, about, about.max_position_embeddings, machine)[1]
+    settled, said = choose(config, extended, tokens, machine)
+    return said or (
+        f"{machine}: zero {settled.zero}, nothing is sharded; with precision {config.precision!r} "
+        "each process holds the whole model, and its states fit"
+    )
 
 
 if __name__ == "__main__":

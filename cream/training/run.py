@@ -44,12 +44,13 @@ from cream.models.hardware import training_flops
 from cream.rope import clex
 from cream.training import checkpoint_room, float8, lora, memory, parallel, zero
 from cream.training.callbacks import (
+    CheckpointNotes,
     CheckpointSeal,
-    CorpusNote,
     MetricsLog,
     ProbeCallback,
     ProgressBar,
     check_corpus,
+    check_settings,
     last_complete_checkpoint,
 )
 from cream.training.config import TrainConfig, read_config
@@ -99,7 +100,7 @@ def train(
     `probe` (or the function that `config.probe` names) is given the model and the tokenizer every
     `probe_steps`, and its numbers are logged. The folders that `config` names start at `root`.
     `load` stands in for `models.load`, which it is called like. ValueError when the directory holds
-    another run, or checkpoints of another corpus than its folder holds now; BlockingIOError while
+    another run, or checkpoints of another corpus or config than it has now; BlockingIOError while
     another process trains in it; MemoryError (before anything is loaded) for a card that is too
     small.
     """
@@ -130,6 +131,7 @@ def _train(
     asked = config
     _environment(config)
     check_complete()
+    check_settings(run_dir, asked.deciding())
     machine = parallel.Machine.here()
     _accumulation(config, machine.processes)
     probe = probe or _named_probe(config.probe)
@@ -164,7 +166,7 @@ def _train(
     )
     trainer.sparing = room == 0
     trainer.room = memory.left(config, extended, len(dataset[0]["input_ids"]), machine.card)
-    trainer.add_callback(CorpusNote(corpus))  # before the seal, which counts its file
+    trainer.add_callback(CheckpointNotes(corpus, asked.deciding()))  # before the seal counts files
     _prepare(trainer, asked, tokenizer, run_dir)
     if probe and config.probe_steps:
         trainer.add_callback(ProbeCallback(probe, tokenizer, config.probe_steps, run_dir))
@@ -172,10 +174,11 @@ def _train(
         trainer.add_callback(callback)
     checkpoint = _left(config, arguments, run_dir)
     cheaply = config.precision == "master" and config.recompute != 0
-    with recomputing_cheaply(cheaply), zero.alone():
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    merged = functools.partial(_merged, config, root, load) if config.lora_rank else None
-    _save(trainer, tokenizer, run_dir, merged)
+    with checkpoint_room.writing(run_dir):
+        with recomputing_cheaply(cheaply), zero.alone():
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        merged = functools.partial(_merged, config, root, load) if config.lora_rank else None
+        _save(trainer, tokenizer, run_dir, merged)
 
 
 def _identity(corpus: Path) -> dict[str, str]:

@@ -156,10 +156,16 @@ def check_resumable(checkpoint: Path, zero: int, processes: int) -> None:
     Without DeepSpeed (`zero` 0) as many processes as there are can resume.
     """
     note = checkpoint / NOTE
-    was = json.loads(note.read_text()) if note.exists() else {"zero": 0, "processes": processes}
-    if was != {"zero": zero, "processes": processes}:
-        raise ValueError(
-            f"{checkpoint} was written by {was['processes']} processes at zero {was['zero']}, and "
-            f"this run has {processes} at zero {zero}; start as many and set zero as it was, or "
-            f"remove {checkpoint.parent}"
-        )
+    was = json.loads(note.read_text()) if note.exists() else {"zero": 0}
+    if was == {"zero": zero, "processes": processes} or was["zero"] == zero == 0:
+        return
+    before = was.get("processes")  # not known of a checkpoint without DeepSpeed
+    setting = f'write "zero": {was["zero"]} into {checkpoint.parents[1] / "config.json"}'
+    if not before:  # with masters one process wrote it, which then takes zero 0 by itself
+        setting = f"start one process of precision 'master', else {setting}"
+    raise ValueError(
+        f"{checkpoint} was written {f'by {before} processes ' if before else ''}at zero "
+        f"{was['zero']}, and this run has {processes} at zero {zero}: "
+        f"{setting if before in (None, processes) else f'start {before} processes'}, or remove "
+        f"{checkpoint.parent}"
+    )

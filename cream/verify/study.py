@@ -31,14 +31,12 @@ from cream.study.scoring import SETS, as_question, right_tokens
 from cream.study.worker import Worker
 from cream.tasks.base import Example
 from cream.verify.examples import Texts, rebuild
+from cream.verify.near_ties import NEAR_TIE
 from cream.verify.rows import Checked, Unchecked, recompute, table
 
-__all__ = ["LIMITS", "NEAR_TIE", "train_again", "verify_grid"]
+__all__ = ["LIMITS", "train_again", "verify_grid"]
 
 TASKS = ("longchat_lines", "kv_retrieval")  # the others need the grid's own texts
-# Nats between two tokens that another processor may rank the other way. Of 1,032 answers of the
-# miniature, a CPU gave none otherwise than the H200.
-NEAR_TIE = 1e-3
 LONGEST = 8  # windows; without a GPU a question of 64 takes a minute
 RARELY = 4  # as often as what can be wrong, `original` is asked beyond N, where it is always wrong
 # How far a run trained again may be off: its losses, LongChat-Lines (points), perplexity (per

@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from transformers import MptConfig
 
 from cream import models
 from cream.evaluation import models as evaluation_models
@@ -385,3 +386,10 @@ def test_scaled_alone_is_as_the_preset_trains_it(place):
 def test_scaled_alone_needs_a_preset_that_scales(place, name, preset, says):
     with pytest.raises(ValueError, match=says):
         find(name, "base", place, preset)
+
+
+def test_a_base_that_states_no_window_is_refused_by_name(tmp_path):
+    """Lengths are multiples of N; it was a TypeError of a float and None."""
+    MptConfig(d_model=16, n_heads=2, n_layers=1).save_pretrained(tmp_path / "base")
+    with pytest.raises(ValueError, match="base: this mpt config names no max_position_embeddings"):
+        evaluation_models.base_of("base", tmp_path)

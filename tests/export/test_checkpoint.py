@@ -24,7 +24,7 @@ import pytest
 import tiny_models
 import torch
 import training_runs
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, Phi3Config
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from cream import models, rope
@@ -215,6 +215,25 @@ def test_the_overrides_of_the_card_make_the_export_of_the_base(exports, training
     np.testing.assert_array_equal(_logits(model, tokens), wanted)
     plain = _logits(AutoModelForCausalLM.from_pretrained(training_place / "base").eval(), tokens)
     assert np.abs(plain - wanted).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("scaling", "said"),
+    [("yarn", "With transformers 5: version 4 refuses"), ("ntk", "The same lines for")],
+)
+def test_the_card_promises_no_version_that_refuses(tmp_path, training_place, scaling, said):
+    """transformers 4 takes no attention factor in a Phi-3 config (families.md); NTK needs none."""
+    config = Phi3Config(
+        **{**tiny_models.SHAPE, "hidden_size": 128}, num_key_value_heads=1, sliding_window=None,
+        original_max_position_embeddings=64,
+    )  # fmt: skip
+    base, run = tmp_path / "base", tmp_path / "run"
+    models.save(models.create(config, 0), tiny_models.tokenizer(), base)
+    model = models.load(base, scaling=scaling, scale=SCALE, device="cpu")
+    models.save(model, tiny_models.tokenizer(), run / "model")
+    settings = training_runs.config(scaling=scaling, base=str(base))
+    (run / "config.json").write_text(settings.to_json())
+    assert said in (checkpoint.export(run) / "README.md").read_text()
 
 
 def test_an_adapter_is_served_where_engines_take_it():

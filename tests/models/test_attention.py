@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 
+import families
 import pytest
+import tiny_models
 import torch
+from torch.nn.attention import SDPBackend
 
-from cream import models
+from cream import models, rope
 from cream.models import attention
 
 
@@ -83,6 +87,44 @@ def test_what_has_a_mask_or_a_cache_is_refused(flash4, tiny_model):
         model(tokens, attention_mask=mask)
     with pytest.raises(ValueError, match="was given a KV cache"):
         model.generate(tokens, max_new_tokens=2, do_sample=False)
+
+
+@pytest.mark.parametrize("name", ["Gemma 2", "Gemma 3 1B", "OLMo 3", "gpt-oss"])
+def test_a_base_that_slides_or_caps_is_refused_before_its_weights(name):
+    """Computed anyway, every layer saw everything and logits were uncapped, without a word."""
+    config = next(one for one in families.FAMILIES if one.name == name).make()
+    why = "capped at 50" if name == "Gemma 2" else "layers of sliding_attention"
+    with pytest.raises(ValueError, match=f"{why}.*choose 'auto'"):
+        models.create(config, 0, "causal-fa2")
+    models.create(config, 0)
+
+
+def test_a_window_that_acts_within_the_base_is_refused_as_well():
+    """Mistral's, which is of all layers; one as long as the base never acts."""
+    sliding, whole = (tiny_models.config("mistral", sliding_window=n) for n in (32, 64))
+    with pytest.raises(ValueError, match="a sliding window of 32 tokens: choose 'auto'"):
+        models.create(sliding, 0, "causal-fa2")
+    models.create(whole, 0, "causal-fa2")
+    models.create(models.extend(whole, rope.Linear(4)), 0, "causal-fa2")
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ({"sliding_window": 7}, "a sliding window of 7 tokens"),
+        ({"softcap": 50.0}, "logits capped at 50"),
+        ({"s_aux": torch.zeros(2)}, "attention sinks"),
+        ({"dropout": 0.1}, "dropout of 0.1"),
+    ],
+)
+def test_what_a_layer_hands_over_is_computed_or_refused(flash4, more, what):
+    """Whatever the config says of it; a window of 8 tokens over 8 never acts."""
+    given = [torch.randn(1, 2, 8, 16, generator=torch.Generator().manual_seed(0))] * 3
+    for kernel in (functools.partial(attention._by_torch, SDPBackend.MATH, True),
+                   attention._by_flash4):  # fmt: skip
+        kernel(None, *given, None, sliding_window=8, softcap=None, s_aux=None, dropout=0.0)
+        with pytest.raises(ValueError, match=f"was given {what}"):
+            kernel(None, *given, None, **more)
 
 
 @pytest.mark.parametrize("missing", ["flash_attn.cute", "cutlass.cute"])

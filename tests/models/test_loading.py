@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import json
 import logging
 import shutil
 
@@ -286,6 +287,31 @@ def test_a_directory_without_tokenizer_is_named(bases, tmp_path):
         file.unlink()
     with pytest.raises(ValueError, match="gives no tokenizer"):
         loading.load_tokenizer(tmp_path / "m")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"rope_scaling": {"type": "longrope", "factor": 4.0}}, "KeyError: .*long_factor"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "high_freq_factor"),
+        ({"rope_scaling": "linear"}, "Field 'rope_parameters' with value 'linear'"),
+        ({"hidden_size": "48"}, "Field 'hidden_size' expected int"),
+    ],
+)
+def test_a_config_that_transformers_refuses_is_named(tmp_path, changes, said):
+    """Its own errors are of many kinds, name no file, and ended commands with a traceback."""
+    content = {**tiny_models.SHAPE, "model_type": "llama", "rope_theta": 1e4, **changes}
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"{tmp_path} gives no config: .*{said}"):
+        models.load_config(tmp_path)
+
+
+@pytest.mark.parametrize("changes", [{"rope_theta": "1e4"}, {"factor": "4", "rope_type": "linear"}])
+def test_numbers_of_rope_that_are_text_are_refused(changes):
+    config = tiny_models.config("llama")
+    config.rope_parameters = {"rope_type": "default", "rope_theta": 1e4, **changes}
+    with pytest.raises(ValueError, match=f"have {next(iter(changes))} '.*', which is no number"):
+        models.extend(config, rope.Linear(2))
 
 
 def test_extended_positions_are_finite_far_out(bases):

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 
+import families
 import pytest
 import torch
 import training_runs
@@ -197,6 +198,17 @@ def test_what_is_wrong_is_said_before_anything_is_written(training_place, tmp_pa
         named.main([*(one for one in run if "base=base/" not in fields or one != "base=base"),
                       "corpus=corpus", *given])  # fmt: skip
     assert ended.value.code == 1 and REFUSED[fields] in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("refused", ["Mistral 0.1", "Command R7B", "GPT-2"])
+def test_a_base_that_cannot_be_extended_is_said_before_a_job_waits(tmp_path, capsys, refused):
+    """A job of Slurm waited for its GPUs, loaded and said it then."""
+    family = next(one for one in families.REFUSED if one.name == refused)
+    family.make().save_pretrained(tmp_path / "base")
+    with pytest.raises(SystemExit):
+        named.main(["tiny", str(tmp_path / "run"), "--root", str(tmp_path), "base=base"])
+    assert families.refusal(family) in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tiny_models
 import torch
+import transformers
 from transformers import AutoModelForCausalLM
 
 from cream import models, rope
@@ -77,8 +78,9 @@ def _reference_base(config) -> tuple[np.ndarray, float, int]:
     p = p.get("full_attention", p)
     p = {key: value for key, value in p.items() if value is not None}
     window = config.max_position_embeddings
-    if p["rope_type"] == "yarn" and window == p["original_max_position_embeddings"]:
-        window = int(window * p["factor"])
+    if p["rope_type"] == "yarn":
+        window = max(window, int(p["original_max_position_embeddings"] * p["factor"]))
+    window = max(window, getattr(config, "max_sequence_length", 0))
     head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     w = _plain(p["rope_theta"], int(head * p.get("partial_rotary_factor", 1)))
     return *FORMULAS[p["rope_type"]](p, w, window), window
@@ -182,6 +184,7 @@ def test_a_base_is_stretched_from_there(family, name, bases):
         np.testing.assert_allclose(kept, _plain(theta, len(kept) * 2), rtol=1e-6)
         assert one == 1.0
     assert model.config.max_position_embeddings == SCALE * window
+    assert getattr(model.config, "max_sequence_length", SCALE * window) == SCALE * window
     about = models.describe(model.config)
     assert (about["scaling"], about["scale"], about["window"]) == (name, SCALE, window)
 
@@ -303,6 +306,8 @@ REASONS = {
     "Mistral 0.1": "every layer slides over 4096 tokens",
     "Phi-3 4K": "every layer slides over 2047 tokens",
     "Gemma 3, with vision": "that of the text model inside",
+    "Command R7B": "no layer of full_attention of this cohere2 base has RoPE",
+    "EXAONE 4": "no layer of full_attention of this exaone4 base has RoPE",
     "DeepSeek-V3": "mscale_all_dim",
 }
 
@@ -343,6 +348,32 @@ def test_other_layer_types_are_refused():
         models.extend(config, rope.Linear(2))
 
 
+def test_some_full_layers_without_rope_do_not_matter():
+    """SmolLM3 rotates in three of four; layers that are no attention rotate nothing."""
+    shape = {**tiny_models.SHAPE, "num_hidden_layers": 4, "num_key_value_heads": 1}
+    smollm3 = transformers.SmolLM3Config(
+        **shape, no_rope_layers=[1, 1, 1, 0], use_sliding_window=True, sliding_window=32,
+        layer_types=["full_attention", "sliding_attention"] * 2,
+    )  # fmt: skip
+    assert models.extend(smollm3, rope.Linear(2)).cream["scale"] == 2
+    smollm3.no_rope_layers = [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="those of sliding_attention alone do"):
+        models.extend(smollm3, rope.Linear(2))
+    convolving = transformers.Lfm2Config(
+        **shape, layer_types=["conv", "conv", "conv", "full_attention"]
+    )
+    assert models.extend(convolving, rope.Linear(2)).cream["scale"] == 2
+
+
+def test_a_base_without_rope_in_far_layers_is_loaded_as_it_is(tmp_path):
+    """What it answers today can be asked; only stretching it is refused."""
+    family = next(one for one in families.REFUSED if one.name == "Command R7B")
+    folder = models.save(models.create(family.make(), 0), tiny_models.tokenizer(), tmp_path / "b")
+    assert models.load(folder, device="cpu").config.max_position_embeddings == 8192
+    with pytest.raises(ValueError, match="has RoPE"):
+        models.load(folder, "yarn", 8, device="cpu")
+
+
 def test_the_table_is_that_of_the_families():
-    """Written by `python tests/families.py notebooks/families.md`."""
+    """Written by `python tests/support/families.py notebooks/families.md`."""
     assert TABLE.read_text(encoding="utf-8") == families.table()

@@ -297,3 +297,11 @@ def test_two_levels_of_many_groups_are_those_of_each():
         assert numbers[0] == pytest.approx(numbers[1], nan_ok=True)
     with pytest.raises(ValueError, match="one row a run"):
         intervals.two_levels(pd.concat([frame, frame.tail(1)]), "value", "group")
+
+
+def test_an_interval_is_written_only_where_there_is_one():
+    """03_longchat_lines printed "[nan%, nan%]" of two questions about one record."""
+    assert st.bracket(0.304, 0.47, ".0%") == "[30%, 47%]"
+    assert st.bracket(-1.25, 3, "+.1f") == "[-1.2, +3.0]" and st.bracket(30.4, 47) == "[30, 47]"
+    one = st.proportion([1, 0], ["a", "a"])
+    assert st.bracket(one.low, one.high) == "[one unit: no interval]"

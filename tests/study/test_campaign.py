@@ -72,6 +72,11 @@ def test_answers_by_sharper_attention_are_counted_apart():
     assert list(complete(frame)["key"]) == list("123456")
 
 
+def test_the_largest_scale_above_the_presets_is_the_target_of_the_questions():
+    assert campaign._scale(jobs("original,scaled:yarn:8,cream:yarn:32:0"), "smollm2-135m") == 32
+    assert campaign._scale(jobs("original,cream:yarn:4:0"), "smollm2-135m") is None
+
+
 def test_an_unknown_task_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(SystemExit, match="no task 'lines'"):
         campaign.main([str(tmp_path), "--tasks", "lines"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from cream import presets
 from cream.evaluation.models import base_of
 from cream.study.campaign_questions import Questions, kept, per_length
+from cream.tasks import prompts
 from cream.tasks.base import Example, check_lengths
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,14 +22,12 @@ def test_lines_are_asked_as_the_notebook_asks_them():
     assert max(each.token_length for each in examples) <= 8 * 512
 
 
-def test_lines_of_the_whole_target_length_leave_the_answer_room(monkeypatch):
-    """A model refuses a prompt that with its new tokens is longer than its target length."""
-    usual = presets.get("miniature")
-    asked = dataclasses.replace(usual.evaluation, lines_lengths=(8,))
-    monkeypatch.setattr(presets, "get", lambda name: dataclasses.replace(usual, evaluation=asked))
-    examples = Questions("miniature", lines=2).build("longchat_lines", ROOT)
-    check_lengths(examples, base_of(usual.train.base, ROOT).tokenizer, 8 * 512)
-    assert {each.token_length for each in examples} == {8 * 512 - 100}
+def test_lines_of_the_whole_target_length_leave_the_answer_room():
+    """Else the longest prompts with their answers exceed a model of that target."""
+    examples = Questions("miniature", lines=1, lengths=(8,)).build("longchat_lines", ROOT)
+    base = base_of(presets.get("miniature").train.base, ROOT)
+    check_lengths(examples, base.tokenizer, 8 * 512)
+    assert [each.token_length for each in examples] == [8 * 512 - prompts.SPARED]
 
 
 def test_pairs_are_asked_at_five_places_and_the_presets_lengths():
@@ -52,6 +50,13 @@ def test_ruler_is_asked_as_the_preset_asks_it():
     asked = Questions("miniature", ruler=1, ruler_lengths=(1126,))
     examples = asked.build("ruler", ROOT)
     assert len(examples) == 6 and max(each.token_length for each in examples) <= 1126
+
+
+def test_lengths_of_a_campaign_leave_room_within_the_target_of_its_models():
+    """Tuned for 16 N, a prompt of 16 N is shorter; one of 8 N, the preset's target, is whole."""
+    asked = Questions("miniature", lines=1, lengths=(8, 16), scale=16)
+    examples = asked.build("longchat_lines", ROOT)
+    assert [each.token_length for each in examples] == [8 * 512, 16 * 512 - prompts.SPARED]
 
 
 def test_one_count_stands_for_all_lengths():

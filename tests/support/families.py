@@ -3,7 +3,7 @@
 Each has the rope settings, window and layer types of a published config, and the weights of a toy.
 As a script it writes the table of families that the tests check:
 
-    python tests/families.py notebooks/families.md
+    python tests/support/families.py notebooks/families.md
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ FAMILIES = (
                original_max_position_embeddings=8192)}),
     Family("LLaMA-2-7B-32K", "togethercomputer/LLaMA-2-7B-32K", "LlamaConfig",
            {"max_position_embeddings": 32768, "rope_parameters": _rope(1e4, "linear", factor=8.0)}),
+    Family("Vicuna 16K", "lmsys/vicuna-7b-v1.5-16k", "LlamaConfig",
+           {"max_position_embeddings": 4096, "max_sequence_length": 16384,
+            "rope_parameters": _rope(1e4, "linear", factor=4.0)}),
     Family("dynamic NTK", "a Llama with rope_type dynamic", "LlamaConfig",
            {"max_position_embeddings": 4096, "rope_parameters": _rope(1e4, "dynamic", factor=2.0)}),
     Family("Mistral 0.3", "mistralai/Mistral-7B-v0.3", "MistralConfig",
@@ -78,6 +81,8 @@ FAMILIES = (
            {"max_position_embeddings": 32768, "rope_parameters": _rope(1e6, "yarn", **_YARN)}),
     Family("Qwen3", "Qwen/Qwen3-8B", "Qwen3Config",
            {"max_position_embeddings": 40960, "rope_parameters": _rope(1e6)}),
+    Family("Qwen3 with yarn", "Qwen/Qwen3-8B with yarn switched on", "Qwen3Config",
+           {"max_position_embeddings": 40960, "rope_parameters": _rope(1e6, "yarn", **_YARN)}),
     Family("Phi-2", "microsoft/phi-2", "PhiConfig",
            {"hidden_size": 80, "head_dim": 40, "max_position_embeddings": 2048,
             "rope_parameters": _rope(1e4, partial_rotary_factor=0.4)}),
@@ -124,6 +129,9 @@ FAMILIES = (
             "rope_parameters": _rope(1e4, partial_rotary_factor=0.25)}),
 )  # fmt: skip
 _MSCALE = {"mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 4096}
+_ONE_IN_FOUR = {**tiny_models.SHAPE, "num_hidden_layers": 4, "num_key_value_heads": 1,
+                "sliding_window": 32, "sliding_window_pattern": 4,
+                "layer_types": ["sliding_attention"] * 3 + ["full_attention"]}  # fmt: skip
 REFUSED = (
     Family("GPT-J", "EleutherAI/gpt-j-6b", "GPTJConfig", {"rotary_dim": 64}),
     Family("CodeGen", "Salesforce/codegen-2B-mono", "CodeGenConfig", {"rotary_dim": 64}),
@@ -133,6 +141,10 @@ REFUSED = (
     Family("Phi-3 4K", "microsoft/Phi-3-mini-4k-instruct", "Phi3Config",
            {"max_position_embeddings": 4096, "sliding_window": 2047}),
     Family("Gemma 3, with vision", "google/gemma-3-4b-pt", "Gemma3Config", {}),
+    Family("Command R7B", "CohereLabs/c4ai-command-r7b-12-2024", "Cohere2Config",
+           {**_ONE_IN_FOUR, "max_position_embeddings": 8192, "rope_parameters": _rope(5e4)}),
+    Family("EXAONE 4", "LGAI-EXAONE/EXAONE-4.0-32B", "Exaone4Config",
+           {**_ONE_IN_FOUR, "max_position_embeddings": 131072, "rope_parameters": _rope(1e6)}),
     Family("DeepSeek-V3", "deepseek-ai/DeepSeek-V3", "DeepseekV3Config",
            {"max_position_embeddings": 163840,
             "rope_parameters": _rope(1e4, "yarn", factor=40.0, **_MSCALE)}),
@@ -178,12 +190,12 @@ def table() -> str:
     lines = [
         "# Bases that can be extended",
         "",
-        "Written by `python tests/families.py notebooks/families.md` and checked by",
-        "`tests/test_families.py`, which runs each row on a tiny random model that has the RoPE,",
-        "the window and the layer types of the published config: the base's frequencies against",
-        "formulas, the stretched ones in the loaded model, equal logits in stock transformers 5",
-        "after saving, and that the last token sees the first across gaps in the positions. The",
-        "published weights themselves were not run.",
+        "Written by `python tests/support/families.py notebooks/families.md` and checked by",
+        "`tests/rope/test_families.py`, which runs each row on a tiny random model that has the",
+        "RoPE, the window and the layer types of the published config: the base's frequencies",
+        "against formulas, the stretched ones in the loaded model, equal logits in stock",
+        "transformers 5 after saving, and that the last token sees the first across gaps in the",
+        "positions. The published weights themselves were not run.",
         "",
         "| family | stands for | RoPE today | N | sliding layers keep | config.json carries the "
         "scaling as | transformers 4.57 reads |",

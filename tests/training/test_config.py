@@ -323,3 +323,17 @@ def test_a_runs_sampler_and_scaling_have_its_options():
     assert clex.rope == rope.scaling("clex", 8, act="silu") != rope.scaling("clex", 8)
     draw = clex.sampler(64)
     assert len(draw.draw(3000, 0, 0, 0).positions) == draw.example_length == 48
+
+
+def test_what_decides_a_runs_weights():
+    """All but how a step is computed and what is logged; forward passes only where t is theirs."""
+    plain = training_runs.config()
+    for changes in ({"seed": 1}, {"scale": 4}, {"train_window": 32}, {"lora_rank": 4},
+                    {"precision": "master"}, {"base": "other"}, {"warmup_steps": 0}):  # fmt: skip
+        assert training_runs.config(**changes).deciding() != plain.deciding(), changes
+    for changes in ({"micro_batch": 1}, {"workers": 2}, {"zero": 0}, {"compile": "none"},
+                    {"save_steps": 1}, {"attention": "eager"}):  # fmt: skip
+        assert training_runs.config(**changes).deciding() == plain.deciding(), changes
+    clex = {"method": "clex", "scaling": "clex"}
+    one, two = (training_runs.config(**clex, micro_batch=n).deciding() for n in (1, 2))
+    assert one != two

@@ -156,6 +156,27 @@ def test_a_plan_is_printed_from_a_run_directory(training_place, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
+    ("more", "tokens"), [({}, 64), ({"train_window": 32}, 32), ({"method": "full"}, 512)]
+)
+def test_the_plan_is_of_the_tokens_that_an_example_has(
+    training_place, tmp_path, monkeypatch, more, tokens
+):
+    """train_window's, or all of L for full; it was the base's window, of 128K tokens for some."""
+    seen = []
+    monkeypatch.setattr(parallel, "choose", lambda *given: seen.append(given) or (given[0], "plan"))
+    training_runs.job(tmp_path / "run", **more)
+    parallel.main([str(tmp_path / "run"), "--root", str(training_place)])
+    assert [window for _, _, window, _ in seen] == [tokens]
+
+
+def test_a_run_that_is_not_planned_says_so(training_place, tmp_path, capsys):
+    """It printed an empty line."""
+    training_runs.job(tmp_path / "run")
+    parallel.main([str(tmp_path / "run"), "--root", str(training_place), "--processes", "2"])
+    assert "2 processes, a GPU of 80.0 GiB: zero 0, nothing is sharded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
     ("given", "says"),
     [
         (["--processes", "0"], "processes is 0; it must be a whole number of at least 1"),

@@ -3,6 +3,7 @@ kills or where it was resumed."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import random
@@ -24,6 +25,7 @@ from torch.utils.data import DataLoader
 from cream.positions import sampler
 from cream.training import callbacks
 from cream.training import run as training_run
+from cream.training.config import TrainConfig
 
 # 11 documents: an epoch ends within step 3, 6 and 9. Logs and checkpoints do not fall together.
 RUN = {"steps": 10, "batch_size": 4, "micro_batch": 2, "save_steps": 3, "log_steps": 2, "seed": 3}
@@ -186,21 +188,61 @@ def test_two_processes_train_as_one(monkeypatch, training_place, tmp_path, one_t
     assert training_runs.losses(stopped) == training_runs.losses(two)
 
 
+class Stop(transformers.TrainerCallback):
+    """Ends a run after its fourth step, one after a checkpoint."""
+
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+
+
+def stopped(place, run) -> TrainConfig:
+    """Train four steps of RUN and stop; return its config."""
+    config = training_runs.config(**RUN)
+    with pytest.raises(KeyboardInterrupt):
+        training_run.train(config, run, root=place, progress=False, callbacks=[Stop()])
+    return config
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"learning_rate": 0.01}, "learning_rate 0.001 -> 0.01"),  # the schedule kept the old one
+        ({"method": "pose", "seed": 4}, "seed 3 -> 4; method 'cream' -> 'pose'"),
+        ({"batch_size": 8}, "batch_size 4 -> 8"),
+        ({"steps": 12}, "steps 10 -> 12"),
+        ({"precision": "master"}, "precision 'auto' -> 'master'"),
+    ],
+)
+def test_a_run_does_not_go_on_by_another_config(training_place, tmp_path, changes, said):
+    """config.json alone was compared, and with itself where a launcher reads it: edited by hand,
+    it said one method, and the weights were half of another."""
+    run = tmp_path / "run"
+    config = stopped(training_place, run)
+    (run / "config.json").write_text(dataclasses.replace(config, **changes).to_json())
+    left = sorted(run.rglob("*"))
+    with pytest.raises(ValueError, match=f"config.json was changed since .*{said}.*change it back"):
+        training_run.train(training_run.read_config(run), run, root=training_place)
+    assert sorted(run.rglob("*")) == left
+
+
+def test_what_does_not_decide_the_weights_may_change_on_the_way(training_place, tmp_path):
+    """Smaller forward passes and other workers, after a card ran out of memory: the same losses."""
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    config = stopped(training_place, run)
+    changed = dataclasses.replace(config, micro_batch=1, workers=1)
+    (run / "config.json").write_text(changed.to_json())
+    training_run.train(changed, run, root=training_place, progress=False)
+    training_runs.train(training_place, whole, **RUN)
+    assert training_runs.losses(run) == pytest.approx(training_runs.losses(whole), rel=1e-5)
+
+
 def test_a_run_does_not_go_on_over_a_corpus_that_was_replaced(training_place, tmp_path):
     """The folder's name is the same: half the steps would be of one text and half of another."""
     training_runs.share(training_place, tmp_path)
-    config = training_runs.config(**RUN)
+    held = json.loads((training_place / "corpus" / "manifest.json").read_text())
+    config = stopped(tmp_path, tmp_path / "run")
     corpus = tmp_path / config.corpus
-    held = json.loads((training_place / config.corpus / "manifest.json").read_text())
-
-    class Stop(transformers.TrainerCallback):
-        def on_step_end(self, args, state, control, **_):
-            if state.global_step == 4:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        training_run.train(config, tmp_path / "run", root=tmp_path, progress=False,
-                           callbacks=[Stop()])  # fmt: skip
     corpus.unlink() if corpus.is_symlink() else shutil.rmtree(corpus)
     shutil.copytree(training_place / config.corpus, corpus)
     other = json.dumps({**held, "recipe_hash": "another"})
