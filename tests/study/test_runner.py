@@ -41,6 +41,7 @@ def quick_workers(monkeypatch):
 @pytest.fixture
 def forked_workers(monkeypatch):
     """Workers forked off this process, which import nothing: the slow tests have new ones."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a fork cannot use the threads of its parent
     context = multiprocessing.get_context("fork")
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
 
