@@ -149,6 +149,6 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-
 test: lint
 	$(PYTEST) --nbval --nbval-current-env $(COMPARED:%=notebooks/%.ipynb) tests
 
-# Without the tests marked slow (a second and more) and the notebooks.
+# Without the tests marked slow (a second and more) and the notebooks, so without their plugin.
 test-fast: lint
-	$(PYTEST) -m "not slow" tests
+	$(PYTEST) -p no:nbval -m "not slow" tests

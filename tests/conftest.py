@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import gc
 import inspect
+import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ if TYPE_CHECKING:  # pytest-xdist's controller loads this file: what it needs no
     import pandas as pd
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+# jsonschema's grammar of IRIs, which no notebook's schema asks for, takes a second to build.
+sys.modules.setdefault("rfc3987_syntax", None)
 
 if not Path("/dev/nvidiactl").exists():
     os.environ.setdefault("DS_ACCELERATOR", "cpu")  # DeepSpeed need not look for others

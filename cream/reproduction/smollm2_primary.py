@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
 
@@ -70,6 +71,7 @@ COMPARISONS = tuple(
     )
 )  # fmt: skip
 NOT_DECIDED = "not decided"
+PLACE = ["token_length", "depth_percent", "kind"]
 QUESTION = ["kind", "token_length", "depth_percent", "sample"]
 
 
@@ -152,15 +154,19 @@ def lacking(answers: pd.DataFrame, lengths: Mapping[int, str] = LENGTHS) -> list
 
     `answers` have `kind` (of `kind_of`), `lengths` the names of lengths in tokens.
     """
-    cells = answers.groupby(["token_length", "depth_percent", "kind"]).size()
-    places = pd.MultiIndex.from_product([DEPTHS, KINDS])
-    found = []
-    for length, name in lengths.items():
-        here = cells.xs(length) if length in cells.index.get_level_values(0) else cells.iloc[:0]
-        whole = len(here) == len(places) and here.index.isin(places).all() and here.nunique() == 1
-        if not whole or here.min() < FEWEST:
-            found.append(name)
-    return found
+    placed = answers[PLACE].dropna()
+    counts = Counter(zip(*(placed[name] for name in PLACE), strict=True))
+    cells: dict[int, dict[tuple[float, str], int]] = defaultdict(dict)
+    for (length, *place), count in counts.items():
+        cells[length][tuple(place)] = count
+    return [name for length, name in lengths.items() if not _is_whole(cells[length])]
+
+
+def _is_whole(cells: Mapping[tuple[float, str], int]) -> bool:
+    """Whether every depth and kind has as many answers of a length, and not too few."""
+    if set(cells) != set(itertools.product(DEPTHS, KINDS)):
+        return False
+    return len(set(cells.values())) == 1 and min(cells.values()) >= FEWEST
 
 
 def left_out(rows: pd.DataFrame) -> pd.DataFrame:

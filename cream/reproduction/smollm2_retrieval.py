@@ -86,14 +86,14 @@ def values(rows: pd.DataFrame, beside: pd.DataFrame) -> Found:
     tokens, and where runs answered different questions, also those of the two folders.
     """
     rows, beside = (_checked(each, names) for each, names in ((rows, NAMES), (beside, TEXT_ALONE)))
-    sentences = smollm2_variants.answers(rows, NAMES)
-    text_alone = smollm2_variants.answers(beside, TEXT_ALONE)
+    sentences, lacking = smollm2_variants.divided(rows, NAMES)
+    text_alone, lacking_alone = smollm2_variants.divided(beside, TEXT_ALONE)
     _check_folders(sentences, text_alone)
     by_task = {task: smollm2_tasks.by_size(rows, task, NAMES) for task in TASKS}
     lines = by_task["longchat_lines"]
     left_out = {
-        "sentences": smollm2_variants.not_whole(rows, NAMES),
-        "text alone": smollm2_variants.not_whole(beside, TEXT_ALONE),
+        "sentences": lacking,
+        "text alone": lacking_alone,
         "lines": smollm2_tasks.not_whole(lines),
     }
     tables = map(smollm2_variants.tabled, (sentences, text_alone))

@@ -38,6 +38,7 @@ __all__ = [
     "cells",
     "check_alike",
     "check_models",
+    "divided",
     "in_order",
     "named",
     "not_whole",
@@ -97,12 +98,21 @@ def answers(
     rows: pd.DataFrame, names: Collection[str], factors: Collection[float] = (1,)
 ) -> pd.DataFrame:
     """Return the rows behind `values`, with `variant`, `kind` and `factor`; errors are its own."""
-    whole = [part for part, lacks in _by_run(rows, names, factors) if not lacks]
-    found = pd.concat(whole or [_asked(rows, names, factors).iloc[:0]], ignore_index=True)
+    return divided(rows, names, factors)[0]
+
+
+def divided(
+    rows: pd.DataFrame, names: Collection[str], factors: Collection[float] = (1,)
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what `answers` and `not_whole` do, of rows that are read once for both."""
+    asked = _asked(rows, names, factors)
+    runs = _by_run(asked)
+    whole = [part for part, lacks in runs if not lacks]
+    found = pd.concat(whole or [asked.iloc[:0]], ignore_index=True)
     check_tokens(found)
     check_models(found)
     check_alike(found)
-    return found
+    return found, _said_of(runs)
 
 
 def tabled(found: pd.DataFrame) -> pd.DataFrame:
@@ -121,18 +131,19 @@ def not_whole(
 
     Arguments are those of `values`; `lacks` is a tuple of the names of lengths that are not whole.
     """
+    return _said_of(_by_run(_asked(rows, names, factors)))
+
+
+def _said_of(runs: list[tuple[pd.DataFrame, list[str]]]) -> pd.DataFrame:
+    """A line a run that is not whole; `runs` are of `_by_run`."""
     lines = [
-        {**part[KEYS].iloc[0].to_dict(), "lacks": tuple(lacks)}
-        for part, lacks in _by_run(rows, names, factors) if lacks
-    ]  # fmt: skip
+        {**part[KEYS].iloc[0].to_dict(), "lacks": tuple(lacks)} for part, lacks in runs if lacks
+    ]
     return in_order(pd.DataFrame(lines, columns=[*KEYS, "lacks"]))
 
 
-def _by_run(
-    rows: pd.DataFrame, names: Collection[str], factors: Collection[float]
-) -> list[tuple[pd.DataFrame, list[str]]]:
+def _by_run(asked: pd.DataFrame) -> list[tuple[pd.DataFrame, list[str]]]:
     """The answers of each model and factor, with the lengths at which they are not whole."""
-    asked = _asked(rows, names, factors)
     return [(part, lacking(part, LENGTHS)) for _, part in asked.groupby(["model_hash", "factor"])]
 
 
@@ -154,9 +165,9 @@ def named(rows: pd.DataFrame, names: Collection[str]) -> pd.DataFrame:
     """Return the rows, of every task, of the runs of these variants and `SEEDS`, with `variant`."""
     rows = rows[(rows["base"] == BASE) & (rows["scale"] == SCALE) & rows["seed"].isin(SEEDS)]
     called = {(run_name(variant, seed), seed): variant for variant in names for seed in SEEDS}
+    last = {run: PurePosixPath(run).name for run in rows["run"].fillna("").unique()}
     runs = zip(rows["run"].fillna(""), rows["seed"], strict=True)
-    found = [called.get((PurePosixPath(run).name, seed), "") for run, seed in runs]
-    rows = rows.assign(variant=found)
+    rows = rows.assign(variant=[called.get((last[run], seed), "") for run, seed in runs])
     return rows[rows["variant"] != ""]
 
 

@@ -7,9 +7,7 @@ from urllib.error import HTTPError
 import browser
 import pytest
 
-pytest.importorskip("gradio", reason="the page needs gradio (extra chat)")
-
-from cream.chat import page, page_html
+from cream.chat import page_html
 from cream.chat.conversation import Chat, TextFile
 from cream.chat.models import open_model, open_original
 from cream.chat.sources import find_source
@@ -17,6 +15,15 @@ from cream.chat.streaming import Answers
 
 EVIL = '<img src=x onerror="document.title=1">${document.title=2}{{3}}<b>bold</b> **x** & the end'
 REPORT = "Nothing of note happened here.\n" * 8 + "The key of the gate is marble.\n" + "More. " * 9
+
+
+@pytest.fixture(scope="module", autouse=True)
+def page():
+    """The module: two seconds of imports, which only the worker that has these tests pays."""
+    pytest.importorskip("gradio", reason="the page needs gradio (extra chat)")
+    from cream.chat import page
+
+    return page
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +34,7 @@ def chats(chat_place):
 
 
 @pytest.fixture(scope="module")
-def address(chats):
+def address(page, chats):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -158,14 +165,14 @@ def test_other_names_and_other_hosts_are_shut_out(address):
 
 @pytest.mark.parametrize(("host", "own"), [("127.0.0.1", True), ("localhost", True),
                                            ("0.0.0.0", False), ("::1", True)])  # fmt: skip
-def test_only_loopback_is_served_without_a_warning(host, own, capsys):
+def test_only_loopback_is_served_without_a_warning(host, own, page, capsys):
     assert page.is_loopback(host) == own
     if host != "::1":  # not every machine has IPv6
         page.check_address(host, 17_860)
         assert ("WARNING" in capsys.readouterr().out) != own
 
 
-def test_a_port_that_is_taken_is_refused_before_a_model_is_loaded():
+def test_a_port_that_is_taken_is_refused_before_a_model_is_loaded(page):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -173,7 +180,7 @@ def test_a_port_that_is_taken_is_refused_before_a_model_is_loaded():
             page.check_address("127.0.0.1", taken.getsockname()[1])
 
 
-def test_the_original_of_a_small_window_leaves_room_for_the_question(chats):
+def test_the_original_of_a_small_window_leaves_room_for_the_question(page, chats):
     """An answer that a quarter of the extended L holds may fill the whole window of the base."""
     wide = Chat(chats[0].model, 2 * chats[1].model.limit, chats[0].answers)
     beside = page.beside(wide, chats[1].model)

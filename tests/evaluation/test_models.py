@@ -292,12 +292,19 @@ def test_configs_are_those_of_the_loaded_models(place):
 
 
 @pytest.fixture
-def names(place, tmp_path, tiny_model, tiny_tokenizer):
-    """The project folder with copies, links, shards and other dtypes of its models."""
-    root = tmp_path / "project"
+def names(copies, tmp_path):
+    """A project folder of a test's own with all that `copies` has, and a link."""
+    root = shutil.copytree(copies, tmp_path / "project")
+    (root / "link").symlink_to(root / "runs/done")
+    return root
+
+
+@pytest.fixture(scope="module")
+def copies(place, tmp_path_factory, tiny_model, tiny_tokenizer):
+    """The project folder with copies, shards and other dtypes of its models; it is not changed."""
+    root = tmp_path_factory.mktemp("copies") / "project"
     shutil.copytree(place, root)
     shutil.copytree(root / "base", root / "copy")
-    (root / "link").symlink_to(root / "runs/done")
     model = models.load(root / "base")
     model.save_pretrained(root / "sharded", max_shard_size="20KB")
     tiny_tokenizer.save_pretrained(root / "sharded")

@@ -1,5 +1,8 @@
 """Decoding and scoring: equal to doing it one at a time, in double precision, the slow way."""
 
+import functools
+import math
+
 import numpy as np
 import pytest
 import tiny_models
@@ -35,9 +38,22 @@ def by_hand(model, tokenizer, prompt: str, new_tokens: int) -> list[int]:
     return ids[-new_tokens:]
 
 
+@pytest.fixture(scope="module")
+def told(tiny_model, tiny_tokenizer):
+    """What `by_hand` gives 12 tokens after a prompt, by scaling: computed once for all sizes."""
+
+    @functools.cache
+    def tell(scaling: str, prompt: str) -> tuple[int, ...]:
+        return tuple(by_hand(scaled(tiny_model, scaling), tiny_tokenizer, prompt, 12))
+
+    return tell
+
+
 @scalings
 @pytest.mark.parametrize("batch_size", ["auto", 1, 4])
-def test_batches_give_the_tokens_of_one_at_a_time(scaling, batch_size, tiny_model, tiny_tokenizer):
+def test_batches_give_the_tokens_of_one_at_a_time(
+    scaling, batch_size, tiny_model, tiny_tokenizer, told
+):
     model = scaled(tiny_model, scaling)
     prompts = prompts_of([3, 40, 7, 40, 21, 1, 33, 37, 38])
     answers = greedy(model, tiny_tokenizer, prompts, 12, batch_size=batch_size, allow_beyond=True)
@@ -45,8 +61,8 @@ def test_batches_give_the_tokens_of_one_at_a_time(scaling, batch_size, tiny_mode
     assert sorted(one.index for one in done) == list(range(len(prompts)))
     assert max(one.num_prompt_tokens for one in done) > 64
     for one in done:
-        ids = by_hand(model, tiny_tokenizer, prompts[one.index], 12)
-        assert one.tokens == tuple(ids)
+        ids = told(scaling, prompts[one.index])
+        assert one.tokens == ids
         assert one.text == tiny_tokenizer.decode(ids, skip_special_tokens=True)
         assert one.num_prompt_tokens == len(tiny_tokenizer(prompts[one.index])["input_ids"])
 
@@ -154,27 +170,33 @@ def many_records(tokenizer) -> list[str]:
     return prompts + record_with_questions(tokenizer, 2, 3) + record_with_questions(tokenizer, 3, 4)
 
 
+@pytest.fixture(scope="module")
+def of_records(tiny_model, tiny_tokenizer):
+    """The answers to `many_records` in batches of a size, and how many tokens were read."""
+
+    @functools.cache
+    def ask(scaling: str, size: int | str) -> tuple[dict[int, tuple[int, ...]], int]:
+        model, prompts = scaled(tiny_model, scaling), many_records(tiny_tokenizer)
+        read = read_of(model)
+        done = greedy(model, tiny_tokenizer, prompts, 12, batch_size=size, allow_beyond=True)
+        return {one.index: one.tokens for one in done}, sum(math.prod(shape) for shape in read)
+
+    return ask
+
+
 @scalings
 @pytest.mark.parametrize("batch_size", ["auto", 3, 64])
 def test_a_shared_beginning_is_read_once_and_changes_nothing(
-    scaling, batch_size, tiny_model, tiny_tokenizer
+    scaling, batch_size, tiny_tokenizer, of_records, told
 ):
-    model = scaled(tiny_model, scaling)
     prompts = many_records(tiny_tokenizer)
-    read = []
-    model.model.register_forward_pre_hook(
-        lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
-    )
-    found = {}
-    for size in (batch_size, 1):
-        done = greedy(model, tiny_tokenizer, prompts, 12, batch_size=size, allow_beyond=True)
-        found[size] = {one.index: one.tokens for one in done}, sum(read)
-        read.clear()
-    assert found[batch_size][0] == found[1][0]
-    assert found[batch_size][1] < (0.5 if batch_size != 3 else 0.75) * found[1][1]
+    together, read = of_records(scaling, batch_size)
+    alone, read_alone = of_records(scaling, 1)
+    assert together == alone
+    assert read < (0.5 if batch_size != 3 else 0.75) * read_alone
     assert len(tiny_tokenizer(prompts[0])["input_ids"]) > 64
     for index in (0, 7, 9):
-        assert found[1][0][index] == tuple(by_hand(model, tiny_tokenizer, prompts[index], 12))
+        assert alone[index] == told(scaling, prompts[index])
 
 
 @pytest.mark.parametrize("family", tiny_models.FAMILIES)
@@ -274,20 +296,34 @@ def read_of(model) -> list[tuple[int, ...]]:
     return read
 
 
+@pytest.fixture(scope="module")
+def ragged_alone(tiny_model, tiny_tokenizer):
+    """The answers to `ragged` one at a time, by scaling, and the fewest tokens of a prompt."""
+
+    @functools.cache
+    def ask(scaling: str) -> tuple[dict[int, tuple[int, ...]], int]:
+        model, prompts = scaled(tiny_model, scaling), ragged(tiny_tokenizer)
+        done = list(greedy(model, tiny_tokenizer, prompts, 12, batch_size=1, allow_beyond=True))
+        return {one.index: one.tokens for one in done}, min(one.num_prompt_tokens for one in done)
+
+    return ask
+
+
 @scalings
 @pytest.mark.parametrize("first", [0, 12])
 def test_rows_of_any_lengths_and_beginnings_give_what_they_give_alone(
-    scaling, first, tiny_model, tiny_tokenizer, monkeypatch
+    scaling, first, tiny_model, tiny_tokenizer, ragged_alone, monkeypatch
 ):
     """In one batch, down to a prompt of one token; what shares nothing ends in one token a row."""
+    alone, fewest = ragged_alone(scaling)
     monkeypatch.setattr(generation, "_WASTE", {"cpu": 100.0, "cuda": 100.0})
     model, prompts = scaled(tiny_model, scaling), ragged(tiny_tokenizer)[first:]
-    how = {"allow_beyond": True}
-    alone = list(greedy(model, tiny_tokenizer, prompts, 12, batch_size=1, **how))
-    assert min(one.num_prompt_tokens for one in alone) == 1
+    assert fewest == 1
     read = read_of(model)
-    found = greedy(model, tiny_tokenizer, prompts, 12, batch_size=64, **how)
-    assert {one.index: one.tokens for one in found} == {one.index: one.tokens for one in alone}
+    found = greedy(model, tiny_tokenizer, prompts, 12, batch_size=64, allow_beyond=True)
+    assert {first + one.index: one.tokens for one in found} == {
+        index: tokens for index, tokens in alone.items() if index >= first
+    }
     assert len(read) == 13 and read[1][0] == len(prompts)
     assert (read[1][1] == 1) == (first == 12)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import tiny_models
 import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import WINDOW
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from cream import models, rope
 from cream.models import checkpoints
@@ -39,17 +40,29 @@ def base(tmp_path) -> Path:
     return _save(models.create(tiny_models.config("llama"), 0), tmp_path / "base")
 
 
+@pytest.fixture(scope="module")
+def extended(tmp_path_factory):
+    """A tiny model of a family and scaling, and the folder it is saved in; neither is changed."""
+    root = tmp_path_factory.mktemp("extended")
+
+    @functools.cache
+    def make(family: str, name: str) -> tuple[PreTrainedModel, Path]:
+        config = models.extend(tiny_models.config(family), rope.scaling(name, 8))
+        model = models.create(config, 0)
+        return model, _save(model, root / f"{family}-{name}")
+
+    return make
+
+
 @pytest.mark.parametrize("name", tiny_models.STOCK_KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_stock_transformers_reads_the_same_model(family, name, tmp_path):
+def test_stock_transformers_reads_the_same_model(family, name, extended, tmp_path):
     """No code of ours, positions beyond N, equal to the last bit; the hash survives too."""
-    config = models.extend(tiny_models.config(family), rope.scaling(name, 8))
-    model = models.create(config, 0)
-    folder = _save(model, tmp_path / "m")
+    model, folder = extended(family, name)
     stock = AutoModelForCausalLM.from_pretrained(folder).eval()
     assert torch.equal(_logits(stock), _logits(model))
     assert AutoTokenizer.from_pretrained(folder).model_max_length >= WINDOW
-    assert stock.config.cream == models.describe(config) if name != "none" else True
+    assert stock.config.cream == models.describe(model.config) if name != "none" else True
     again = models.load(folder, device="cpu")
     assert models.weights_hash(again) == models.weights_hash(model) == models.weights_hash(folder)
     stock.save_pretrained(tmp_path / "again")
@@ -58,12 +71,12 @@ def test_stock_transformers_reads_the_same_model(family, name, tmp_path):
 
 @pytest.mark.parametrize("name", tiny_models.STOCK_KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_both_key_styles_say_the_same(family, name, tmp_path):
+def test_both_key_styles_say_the_same(family, name, extended):
     """A reader of transformers 4, which knows no rope_parameters, finds the same rotation."""
     base = tiny_models.config(family)
     theta, dim = base.rope_parameters["rope_theta"], models.rotary_dim(base)
     kind = rope.scaling(name, 8)
-    folder = _save(models.create(models.extend(base, kind), 0), tmp_path / "m")
+    _, folder = extended(family, name)
     content = json.loads((folder / "config.json").read_text())
     assert content["torch_dtype"] == content["dtype"] == "float32"
     new = content.pop("rope_parameters")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from speed_rows import _pass, _speed
+from speed_rows import _pass, _speed, writer
 
 from cream import results
 from cream.performance import costs, figures
@@ -14,9 +14,10 @@ from cream.performance import costs, figures
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture
-def rows(write) -> pd.DataFrame:  # noqa: F811
-    """Both methods at 8K and 64K, and full length at 256K, which does not fit."""
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory) -> pd.DataFrame:
+    """Both methods at 8K and 64K, and full length at 256K, which does not fit; to be read alone."""
+    write = writer(tmp_path_factory.mktemp("rows") / "rows.jsonl")
     for target, seconds in ((8192, 0.6), (65536, 14.0)):
         _pass(write, "cream", target, 0.5, tokens=4096, micro_batch=2, peak=34.0, card_gib=139.8)
         _pass(write, "full", target, seconds, peak=30.0 + seconds, card_gib=139.8)

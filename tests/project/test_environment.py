@@ -7,6 +7,7 @@ them. Rooms import only from those before them.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import json
 import re
@@ -31,9 +32,14 @@ MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / "cream").rglob("*.py"))
 }
-TREES = {name: ast.parse(path.read_text()) for name, path in MODULES.items()}
 modules = pytest.mark.parametrize("module", MODULES)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@functools.cache
+def tree_of(module: str) -> ast.Module:
+    """A module as it is parsed: by the worker that has these tests alone, and once."""
+    return ast.parse(MODULES[module].read_text())
 
 
 def pins() -> dict[str, Version]:
@@ -101,7 +107,7 @@ def test_the_makefile_installs_with_constraints_and_nothing_else():
 
 def test_what_is_imported_is_a_direct_dependency():
     """A package that another brings along may go when the other does."""
-    found = {name.split(".")[0] for tree in TREES.values() for name in _imported(tree)}
+    found = {name.split(".")[0] for module in MODULES for name in _imported(tree_of(module))}
     known = importlib.metadata.packages_distributions()
     direct = {canonicalize_name(one.name) for one in requirements()}
     outside = {name for name in found if name in known and name != "cream"}
@@ -196,7 +202,7 @@ def test_a_room_imports_only_from_those_before_it(module):
     if room is None:
         return
     assert room in ROOMS, f"{room} is a new room: give it a place in ROOMS"
-    taken = {n.split(".")[1] for n in _imported(TREES[module]) if n.startswith("cream.")}
+    taken = {n.split(".")[1] for n in _imported(tree_of(module)) if n.startswith("cream.")}
     later = {one for one in taken if one in ROOMS[ROOMS.index(room) + 1 :]}
     assert not later, f"{module} imports {', '.join(sorted(later))}, which come after {room}"
 
@@ -205,7 +211,7 @@ def test_a_room_says_what_belongs_in_it():
     """Each package's docstring: what belongs here, what does not, which file to read first."""
     for name, path in MODULES.items():
         if path.name == "__init__.py" and name != "cream":
-            said = " ".join(ast.get_docstring(TREES[name]).split())
+            said = " ".join(ast.get_docstring(tree_of(name)).split())
             assert all(one in said for one in ("Belongs here", "Does not", "Read first")), name
 
 
@@ -219,14 +225,14 @@ def test_the_samplers_need_neither_torch_nor_transformers():
 @modules
 def test_a_module_imports_nothing_of_notebooks_and_tests(module):
     """Data flows one way."""
-    roots = {name.split(".")[0] for name in _imported(TREES[module])}
+    roots = {name.split(".")[0] for name in _imported(tree_of(module))}
     assert not roots & {"notebooks", "tests", "conftest"}
 
 
 @modules
 def test_a_module_says_what_belongs_in_it_and_stays_a_room(module):
     """A docstring, `__all__`, functions of at most 60 lines."""
-    tree = TREES[module]
+    tree = tree_of(module)
     assert ast.get_docstring(tree)
     if (lines := len(MODULES[module].read_text().splitlines())) > 400:
         warnings.warn(f"{module} has {lines} lines: does it hold two concepts?", stacklevel=1)
@@ -243,7 +249,7 @@ def test_a_module_says_what_belongs_in_it_and_stays_a_room(module):
 @modules
 def test_functions_are_typed_and_public_ones_documented(module):
     """Every argument and result of every function; a docstring where others look."""
-    tree = TREES[module]
+    tree = tree_of(module)
     untyped = [
         node.name
         for node in ast.walk(tree)
@@ -299,7 +305,7 @@ def test_a_public_name_is_exported_where_it_is_defined(module):
     """And once more by the room's door, its __init__, at most."""
     brought = {
         alias.asname or alias.name
-        for node in TREES[module].body if isinstance(node, ast.ImportFrom)
+        for node in tree_of(module).body if isinstance(node, ast.ImportFrom)
         for alias in node.names if (node.module or "").startswith("cream")
     }  # fmt: skip
-    assert not brought.intersection(_public(TREES[module]) or ())
+    assert not brought.intersection(_public(tree_of(module)) or ())

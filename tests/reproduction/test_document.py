@@ -28,23 +28,33 @@ def test_the_committed_file_says_what_the_rows_say(made):
     text = (ROOT / "REPRODUCTION.md").read_text(encoding="utf-8")
     wrong = document.check(text, made)
     assert not wrong, "\n".join(wrong)
+    assert "\n".join(table_of_verdicts(text)) == made["verdicts"]
 
 
-def test_the_file_opens_with_the_real_models_verdicts_and_then_the_miniatures(made):
+def table_of_verdicts(text: str) -> list[str]:
+    """The miniature's, after the file's twelve sentences."""
+    return second_lines(text)[13:31]
+
+
+def second_lines(text: str) -> list[str]:
+    second = text.split("\n## ")[2]
+    return [line for line in second.splitlines() if line and not line.startswith("<!--")]
+
+
+def test_the_file_opens_with_the_real_models_verdicts_and_then_the_miniatures():
     """The table of PRIMARY.md, then twelve sentences and the table of verdicts; at most 40,000."""
     text = (ROOT / "REPRODUCTION.md").read_text(encoding="utf-8")
     assert len(text) <= 40_000
-    title, first, second = text.split("\n## ")[:3]
+    title, first = text.split("\n## ")[:2]
     assert title.startswith("# ") and first.startswith("On a real model")
     page = (ROOT / "data" / "smollm2" / "PRIMARY.md").read_text(encoding="utf-8")
     table = page.partition("## Verdicts\n\n")[2].partition("\n\n")[0]
     assert table.startswith("| comparison |") and table in first
-    lines = [line for line in second.splitlines() if line and not line.startswith("<!--")]
+    lines = second_lines(text)
     assert [line.partition(". ")[0] for line in lines[1:13]] == [str(n) for n in range(1, 13)]
     assert all(line.endswith(".") and "..." not in line for line in lines[1:13])
     assert lines[13].startswith("| claim | text, linear |")
-    assert "\n".join(lines[13:31]) == made["verdicts"]
-    words = set("|".join(lines[15:31]).split("|")) - {""}
+    words = set("|".join(table_of_verdicts(text)[2:]).split("|")) - {""}
     known = ("holds", "does not hold", "inconclusive", "both near 0", "all near 0")
     assert all(word.strip().startswith(known) for word in words if word.strip() not in TITLES)
 

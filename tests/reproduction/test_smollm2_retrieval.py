@@ -65,9 +65,24 @@ def beside() -> pd.DataFrame:
     return runs(*found, asked("uniform", 7, 0.9))
 
 
+@pytest.fixture(scope="module")
+def usual(rows, beside) -> smollm2_retrieval.Found:
+    """What they answered; not to be written into."""
+    return smollm2_retrieval.values(rows, beside)
+
+
+@pytest.fixture(scope="module")
+def usual_comparisons(usual) -> pd.DataFrame:
+    """As `compared` has them; not to be written into."""
+    return indexed(usual)
+
+
+def indexed(found: smollm2_retrieval.Found) -> pd.DataFrame:
+    return smollm2_retrieval.comparisons(found).set_index(["a", "b", "endpoint"])
+
+
 def compared(rows: pd.DataFrame, beside: pd.DataFrame) -> pd.DataFrame:
-    found = smollm2_retrieval.comparisons(smollm2_retrieval.values(rows, beside))
-    return found.set_index(["a", "b", "endpoint"])
+    return indexed(smollm2_retrieval.values(rows, beside))
 
 
 def page(rows: pd.DataFrame, beside: pd.DataFrame) -> str:
@@ -85,13 +100,13 @@ def without(rows: pd.DataFrame, run: str, task: str, *lengths: int) -> pd.DataFr
     [("cream", "pose", "sentences", "trails"), ("cream", "pose", "lines", "leads"),
      ("pose", "plain", "sentences", "leads"), ("pose", "plain", "lines", "inconclusive")],
 )  # fmt: skip
-def test_each_comparison_is_over_pairs_of_equal_seed(rows, beside, a, b, endpoint, verdict):
+def test_each_comparison_is_over_pairs_of_equal_seed(usual_comparisons, a, b, endpoint, verdict):
     """Student's interval by scipy; the verdict by the rule as it is written."""
     table = SENTENCES if endpoint == "sentences" else RIGHT
     first, other = (100 * np.array(table[name]) / (1 if table is SENTENCES else 16)
                     for name in (a, b))  # fmt: skip
     low, high = stats.t.interval(0.95, 2, (first - other).mean(), stats.sem(first - other))
-    one = compared(rows, beside).loc[(a, b, endpoint)]
+    one = usual_comparisons.loc[(a, b, endpoint)]
     expected = ((first - other).mean(), low, high)
     assert (one["value"], one["low"], one["high"]) == pytest.approx(expected)
     assert (one["level"], one["other_level"]) == pytest.approx((first.mean(), other.mean()))
@@ -100,28 +115,30 @@ def test_each_comparison_is_over_pairs_of_equal_seed(rows, beside, a, b, endpoin
     assert verdict == ("leads" if low > 0 else "trails" if high < 0 else "inconclusive")
 
 
-def test_there_are_four_comparisons_in_order(rows, beside):
-    assert list(compared(rows, beside).index) == [
+def test_there_are_four_comparisons_in_order(usual_comparisons):
+    assert list(usual_comparisons.index) == [
         ("cream", "pose", "sentences"), ("cream", "pose", "lines"),
         ("pose", "plain", "sentences"), ("pose", "plain", "lines"),
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("task", ["longchat_lines", "needle"])
-def test_a_verdict_is_of_the_lengths_beyond_n_alone(rows, beside, task):
+def test_a_verdict_is_of_the_lengths_beyond_n_alone(rows, beside, usual_comparisons, task):
     within = rows["run"].str.contains("pose") & (rows["token_length"] <= 8192)
     every = rows.assign(score=rows["score"].mask(within & (rows["task"] == task), 0.0))
-    pd.testing.assert_frame_equal(compared(every, beside), compared(rows, beside))
+    pd.testing.assert_frame_equal(compared(every, beside), usual_comparisons)
 
 
 @pytest.mark.parametrize("lost", ["seed", "length"])
 @pytest.mark.parametrize("task, endpoint, length", [("needle", "sentences", 2048),
                                                     ("longchat_lines", "lines", 4096)])  # fmt: skip
-def test_what_lacks_a_seed_is_not_decided_there_alone(rows, beside, task, endpoint, length, lost):
+def test_what_lacks_a_seed_is_not_decided_there_alone(
+    rows, beside, usual_comparisons, task, endpoint, length, lost
+):
     """PoSE of seed 9 lacks a task or a length of it; the other task stays as it is."""
     lacks = (length,) if lost == "length" else ()
     found = compared(without(rows, "pose-yarn-8-seed9", task, *lacks), beside)
-    usual = compared(rows, beside)
+    usual = usual_comparisons
     for (a, b, end), one in found.iterrows():
         whole = end != endpoint
         assert one["verdict"] == (usual.loc[(a, b, end), "verdict"] if whole else "not decided")
@@ -142,10 +159,11 @@ def test_where_both_lie_near_an_end_the_page_says_so(rows, beside, levels, near,
     shares = rows["method"].map({"cream": levels[0], "pose": levels[1]})
     changed = (rows["task"] == "needle") & shares.notna()
     every = rows.assign(score=rows["score"].mask(changed, shares))
-    one = compared(every, beside).loc[("cream", "pose", "sentences")]
+    found = smollm2_retrieval.values(every, beside)
+    one = indexed(found).loc[("cream", "pose", "sentences")]
     assert (one["near"], one["verdict"]) == (near, verdict)
     said = f"**{verdict}** ({near}) |" if near else f"**{verdict}** |"
-    (line,) = [one for one in page(every, beside).splitlines()
+    (line,) = [one for one in smollm2_retrieval.markdown(found).splitlines()
                if one.startswith("| CREAM less PoSE | sentences")]  # fmt: skip
     assert line.endswith(said)
 
@@ -208,8 +226,8 @@ def test_folders_that_were_asked_otherwise_are_refused(rows, beside):
         smollm2_retrieval.values(rows, beside.assign(tokens_trained=1000))
 
 
-def test_the_page_has_every_table(rows, beside):
-    said = page(rows, beside)
+def test_the_page_has_every_table(usual):
+    said = smollm2_retrieval.markdown(usual)
     assert "| PoSE less plain fine-tuning | lines | 54.2 | 52.1 | +2.1 [-21.6, +25.8] | 7, 8, 9 " \
         "| 1 of 3 | **inconclusive** |" in said  # fmt: skip
     assert "| CREAM | at 64K | 45.0 | 35.0 | +10.0 [+10.0, +10.0] | 7, 8, 9 | 3 of 3 |" in said
@@ -225,9 +243,9 @@ def test_the_page_has_every_table(rows, beside):
     assert "not whole:" not in said and "**not decided**" not in said
 
 
-def test_tables_are_in_the_order_of_the_page(rows, beside):
+def test_tables_are_in_the_order_of_the_page(rows, beside, usual):
     said = page(rows.sample(frac=1, random_state=0), beside.sample(frac=1, random_state=1))
-    assert said == page(rows, beside)
+    assert said == smollm2_retrieval.markdown(usual)
     assert [line for line in said.splitlines() if line.startswith("#")] == [
         "# SmolLM2-135M, trained with retrieval documents",
         "## With these documents less text alone", "## Sentences by length",

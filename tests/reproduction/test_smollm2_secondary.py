@@ -186,9 +186,14 @@ def test_a_misspelt_folder_is_refused(tmp_path):
         smollm2_secondary.read(tmp_path / "dta")
 
 
-def test_the_command_writes_both_files_and_equal_rows_give_equal_bytes(tmp_path):
-    for name in ("first", "second"):
-        smollm2_secondary.main([str(DATA), "--figures", str(tmp_path / name)])
+def test_the_command_writes_both_files_and_equal_rows_give_equal_bytes(
+    rows, found, monkeypatch, tmp_path
+):
+    """Once from the committed files, and once from the rows that other tests have read of them."""
+    smollm2_secondary.main([str(DATA), "--figures", str(tmp_path / "first")])
+    monkeypatch.setattr(smollm2_secondary, "read", lambda folder: rows)
+    monkeypatch.setattr(smollm2_secondary, "comparisons", lambda given: found)
+    smollm2_secondary.main([str(DATA), "--figures", str(tmp_path / "second")])
     first, second = ((tmp_path / name / "smollm2_secondary.png").read_bytes()
                      for name in ("first", "second"))  # fmt: skip
     assert first == second and (tmp_path / "first" / "smollm2_secondary.pdf").stat().st_size > 0

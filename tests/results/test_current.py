@@ -1,6 +1,7 @@
 """Rows that count now: no later asking of a task is pooled with an earlier one."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -47,8 +48,8 @@ def texts(start: int = 0) -> list[tuple[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def build(tiny_tokenizer, haystack, tmp_path_factory) -> Callable[..., list[Example]]:
-    """Build the examples of one task with its own arguments."""
+def build(tiny_tokenizer, haystack, tmp_path_factory) -> Callable[..., Sequence[Example]]:
+    """Build the examples of one task with its own arguments; the same are built once."""
     data = tmp_path_factory.mktemp("longbench")
     synthetic.write(data, samples=4)
     other = haystack[len(haystack) // 2 :]
@@ -76,7 +77,7 @@ def build(tiny_tokenizer, haystack, tmp_path_factory) -> Callable[..., list[Exam
             tiny_tokenizer, data, length, ["hotpotqa"], samples, **how
         ),
     }
-    return lambda task, **how: makers[task](**how)
+    return functools.cache(lambda task, **how: tuple(makers[task](**how)))
 
 
 ASKED_AGAIN = [

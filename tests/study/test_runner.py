@@ -38,6 +38,14 @@ def quick_workers(monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
 
 
+@pytest.fixture
+def forked_workers(monkeypatch):
+    """Workers forked off this process, which import nothing: the slow tests have new ones."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # a fork cannot use the threads of its parent
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: context)
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """Two bases of one tiny layer with the miniature's tokenizer, and two small corpora."""
@@ -178,14 +186,14 @@ def test_processes_write_what_one_bench_measures(known, listed, measured, tmp_pa
     assert all(each["card"] == "test" and each["plan"] == "tiny" for each in found)
 
 
-@pytest.mark.usefixtures("quick_workers")
+@pytest.mark.usefixtures("forked_workers")
 def test_no_run_begins_after_the_deadline(known, listed, tmp_path):
     """Nothing done, nothing failed, nothing hangs."""
     with records.RunLog(tmp_path / "rows.jsonl", {}) as rows:
         assert runner.run([listed], known, rows, processes=1, minutes=0.0)["done"] == 0
 
 
-@pytest.mark.usefixtures("quick_workers")
+@pytest.mark.usefixtures("forked_workers")
 def test_a_failed_run_does_not_lose_the_others(known, listed, tmp_path):
     """A corpus that is not there: reported, and the untuned model still has its row."""
     broken = dataclasses.replace(known, corpora={"mixed": "nowhere", "text": "nowhere"})

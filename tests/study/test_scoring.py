@@ -32,10 +32,8 @@ def model():
 def asked(tmp_path_factory):
     """A small set, its text generated words."""
     tokenizer, rng = models.load_tokenizer(BASE), np.random.default_rng(0)
-    text = (
-        " ".join(retrieval_records.draw_records("pairs", rng, 1000)[k][1] for k in range(1000))
-        + "."
-    )
+    drawn = retrieval_records.draw_records("pairs", rng, 1000)
+    text = " ".join(value for _, value in drawn) + "."
     documents = [{"split": split, "source": "test", "name": f"{split} {k}", "kind": "text",
                   "text": text} for split in ("train", "test") for k in range(2)]  # fmt: skip
     folder = tmp_path_factory.mktemp("questions") / "corpus"

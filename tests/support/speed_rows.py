@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
@@ -14,7 +17,11 @@ LAYERS, COUNT = 32, 6_738_415_616  # of Llama-2-7B
 @pytest.fixture
 def write(tmp_path):
     """Give a function that writes a row and returns all rows written so far."""
-    file = tmp_path / "rows.jsonl"
+    return writer(tmp_path / "rows.jsonl")
+
+
+def writer(file: Path) -> Callable[..., pd.DataFrame]:
+    """The function of `write`, for a file."""
 
     def add(task: str, score: float | None, *, card: str = "NVIDIA H200", preset: str = "llama2-7b",
             base: str = "random weights", **row: object) -> pd.DataFrame:  # fmt: skip
