@@ -144,6 +144,7 @@ def test_what_does_not_fit_is_a_line(words, monkeypatch):
 # ------------------------------------------------------------------------------- the process
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("warm_children")
 def test_lines_come_as_they_are_measured_from_another_process():
     job = {"do": "forwards", "shape": "tiny", "layers": 1, "lengths": [80], "repeats": 1,

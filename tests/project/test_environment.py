@@ -105,6 +105,7 @@ def test_the_makefile_installs_with_constraints_and_nothing_else():
     ]
 
 
+@pytest.mark.slow
 def test_what_is_imported_is_a_direct_dependency():
     """A package that another brings along may go when the other does."""
     found = {name.split(".")[0] for module in MODULES for name in _imported(tree_of(module))}

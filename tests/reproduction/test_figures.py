@@ -119,6 +119,7 @@ def test_a_grid_gives_its_figures_each_with_the_files_hash(grid, tmp_path):
     assert reproduction_figures.from_grid(answers.iloc[:0], runs.iloc[:0], PAPER, drawn) == {}
 
 
+@pytest.mark.slow
 def test_the_papers_figures_name_the_published_file_and_our_rows(rows):
     """The hash is that of data/README.md; rows of ours stand beside it."""
     found = reproduction_figures.from_paper(rows, PAPER)

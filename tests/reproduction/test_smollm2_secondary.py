@@ -186,6 +186,7 @@ def test_a_misspelt_folder_is_refused(tmp_path):
         smollm2_secondary.read(tmp_path / "dta")
 
 
+@pytest.mark.slow
 def test_the_command_writes_both_files_and_equal_rows_give_equal_bytes(
     rows, found, monkeypatch, tmp_path
 ):
