@@ -206,8 +206,10 @@ def complete(frame: pd.DataFrame, sentences: int = 0) -> pd.DataFrame:
     of hidden sentences at least `sentences` a length, for where no model came to the end.
     """
     factor = frame["settings"].map(lambda text: json.loads(text).get("sharper", 1))
-    asked = frame.groupby(["run", "task", "token_length", factor])["key"].transform("size")
-    most = asked.groupby([frame["task"], frame["token_length"]]).transform("max")
+    pairs, keys = frame["task"] == "kv_retrieval", frame.get("num_keys", frame["token_length"])
+    size = frame["token_length"].mask(pairs, keys)  # prompts of UUIDs have a length each
+    asked = frame.groupby([frame["run"], frame["task"], size, factor])["key"].transform("size")
+    most = asked.groupby([frame["task"], size]).transform("max")
     most = most.mask(frame["task"] == "needle", most.clip(lower=sentences))
     return frame[asked == most].reset_index(drop=True)
 

@@ -77,6 +77,24 @@ def test_the_largest_scale_above_the_presets_is_the_target_of_the_questions():
     assert campaign._scale(jobs("original,cream:yarn:4:0"), "smollm2-135m") is None
 
 
+def test_objects_half_asked_are_not_published_though_each_prompt_has_its_own_length():
+    frame = pd.DataFrame({"run": ["a", "a", "b"], "task": ["kv_retrieval"] * 3,
+                          "token_length": [70, 71, 70], "num_keys": [5] * 3, "key": list("123"),
+                          "settings": ["{}"] * 3})  # fmt: skip
+    assert list(complete(frame)["key"]) == ["1", "2"]
+
+
+def test_what_fits_alike_is_read_together_the_longest_first(monkeypatch):
+    """But a document's lengths of perplexity stay together, in their order."""
+    lengths = (10, 33, 11, 30)
+    asked = [Example("kv_retrieval", n, "", "", length) for n, length in enumerate(lengths)]
+    one = campaign._campaign(campaign._parser().parse_args(["x", "--batch-tokens", "100"]))
+    monkeypatch.setattr(campaign.Campaign, "examples", lambda self, task: asked)
+    found = [(size, [each.token_length for each in group]) for size, group in one._batches("x")]
+    assert found == [(3, [33, 30]), (9, [11]), (10, [10])]
+    assert one._batches("perplexity") == [(3, asked)]
+
+
 def test_an_unknown_task_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(SystemExit, match="no task 'lines'"):
         campaign.main([str(tmp_path), "--tasks", "lines"])
