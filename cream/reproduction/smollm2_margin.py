@@ -45,6 +45,7 @@ __all__ = [
     "leads",
     "main",
     "markdown",
+    "per_length",
     "values",
 ]
 
@@ -125,10 +126,18 @@ def found_by_length(answers: pd.DataFrame) -> dict[str, object]:
 
     Depths and kinds of text weigh alike.
     """
-    cells = answers.groupby(["token_length", "depth_percent", "kind"])["score"].mean()
-    found = (100 * cells.groupby(level=0).mean()).rename(LENGTHS)
+    found = per_length(answers)
     means = {end: found[list(names)].mean() for end, names in ENDS.items()}
     return {"n": int(answers.groupby("token_length").size().min()), **found, **means}
+
+
+def per_length(answers: pd.DataFrame) -> pd.Series:
+    """Return what one run found in per cent, by the names of the lengths that it answered.
+
+    Depths and kinds of text weigh alike.
+    """
+    cells = answers.groupby(["token_length", "depth_percent", "kind"])["score"].mean()
+    return (100 * cells.groupby(level=0).mean()).rename(LENGTHS)
 
 
 def claims(found: pd.DataFrame) -> pd.DataFrame:

@@ -195,8 +195,11 @@ def check_tokens(counted: pd.DataFrame) -> None:
         )
 
 
-def check_questions(counted: pd.DataFrame) -> None:
-    """Refuse runs that answered different questions: rows do not say of which split or seed."""
+def check_questions(counted: pd.DataFrame, split: str = "test") -> None:
+    """Refuse runs that answered different questions: rows do not say of which split or seed.
+
+    `split` is the one whose questions belong in the folder.
+    """
     prompts = counted.groupby(QUESTION)["prompt_hash"].nunique()
     if (prompts > 1).any():
         where = prompts[prompts > 1].index[0]
@@ -204,8 +207,9 @@ def check_questions(counted: pd.DataFrame) -> None:
         first = counted[same].drop_duplicates("prompt_hash")["run"]
         raise ValueError(
             f"{' and '.join(first)} answered different questions ({where[0]}, {where[1]} tokens, "
-            f"depth {where[2]:g} %, sample {where[3]}): one answered validation text, or questions "
-            "of another seed; keep the rows of test questions with seed 0 alone in this folder"
+            f"depth {where[2]:g} %, sample {where[3]}): one answered text of another split, or "
+            f"questions of another seed; keep the rows of {split} questions with seed 0 alone in "
+            "this folder"
         )
 
 
