@@ -120,6 +120,8 @@ figures: $(ENV)
 		cream.reproduction.smollm2_parts data/smollm2-parts --beside data/smollm2-seeds)
 	$(if $(wildcard data/smollm2-retrieval/*.parquet),$(BIN)/python -m \
 		cream.reproduction.smollm2_retrieval data/smollm2-retrieval --beside data/smollm2-seeds)
+	$(if $(wildcard data/smollm2-search/*.parquet),$(BIN)/python -m \
+		cream.reproduction.smollm2_search data/smollm2-search)
 	$(if $(wildcard $(SECONDARY:%=data/smollm2-%/*.parquet)),$(BIN)/python -m \
 		cream.reproduction.smollm2_secondary data)
 
