@@ -268,8 +268,8 @@ def split_of(rows: pd.DataFrame, test: Path, validation: Path) -> str:
     asked = set(rows["prompt_hash"])
     known = asked & set(results.read(validation)["prompt_hash"])
     return (
-        f"Rows do not name the split of a question. None of the {len(asked)} questions is one that "
-        f"{_last(test)} asked of test text. {len(known)} of them are questions that "
+        f"Rows do not name the split of a question. None of the {len(asked)} prompts is one that "
+        f"{_last(test)} asked of test text. {len(known)} of them are prompts that "
         f"{_last(validation)} asked of validation text."
     )
 

@@ -148,7 +148,7 @@ def check_split(rows: pd.DataFrame, test: pd.DataFrame) -> None:
     if len(seen):
         one = seen.iloc[0]
         raise ValueError(
-            f"{one['run']} answered test questions ({len(seen)} of all rows, the first at "
+            f"{one['run']} answered test questions ({len(seen)} rows here did, the first at "
             f"{one['token_length']} tokens), and recipes are chosen by validation questions alone; "
             "ask the campaign again with --split validation"
         )

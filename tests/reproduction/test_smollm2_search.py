@@ -174,8 +174,8 @@ def test_the_command_writes_the_page_and_the_figure(tmp_path):
     path = asked(publish(tmp_path / "rows", *made).parent)
     said = path.read_text(encoding="utf-8")
     assert "| 300 | 1e-4 | 47.5 | 52.5 | 50.0 | 39.3 M | **chosen**: highest |" in said
-    assert "None of the 180 questions is one that known/test.parquet asked of test text." in said
-    assert "60 of them are questions that known/validation.parquet asked of validation" in said
+    assert "None of the 180 prompts is one that known/test.parquet asked of test text." in said
+    assert "60 of them are prompts that known/validation.parquet asked of validation" in said
     assert "**Not decided**: 300 steps at 1e-4, which text chose, was not run whole" in said
     assert Image.open(tmp_path / "figures" / "smollm2_search.png").info["Rows"]
     assert (tmp_path / "figures" / "smollm2_search.pdf").is_file()

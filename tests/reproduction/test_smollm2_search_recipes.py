@@ -214,7 +214,7 @@ def test_test_questions_are_refused(tmp_path):
     """A single one, also with retrieval documents and at a length that is not whole."""
     rows = read(publish(tmp_path, Searched(150, 2e-4), Searched(150, 4e-4, corpus=DOCUMENTS)))
     check_split(rows, rows.assign(prompt_hash="test " + rows["prompt_hash"]))
-    with pytest.raises(ValueError, match=r"runs/retrieval/pose.*answered test questions \(1 of"):
+    with pytest.raises(ValueError, match=r"runs/retrieval/pose.*answered test questions \(1 rows"):
         other = rows["prompt_hash"].where(rows.index != 200, "a test question")
         check_split(rows.assign(prompt_hash=other), pd.DataFrame({"prompt_hash": [
             "a test question"]}))  # fmt: skip
