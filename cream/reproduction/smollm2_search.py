@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cream import results
+from cream import presets, results
 from cream.plots.smollm2_search import sentences_by_rate
 from cream.plots.style import save
 from cream.reproduction.method_cells import NOT_RUN, lines_of, number, page
@@ -143,13 +143,21 @@ def reason(found: pd.DataFrame, recipe: Recipe) -> str:
     return f"**chosen**: {'highest' if recipe == highest else f'{near}, {cheaper}'}"
 
 
+def _taken(best: Recipe, preset: str = "smollm2-135m") -> str:
+    """Whether the preset has the recipe that was chosen; else that it departs from the rule."""
+    train = presets.get(preset).train
+    if Recipe(train.steps, train.learning_rate) == best:
+        return f"The preset takes it in place of {_words(PRESET)}."
+    has = _words(Recipe(train.steps, train.learning_rate))
+    return f"**The preset has {has}, which departs from the rule**; README.md here says why."
+
+
 def _decision(found: pd.DataFrame) -> str:
     """What is chosen on text, and what it means for the preset."""
     best, means = chosen(found), levels(found)["mean"]
     if best is None:
         return "**No recipe is chosen**, because none is whole."
-    takes = f"The preset takes it in place of {_words(PRESET)}."
-    said = "The preset's recipe stays." if best == PRESET else takes
+    said = "The preset's recipe stays." if best == PRESET else _taken(best)
     out = [_words(each) for each in RECIPES if math.isnan(means[dataclasses.astuple(each)])]
     return f"**{_words(best)} is chosen.** {said}" + (
         f" In no choice, because not whole or not run: {'; '.join(out)}." if out else ""

@@ -10,7 +10,7 @@ from PIL import Image
 from primary_rows import runs
 from search_rows import DOCUMENTS, RATES, Searched, every, publish, table
 
-from cream import results
+from cream import presets, results
 from cream.reproduction import smollm2_search
 from cream.reproduction.smollm2_search import drawn, markdown, reason
 from cream.reproduction.smollm2_search_recipes import RECIPES, chosen
@@ -63,11 +63,22 @@ def test_one_recipe_is_chosen_on_the_page(said):
     assert said.count("**chosen**") == 1
 
 
-def test_another_than_the_presets_is_taken_by_the_preset():
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [(300, "The preset takes it in place of 150 steps at 2e-4."),
+     (150, "**The preset has 150 steps at 2e-4, which departs from the rule**; README.md here "
+           "says why.")],
+)  # fmt: skip
+def test_the_page_says_whether_the_preset_has_what_was_chosen(monkeypatch, steps, expected):
+    preset = presets.get("smollm2-135m", steps=steps, learning_rate=2e-4)
+    monkeypatch.setattr(presets, "get", lambda name: preset)
+    found = table({(150, 2e-4): (40.0, 44.0), (300, 2e-4): (50.0, 56.0)})
+    assert f"**300 steps at 2e-4 is chosen.** {expected}" in markdown(found, SPLIT)
+
+
+def test_the_spread_of_seeds_says_what_is_told():
     found = table({(150, 2e-4): (40.0, 44.0), (300, 2e-4): (50.0, 56.0)})
     said = markdown(found, SPLIT)
-    assert "**300 steps at 2e-4 is chosen.** The preset takes it in place of 150 steps at " \
-        "2e-4." in said  # fmt: skip
     # sqrt((8 + 18) / 2) is 3.6, and Student's t of 2 degrees of freedom 4.303
     assert "one seed is 3.6 points, pooled over 2 recipes with both. So the means of two recipes " \
         "are told apart from 15.5 points on (95 %" in said  # fmt: skip
