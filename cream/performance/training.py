@@ -37,12 +37,15 @@ from transformers import (
     TrainingArguments,
 )
 
+from cream.data.dataset import collate
 from cream.models.hardware import training_flops
 from cream.performance import harness, random_models
 from cream.training import memory, parallel
 from cream.training import run as training_run
+from cream.training.arguments import trainer_arguments
 from cream.training.callbacks import MetricsLog, read_metrics
 from cream.training.config import TrainConfig
+from cream.training.inputs import load_inputs
 from cream.utils.provenance import hash_of
 
 __all__ = ["main", "metrics_of", "steps_of"]
@@ -280,10 +283,10 @@ def steps_of(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
 
 def _stock(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
     """Train the same examples by transformers' Trainer as its documentation has it."""
-    _, _, dataset = training_run.load_inputs(config, root)
+    _, _, dataset = load_inputs(config, root)
     model = random_models.random_weights(str(root / "base"), config.rope, config.attention)
     model.config.use_cache = False
-    ours = training_run.trainer_arguments(config, run)
+    ours = trainer_arguments(config, run)
     arguments = TrainingArguments(
         output_dir=str(run), max_steps=config.steps, report_to=[], disable_tqdm=True,
         per_device_train_batch_size=config.micro_batch, save_strategy="no", logging_steps=1,
@@ -293,7 +296,7 @@ def _stock(config: TrainConfig, run: Path, root: Path, steps: int) -> None:
         dataloader_num_workers=config.workers,
     )  # fmt: skip
     trainer = Trainer(
-        model=model, args=arguments, train_dataset=dataset, data_collator=training_run.collate
+        model=model, args=arguments, train_dataset=dataset, data_collator=collate
     )
     window = model.config.cream["window"]
     flops = training_flops(model.config, model.num_parameters(), window)

@@ -25,7 +25,8 @@ from cream.models import bases, hub
 from cream.models.checkpoints import check_place
 from cream.tasks import longchat_lines
 from cream.training.config import TrainConfig, closest, describe_fields
-from cream.training.run import base_place, check_directory, claim
+from cream.training.inputs import base_place
+from cream.training.run import check_directory, claim
 
 __all__ = ["PRESETS", "Evaluation", "Preset", "base_config", "get", "main", "names"]
 

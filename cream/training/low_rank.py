@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 from cream import models
 from cream.training import lora
 from cream.training.config import TrainConfig, read_config
-from cream.training.run import base_place
+from cream.training.inputs import base_place
 
 __all__ = ["extract", "factors", "main", "table"]
 

@@ -7,8 +7,8 @@ A run is started, resumed after any interruption and skipped when done by the sa
     train(config, run_dir)                         # from a notebook
     python -m cream.training RUN_DIR               # from any launcher; reads RUN_DIR/config.json
 
-What the fields mean is in `config`, what an example is in `data.dataset`, the optimizer loop
-in `trainer`, what is written while it goes in `callbacks`.
+What the fields mean is in `config`, what is read in `inputs`, what an example is in `data.dataset`,
+the optimizer loop in `trainer`, what is written while it goes in `callbacks`.
 """
 
 from __future__ import annotations
@@ -36,13 +36,11 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 
 from cream import models
-from cream.data.corpus import open_corpus
-from cream.data.dataset import ExampleDataset, collate
-from cream.models import bases
-from cream.models.checkpoints import check_files
+from cream.data.dataset import collate
 from cream.models.hardware import training_flops
 from cream.rope import clex
 from cream.training import checkpoint_room, float8, lora, memory, parallel, zero
+from cream.training.arguments import accumulation, trainer_arguments
 from cream.training.callbacks import (
     CheckpointNotes,
     CheckpointSeal,
@@ -54,6 +52,7 @@ from cream.training.callbacks import (
     last_complete_checkpoint,
 )
 from cream.training.config import TrainConfig, read_config
+from cream.training.inputs import base_place, identity, load_inputs
 from cream.training.trainer import (
     CreamTrainer,
     compile_layers,
@@ -72,12 +71,9 @@ from cream.utils.launcher import (
 from cream.utils.run_lock import run_lock
 
 __all__ = [
-    "base_place",
     "check_directory",
     "claim",
-    "load_inputs",
     "train",
-    "trainer_arguments",
 ]
 
 log = logging.getLogger(__name__)
@@ -133,11 +129,11 @@ def _train(
     check_complete()
     check_settings(run_dir, asked.deciding())
     machine = parallel.Machine.here()
-    _accumulation(config, machine.processes)
+    accumulation(config, machine.processes)
     probe = probe or _named_probe(config.probe)
     lora.check_bits(config.base_bits)
     extended, tokenizer, dataset = load_inputs(config, root)
-    corpus = _identity(root / config.corpus)
+    corpus = identity(root / config.corpus)
     check_corpus(run_dir, corpus, config.corpus)
     config = _with_memory_plan(config, extended, dataset.draw.example_length, machine)
     count = memory.parameters(extended)
@@ -180,12 +176,6 @@ def _train(
         merged = functools.partial(_merged, config, root, load) if config.lora_rank else None
         _save(trainer, tokenizer, run_dir, merged)
 
-
-def _identity(corpus: Path) -> dict[str, str]:
-    """What changes when a corpus folder is replaced by another corpus."""
-    manifest = open_corpus(corpus).manifest
-    tokens = manifest["splits"]["train"].get("tokens_sha256", "")
-    return {"recipe_hash": manifest["recipe_hash"], "tokens_sha256": tokens}
 
 
 def _environment(config: TrainConfig) -> None:
@@ -277,26 +267,6 @@ def claim(config: TrainConfig, run_dir: Path) -> None:
     atomic_write(run_dir / "config.json", config.to_json())
 
 
-def load_inputs(
-    config: TrainConfig, root: Path
-) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, ExampleDataset]:
-    """Return a run's extended config, tokenizer and examples, checked against each other.
-
-    Before the weights are loaded; ValueError says which of base, corpus and sampler does not fit.
-    """
-    open_corpus(root / config.corpus)  # a missing one is said before the hub is asked for the base
-    base = base_place(config.base, root)
-    check_files(base)
-    tokenizer = models.load_tokenizer(base, revision=config.revision)
-    about = models.load_config(base, config.revision)
-    extended = models.extend(about, config.rope)
-    draw = config.sampler(models.describe(extended)["window"])
-    examples = config.steps * config.batch_size
-    dataset = ExampleDataset(
-        root / config.corpus, draw, config.seed, examples, tokenizer, forward=config.micro_batch
-    )
-    return extended, tokenizer, dataset
-
 
 def _loaded(
     config: TrainConfig,
@@ -337,17 +307,6 @@ def _with_memory_plan(
     return config
 
 
-def base_place(base: str, root: Path) -> str:
-    """Return a base's folder, or the name as it is for the hub.
-
-    A name like data/typo beside an existing data/ is a missing folder, not a model of the hub.
-    """
-    if base in bases.NAMED or bases.hub_id(base):
-        return bases.place(base, root)
-    place = root / base
-    folder = place.is_dir() or (Path(base).parent != Path(".") and place.parent.is_dir())
-    return str(place) if folder else base
-
 
 def _prepare(
     trainer: CreamTrainer, asked: TrainConfig, tokenizer: PreTrainedTokenizerBase, run_dir: Path
@@ -379,55 +338,7 @@ def _prepare(
     trainer.add_callback(CheckpointSeal())
 
 
-def _accumulation(config: TrainConfig, processes: int) -> int:
-    """Return how many forward passes of every process make a step."""
-    accumulation = config.accumulation(processes)
-    if torch.cuda.is_available() and config.compile == "model" and accumulation > 1:
-        raise ValueError(
-            f"compile is 'model', whose CUDA graphs cannot accumulate gradients, and batch_size "
-            f"{config.batch_size} takes {accumulation} forward passes; choose 'layers' or a larger "
-            "micro_batch"
-        )
-    return accumulation
 
-
-def trainer_arguments(config: TrainConfig, run_dir: Path, room: int = 2) -> TrainingArguments:
-    """Return the Trainer's settings; `room` is how many checkpoints are kept."""
-    cuda, master = torch.cuda.is_available(), config.precision == "master"
-    accumulation = _accumulation(config, whole("WORLD_SIZE", 1))
-    arguments = TrainingArguments(
-        output_dir=str(run_dir / "checkpoints"),
-        max_steps=config.steps,
-        per_device_train_batch_size=config.micro_batch,
-        gradient_accumulation_steps=accumulation,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.adam_betas[0],
-        adam_beta2=config.adam_betas[1],
-        # Our own optimizer clips by itself.
-        max_grad_norm=0.0 if master and not config.sharded else config.max_grad_norm,
-        seed=config.seed,
-        use_cpu=not cuda,
-        bf16=master and config.sharded,
-        deepspeed=parallel.deepspeed_config(config) if config.sharded else None,
-        optim="adamw_torch_fused",
-        save_strategy="steps" if config.save_steps else "no",
-        save_steps=config.save_steps or config.steps,
-        save_total_limit=max(room, 1),
-        logging_steps=config.log_steps,
-        logging_nan_inf_filter=False,
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        dataloader_num_workers=config.workers,
-        dataloader_persistent_workers=config.workers > 0,
-        dataloader_pin_memory=cuda,
-        accelerator_config={"non_blocking": cuda},
-        disable_tqdm=True,
-        report_to=[],
-    )
-    # One process drives one GPU: nn.DataParallel would multiply the batch by the cards it sees.
-    arguments._n_gpu = min(arguments.n_gpu, 1)
-    return arguments
 
 
 def _named_probe(name: str | None) -> Probe | None:

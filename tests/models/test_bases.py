@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from cream import models, presets
 from cream.data.tokenization import adds_bos
 from cream.models import bases
-from cream.training.run import base_place
+from cream.training.inputs import base_place
 from cream.utils import downloads
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -7,9 +7,7 @@ import errno
 import json
 
 import pytest
-import torch
 import training_runs
-import transformers
 from transformers import PreTrainedModel
 
 from cream import models, positions, presets, rope
@@ -254,29 +252,6 @@ def test_a_full_disk_leaves_no_model_and_the_run_goes_on(training_place, tmp_pat
     made = training_runs.train(training_place, tmp_path / "run", **settings)
     assert steps == [] and json.loads((made / "config.json").read_text())["use_cache"] is True
     assert list(training_runs.losses(tmp_path / "run")) == [1, 2, 3, 4]
-
-
-def test_one_process_takes_one_card(tmp_path, monkeypatch):
-    """Where several are in sight, Trainer would spread each micro-batch and multiply the batch."""
-
-    class TwoCards(transformers.TrainingArguments):
-        def __post_init__(self):
-            super().__post_init__()
-            self._n_gpu = 2
-
-    assert (
-        TwoCards(str(tmp_path), per_device_train_batch_size=4, use_cpu=True).train_batch_size == 8
-    )
-    monkeypatch.setattr(training_run, "TrainingArguments", TwoCards)
-    assert training_run.trainer_arguments(training_runs.config(), tmp_path).train_batch_size == 4
-
-
-def test_graphs_do_not_accumulate(tmp_path, monkeypatch):
-    """On a card, whole-model compilation and several forward passes a step exclude each other."""
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    config = training_runs.config(compile="model", batch_size=8, micro_batch=4)
-    with pytest.raises(ValueError, match="batch_size 8 takes 2 forward passes; choose 'layers'"):
-        training_run.trainer_arguments(config, tmp_path)
 
 
 def test_a_configuration_cannot_be_changed():

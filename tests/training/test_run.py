@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from cream import models
 from cream.data import corpus
-from cream.data.dataset import collate
+from cream.data.dataset import ExampleDataset, collate
 from cream.positions import METHODS, sampler
 from cream.training import callbacks
 from cream.training import run as training_run
@@ -160,14 +160,14 @@ def answers_place(training_place, tmp_path_factory, tiny_tokenizer, haystack):
 def test_only_answers_are_learnt_where_a_document_says_so(answers_place):
     """Span by span, at whatever positions the tokens are assigned."""
     draw = sampler("cream", training_runs.WINDOW, training_runs.SCALE)
-    dataset = training_run.ExampleDataset(answers_place / "corpus", draw, seed=0, num_examples=40)
+    dataset = ExampleDataset(answers_place / "corpus", draw, seed=0, num_examples=40)
     assert dataset.uneven
     for item in range(40):
         epoch, document = dataset.document(item)
         answers = dataset.documents.answers(document)
         place = draw.draw(dataset.documents.num_tokens[document], 0, epoch, document).tokens
         learnt = [not len(answers) or any(a <= t < b for a, b in answers) for t in place]
-        labels = training_run.collate([dataset[item]])["labels"][0]
+        labels = collate([dataset[item]])["labels"][0]
         assert (labels != -100).tolist() == [False, *learnt[1:]]
 
 

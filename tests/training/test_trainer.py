@@ -57,7 +57,7 @@ def test_positions_stay_exact_in_a_model_of_bfloat16(training_place, tmp_path):
 
 def test_uneven_labels_weigh_as_in_float32(training_place, tmp_path, monkeypatch):
     """Micro-batches with few labels and with many, accumulated: the loss over all labels."""
-    monkeypatch.setattr("cream.training.run.ExampleDataset.uneven", True)
+    monkeypatch.setattr("cream.data.dataset.ExampleDataset.uneven", True)
     whole, rows = training_run.collate, {}
 
     def some(examples):

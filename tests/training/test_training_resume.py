@@ -22,6 +22,7 @@ import warm_python
 from packaging.version import Version
 from torch.utils.data import DataLoader
 
+from cream.data.dataset import ExampleDataset, collate
 from cream.positions import sampler
 from cream.training import callbacks
 from cream.training import run as training_run
@@ -133,9 +134,9 @@ def test_torn_checkpoints_are_removed_and_said(tmp_path, caplog):
 def test_workers_change_no_example(training_place, workers):
     """Trap 4: item by item, over several epochs, and read in any order."""
     draw = sampler("cream", training_runs.WINDOW, training_runs.SCALE)
-    dataset = training_run.ExampleDataset(training_place / "corpus", draw, seed=5, num_examples=60)
+    dataset = ExampleDataset(training_place / "corpus", draw, seed=5, num_examples=60)
     alone = [dataset[item] for item in range(60)]
-    loader = DataLoader(dataset, batch_size=4, num_workers=workers, collate_fn=training_run.collate)
+    loader = DataLoader(dataset, batch_size=4, num_workers=workers, collate_fn=collate)
     batches = list(loader)
     for name in ("input_ids", "position_ids"):
         together = torch.cat([batch[name] for batch in batches]).numpy()
@@ -149,7 +150,7 @@ def test_workers_change_no_example(training_place, workers):
 def test_an_epoch_reads_each_document_once(training_place):
     """In another order and with other positions each time; short documents are left out."""
     draw = sampler("full", training_runs.WINDOW, training_runs.SCALE)
-    dataset = training_run.ExampleDataset(training_place / "corpus", draw, seed=0, num_examples=50)
+    dataset = ExampleDataset(training_place / "corpus", draw, seed=0, num_examples=50)
     usable = [i for i, length in enumerate(training_runs.LENGTHS) if length >= 512]
     orders = [[dataset.document(5 * e + i)[1] for i in range(5)] for e in range(10)]
     assert all(sorted(order) == usable for order in orders)
@@ -158,7 +159,7 @@ def test_an_epoch_reads_each_document_once(training_place):
     with pytest.raises(IndexError, match="item 50 of 50"):
         dataset[50]
     cream = sampler("cream", training_runs.WINDOW, training_runs.SCALE)
-    dataset = training_run.ExampleDataset(training_place / "corpus", cream, seed=0, num_examples=50)
+    dataset = ExampleDataset(training_place / "corpus", cream, seed=0, num_examples=50)
     place = {dataset.document(item): dataset[item]["position_ids"].tolist() for item in range(50)}
     first = [place[0, document] for document in range(11)]
     assert sum(place[1, document] != first[document] for document in range(11)) > 5
