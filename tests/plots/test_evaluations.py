@@ -54,6 +54,15 @@ def test_a_method_looks_like_no_other_and_prints_in_grey():
     assert style.in_order(["cream", "zeta", "pose", "original"])[-2:] == ["cream", "zeta"]
 
 
+def test_a_point_without_an_interval_has_no_bar(rows):
+    """Samples of one record have no interval; caps at the point would be one of no width."""
+    lines = of(rows, "longchat_lines")
+    figure = evaluations.accuracy_by_length(lines.assign(document="one record"))
+    found = [bar for axes in figure.axes for bar in bars(axes)]
+    caps = np.concatenate([cap.get_ydata() for bar in found for cap in bar.lines[1]])
+    assert len(caps) and np.isnan(caps).all()
+
+
 def test_accuracy_by_length_draws_each_method_with_its_interval(rows):
     """A bar for every length measured; the values are those of the rows."""
     figure = evaluations.accuracy_by_length(of(rows, "longchat_lines"))
