@@ -107,7 +107,7 @@ def find(
     twice (by another spelling, a link or a copy, too) or a scaling that does not exist, and
     FileNotFoundError for a run that is not there or not finished, before anything is loaded.
     """
-    listed = [name.strip() for name in names.split(",") if name.strip()]
+    listed = _listed(names, Path(root))
     if not listed:
         raise ValueError("models names no model: use for example 'original,scaled:yarn:8,runs/x'")
     if twice := {name for name in listed if listed.count(name) > 1}:
@@ -116,6 +116,13 @@ def find(
     for (name, one), (other, two) in combinations(zip(listed, found, strict=True), 2):
         _refuse_same(name, one, other, two)
     return _named_apart(found)
+
+
+def _listed(names: str, root: Path) -> list[str]:
+    """The names between commas; a folder may have one in its own name, where it stands alone."""
+    if "," in names and (root / os.path.expanduser(names.strip())).is_dir():
+        return [names.strip()]
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _refuse_same(

@@ -49,6 +49,16 @@ def test_a_folder_with_a_checkpoint_is_a_model(place):
     assert one.load().header["scaling"] == "yarn"
 
 
+def test_a_folder_with_a_comma_in_its_name_stands_alone(place):
+    """A comma separates names; cream.chat, which takes one name, could not find such a folder."""
+    (place / "runs" / "a, b").mkdir(parents=True)
+    shutil.copytree(place / "base", place / "runs" / "a, b" / "mine")
+    (spec,) = find("runs/a, b/mine", "base", place)
+    assert spec.path == str(place / "runs/a, b/mine")
+    with pytest.raises(FileNotFoundError, match="models names runs/a,"):
+        find("original,runs/a, b/mine", "base", place)
+
+
 def test_all_models_are_asked_the_same(place, tmp_path, tiny_tokenizer):
     examples = longchat_lines.examples(tiny_tokenizer, [200, 400], 2)
     listed = find("original,runs/done", "base", place)
