@@ -35,6 +35,7 @@ from cream.inference.server import Failed, parse
 from cream.models import bases
 from cream.models.checkpoints import rope_state
 from cream.models.identity import checkpoint_place, equal_weights, folder_name
+from cream.results.store import check_place
 from cream.rope import clex
 from cream.tasks.base import Example
 from cream.tasks.prompts import spared
@@ -190,10 +191,12 @@ def evaluate_models(
     What has a row in the file `rows` is not asked again. Under `torchrun` or `accelerate launch`
     the processes share the examples, and all return all rows. `examples` are cut by the tokenizer
     of the base that `find` was given. Before any model is loaded, ValueError for one with another
-    tokenizer, which would read other tokens, and for samples beyond a model's target length.
+    tokenizer, which would read other tokens, and for samples beyond a model's target length, and
+    OSError for a place of `rows` that cannot be written.
     `servers.Failed`, once every model was asked, for requests that have no answer.
     """
     specs, frames, failures = list(specs), [], []
+    check_place(rows)
     _check(specs, examples)
     hashes: dict[str, str] = {}
     for spec in specs:

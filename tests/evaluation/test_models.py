@@ -71,6 +71,19 @@ def test_all_models_are_asked_the_same(place, tmp_path, tiny_tokenizer):
     assert rows.read_bytes() == before
 
 
+def test_rows_that_cannot_be_written_are_refused_before_any_model_is_loaded(
+    place, tmp_path, tiny_tokenizer, monkeypatch
+):
+    asked = longchat_lines.examples(tiny_tokenizer, [200], 1)
+    specs = find("original", "base", place)
+    monkeypatch.setattr(type(specs[0]), "load", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(IsADirectoryError, match="is a folder, rows go to a file: name .*x.jsonl"):
+        evaluate_models(specs, longchat_lines, asked, tmp_path)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(PermissionError, match=f"cannot be written, {tmp_path} allows it not"):
+        evaluate_models(specs, longchat_lines, asked, tmp_path / "new" / "rows.jsonl")
+
+
 def test_a_sharper_copy_is_a_model_of_its_own(place, tmp_path, tiny_tokenizer):
     """Beside the run that it was made of: another name and hash, the same length; alone like it."""
     sharper(place / "runs/done", place / "runs/done-sharper", 1.2)
