@@ -124,6 +124,8 @@ def mean_of(parts: Sequence[Interval]) -> Interval:
     Each side is the root of the summed squares of the parts' own sides, over their number (Zou and
     Donner 2008); n is their sum.
     """
+    if not parts:
+        raise ValueError("there is nothing to average; give at least one part")
     value = sum(part.value for part in parts) / len(parts)
     below = math.hypot(*(part.value - part.low for part in parts)) / len(parts)
     above = math.hypot(*(part.high - part.value for part in parts)) / len(parts)

@@ -271,6 +271,11 @@ def test_runs_that_a_mean_would_leave_out_are_refused():
         intervals.two_levels(frame.assign(by=None), "value", "by")
 
 
+def test_a_mean_of_no_parts_is_refused():
+    with pytest.raises(ValueError, match="nothing to average"):
+        st.mean_of([])
+
+
 @pytest.mark.parametrize("interval", [st.mean_interval, st.proportion])
 def test_samples_without_a_unit_are_refused(interval):
     """A missing unit is neither a unit of its own nor one that all of them share."""
