@@ -239,14 +239,16 @@ def _value(name: str, namespace: Mapping[str, object], known: Parameter) -> obje
         return float(value) if whole and _only_float(known.kind) else value
     # papermill reads the value of -p as Python would; -r hands it over as text.
     text = " (papermill: `-r` instead of `-p` passes text as it is)"
-    hint = text if _fits("", known.kind) else _unquoted(value)
+    hint = text if _fits("", known.kind) else _unquoted(value, known.kind)
     raise ValueError(
         f"{name} declares `{known}` and was given {value!r}, a {type(value).__name__}{hint}"
     )
 
 
-def _unquoted(value: object) -> str:
-    """How to write a number that came as text, as YAML reads 1e-4."""
+def _unquoted(value: object, kind: ast.expr) -> str:
+    """How to write a number that came as text, as YAML reads 1e-4, or whole but with a point."""
+    if isinstance(value, float) and value.is_integer() and _fits(0, kind):
+        return f": write {int(value)}, without a point"
     try:
         number = float(value if isinstance(value, str) else "")
     except ValueError:
@@ -260,7 +262,7 @@ def _out_of_range(known: Parameter, value: object) -> str | None:
     if known.kind is not None and _several(known.kind) and isinstance(value, str):
         return _wrong_numbers(known.name, value)
     if isinstance(value, str):
-        return None if value.strip() else f"{known.name} is an empty text"
+        return None if value.strip(" \t\n,") else f"{known.name} is an empty text"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, float):

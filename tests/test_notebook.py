@@ -84,7 +84,8 @@ def test_an_unknown_parameter_like_no_other_lists_them(project):
     ("name", "value", "says"),
     [
         ("scale", "abc", "`scale: int = 8` and was given 'abc', a str"),
-        ("scale", 8.0, "a float"),
+        ("scale", 8.0, "a float: write 8, without a point"),
+        ("scale", 8.5, "8.5, a float"),
         ("scale", True, "a bool"),
         ("scale", None, "a NoneType"),
         ("lr", "1e-4x", "`lr: float = 0.0001`"),

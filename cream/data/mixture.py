@@ -89,6 +89,18 @@ class Recipe:
             raise ValueError(
                 f"unknown families {sorted(unknown)}: choose from {retrieval_records.FAMILIES}"
             )
+        self._refuse_unread()
+
+    def _refuse_unread(self) -> None:
+        """Refuse what is said of documents of one's own where the source is one of ours."""
+        if self.source not in NAMED:
+            return
+        for name in ("split", "held_out", "field", "revision"):
+            if (value := getattr(self, name)) != getattr(Recipe, name):
+                raise ValueError(
+                    f"{name} is {value!r}, but it is of documents of your own, and the source is "
+                    f"{self.source!r}, whose splits are fixed: leave it out, or name another source"
+                )
 
 
 _DENSE: dict[str, Any] = {

@@ -35,6 +35,7 @@ from cream.inference.server import Failed, parse
 from cream.models import bases
 from cream.models.checkpoints import rope_state
 from cream.models.identity import checkpoint_place, equal_weights, folder_name
+from cream.results.store import check_place
 from cream.rope import clex
 from cream.tasks.base import Example
 from cream.tasks.prompts import spared
@@ -107,7 +108,7 @@ def find(
     twice (by another spelling, a link or a copy, too) or a scaling that does not exist, and
     FileNotFoundError for a run that is not there or not finished, before anything is loaded.
     """
-    listed = [name.strip() for name in names.split(",") if name.strip()]
+    listed = _listed(names, Path(root))
     if not listed:
         raise ValueError("models names no model: use for example 'original,scaled:yarn:8,runs/x'")
     if twice := {name for name in listed if listed.count(name) > 1}:
@@ -116,6 +117,13 @@ def find(
     for (name, one), (other, two) in combinations(zip(listed, found, strict=True), 2):
         _refuse_same(name, one, other, two)
     return _named_apart(found)
+
+
+def _listed(names: str, root: Path) -> list[str]:
+    """The names between commas; a folder may have one in its own name, where it stands alone."""
+    if "," in names and (root / os.path.expanduser(names.strip())).is_dir():
+        return [names.strip()]
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
 def _refuse_same(
@@ -183,10 +191,12 @@ def evaluate_models(
     What has a row in the file `rows` is not asked again. Under `torchrun` or `accelerate launch`
     the processes share the examples, and all return all rows. `examples` are cut by the tokenizer
     of the base that `find` was given. Before any model is loaded, ValueError for one with another
-    tokenizer, which would read other tokens, and for samples beyond a model's target length.
+    tokenizer, which would read other tokens, and for samples beyond a model's target length, and
+    OSError for a place of `rows` that cannot be written.
     `servers.Failed`, once every model was asked, for requests that have no answer.
     """
     specs, frames, failures = list(specs), [], []
+    check_place(rows)
     _check(specs, examples)
     hashes: dict[str, str] = {}
     for spec in specs:

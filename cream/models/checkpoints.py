@@ -24,6 +24,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrain
 
 from cream.rope import to_legacy
 from cream.rope.base import FULL, SLIDING
+from cream.utils.files import readable_alike
 
 __all__ = [
     "check_files",
@@ -172,6 +173,8 @@ def check_unexpected(path: str | Path, names: Sequence[str]) -> None:
 def _check_weights(file: Path) -> None:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: the checkpoint is incomplete")
+    if not os.access(file, os.R_OK):  # of which safetensors says that it is not there
+        raise PermissionError(f"{file} may not be read: its owner can allow it (chmod a+r)")
     try:
         with safe_open(file, framework="pt"):
             pass
@@ -294,6 +297,7 @@ def save(
         _save_tokenizer(tokenizer, part, length)
         _write_both_styles(part / "config.json", model.config)
         check_saved(part, model.config)
+        readable_alike(part)
         _swap(part, target)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{target} was not saved, nothing is left behind: {error}") from error

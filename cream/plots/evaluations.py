@@ -31,6 +31,7 @@ from cream.plots.style import (
 from cream.results.published import PAPER_WINDOW
 from cream.results.rows import needs
 from cream.statistics import by_method, wilson
+from cream.tasks.kv_retrieval import KEYS_PAPER, LENGTHS_PAPER
 from cream.utils.jsonl import whole_objects
 
 __all__ = [
@@ -121,8 +122,8 @@ def accuracy_by_position(
     """Draw key-value retrieval: accuracy over the gold record's place, a panel a number of keys.
 
     `rows` of one task, scaling and scale, with num_keys, gold_index, token_length and window;
-    `published` is lost_in_the_middle, of one scaling: its two sizes (75 and 140 keys, 1.2 N and
-    2.4 N) are drawn beside the two measured ones, smaller beside smaller.
+    `published` is lost_in_the_middle, of one scaling: its sizes (75 and 140 keys, 1.2 N and 2.4 N)
+    are drawn beside measured objects of as many keys or of that length, and of no others.
     """
     rows = needs(rows, "method", "num_keys", "gold_index", score)
     if len(found := extensions(rows)) > 1:
@@ -131,12 +132,13 @@ def accuracy_by_position(
     table = by_method(rows, ["num_keys", "gold_index"], score)
     sizes = sorted(rows["num_keys"].unique())
     figure, axes = sheet(max(6.6, 3.3 * len(sizes)), 3.5, 1, len(sizes), sharey=True)
-    theirs = [] if published is None else sorted(published["num_keys"].unique())
-    for number, (panel, keys) in enumerate(zip(axes[0], sizes, strict=True)):
-        part = table[table["num_keys"] == keys]
+    beside = 0
+    for panel, keys in zip(axes[0], sizes, strict=True):
+        part, asked = table[table["num_keys"] == keys], rows[rows["num_keys"] == keys]
         methods = in_order(part["method"])
-        if len(theirs) == len(sizes):
-            _published_positions(panel, published[published["num_keys"] == theirs[number]], methods)
+        if published is not None and (size := _published_size(asked, keys)):
+            theirs = published[published["num_keys"] == size]
+            beside += _published_positions(panel, theirs, methods)
         for place, method in enumerate(methods):
             ours = part[part["method"] == method]
             x = 100 * ours["gold_index"].to_numpy(float) / (keys - 1)
@@ -144,22 +146,39 @@ def accuracy_by_position(
         panel.set_ylim(-4, 104)
         panel.set_xticks([0, 25, 50, 75, 100])
         panel.xaxis.set_major_formatter(PercentFormatter())
-        title = _size(rows[rows["num_keys"] == keys], keys) + _n(part)
+        title = _size(asked, keys) + _n(part)
         finish(panel, title, "place of the gold record", "")
     axes[0][0].set_ylabel("correct (%)" if score == "score" else "contained (%)")
-    legend(figure, PAPER if len(theirs) == len(sizes) else None)
+    legend(figure, PAPER if beside else None)
     return figure
 
 
-def _published_positions(panel: Axes, published: pd.DataFrame, methods: list[str]) -> None:
-    for method, part in published[published["method"].isin(methods)].groupby("method"):
+def _published_size(asked: pd.DataFrame, keys: int) -> int | None:
+    """The published number of keys that objects compare with: their own, or of their length."""
+    multiple = _multiple(asked)
+    near = [size for size, length in zip(KEYS_PAPER, LENGTHS_PAPER, strict=True)
+            if size == keys or abs(multiple / length - 1) < 0.1]  # fmt: skip
+    return keys if keys in near else next(iter(near), None)
+
+
+def _published_positions(panel: Axes, published: pd.DataFrame, methods: list[str]) -> int:
+    """Draw the published curves of these methods; return how many."""
+    found = published[published["method"].isin(methods)].groupby("method")
+    for method, part in found:
         share = 100 * part["gold_index"] / (part["num_keys"] - 1)
         published_curve(panel, method, share, part["accuracy"])
+    return found.ngroups
+
+
+def _multiple(part: pd.DataFrame) -> float:
+    """The length of objects in windows N; NaN where it is unknown."""
+    multiple = (part["token_length"] / part["window"]).dropna()
+    return float(multiple.median()) if len(multiple) else np.nan
 
 
 def _size(part: pd.DataFrame, keys: int) -> str:
-    multiple = (part["token_length"] / part["window"]).dropna()
-    return f"{keys} keys" + (f", {multiple.median():.2g} N" if len(multiple) else "")
+    multiple = _multiple(part)
+    return f"{keys} keys" + ("" if np.isnan(multiple) else f", {multiple:.2g} N")
 
 
 @printed

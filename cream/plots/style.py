@@ -169,10 +169,14 @@ def printed(draw: Callable[..., Sheet]) -> Callable[..., Sheet]:
 
 
 def curve(axes: Axes, method: str, x: pd.Series, table: pd.DataFrame, factor: float = 1.0) -> None:
-    """Draw value, low and high of `table` (times `factor`) over `x` with bars for the interval."""
+    """Draw value, low and high of `table` (times `factor`) over `x` with bars for the interval.
+
+    A point without an interval (NaN, from one unit) has no bar: caps at the point would say that
+    nothing is uncertain.
+    """
     look = style(method)
     value, low, high = (table[name].to_numpy(float) * factor for name in ("value", "low", "high"))
-    bars = np.nan_to_num(np.maximum([value - low, high - value], 0.0))
+    bars = np.maximum([value - low, high - value], 0.0)
     axes.errorbar(
         x, value, yerr=bars, color=look.color, marker=look.marker, linestyle=look.line,
         label=look.label, capsize=2, elinewidth=0.9, markeredgecolor=look.color,

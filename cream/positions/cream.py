@@ -74,7 +74,25 @@ class Cream(Sampler):
         if self.mean is not None:
             reach = f"in half windows, of which there are {2 * self.scale}"
             check_number("mean", self.mean, -1e6, 1e6, note=reach)
+        self._refuse_unread()
         self._check_mass()
+
+    def _refuse_unread(self) -> None:
+        """Refuse options that nothing would read: a sweep over one would have equal numbers."""
+        mode, middle = self.mode, self.middle
+        unread = [
+            ("ends", self.ends is not None and mode == "relativity",
+             "mode 'relativity' has ends of window // 3: choose mode 'both' or 'continuity'"),
+            ("mode_group", self.mode_group > 1 and mode != "both",
+             f"mode {mode!r} throws no coin: choose mode 'both'"),
+            ("mean", self.mean is not None and middle == "uniform",
+             "middle 'uniform' has no Gaussian: choose 'clamped' or 'truncated'"),
+            ("sigma", self.sigma != type(self).sigma and middle == "uniform",
+             "middle 'uniform' has no Gaussian: choose 'clamped' or 'truncated'"),
+        ]  # fmt: skip
+        for name, given, why in unread:
+            if given:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, but {why}, or leave it out")
 
     def _check_mass(self) -> None:
         """Refuse a Gaussian none of which lies where a truncated one is drawn from."""

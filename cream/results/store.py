@@ -21,7 +21,7 @@ try:
 except ImportError:  # Windows: two writers of one file are not noticed there
     fcntl = None
 
-__all__ = ["LineFile", "lock_file", "stored_schema", "write_parquet"]
+__all__ = ["LineFile", "check_place", "lock_file", "stored_schema", "write_parquet"]
 
 
 class LineFile:
@@ -76,6 +76,19 @@ class LineFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
         self._descriptor = None
+
+
+def check_place(path: str | Path) -> None:
+    """Refuse, before anything is computed, a path that no file of rows can be written to.
+
+    IsADirectoryError for a folder, PermissionError for a file or folder that is not ours to write.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, rows go to a file: name {path / 'x.jsonl'}")
+    there = next(each for each in (path, *path.absolute().parents) if each.exists())
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"{path} cannot be written, {there} allows it not: name another file")
 
 
 def lock_file(descriptor: int, path: Path) -> None:

@@ -124,6 +124,8 @@ def mean_of(parts: Sequence[Interval]) -> Interval:
     Each side is the root of the summed squares of the parts' own sides, over their number (Zou and
     Donner 2008); n is their sum.
     """
+    if not parts:
+        raise ValueError("there is nothing to average; give at least one part")
     value = sum(part.value for part in parts) / len(parts)
     below = math.hypot(*(part.value - part.low for part in parts)) / len(parts)
     above = math.hypot(*(part.high - part.value for part in parts)) / len(parts)
@@ -245,7 +247,7 @@ def two_level(
     The interval is Student's over the means of the bases, which carries both spreads. With one base
     it is over seeds, and speaks of that base only (`unit` says which). NaN ends for a single run.
     """
-    _one_row_a_run(frame, [outer, inner])
+    _one_row_a_run(frame, [outer, inner], value)
     cells = _cells(frame.groupby(outer)[value])
     return _two_level(*cells, frame[value].to_numpy(), (outer, inner))
 
@@ -254,7 +256,7 @@ def two_levels(
     frame: pd.DataFrame, value: str, by: str, outer: str = "base", inner: str = "seed"
 ) -> dict[object, TwoLevel]:
     """Return `two_level` of each group of the column `by`; quick where groups are many."""
-    _one_row_a_run(frame, [by, outer, inner])
+    _one_row_a_run(frame, [by, outer, inner], value)
     groups = frame.groupby([by, outer])[value]
     means, variances, sizes = _cells(groups)
     of_group = pd.Series(range(len(sizes))).groupby(groups.size().index.get_level_values(0)).indices
@@ -265,9 +267,21 @@ def two_levels(
     }
 
 
-def _one_row_a_run(frame: pd.DataFrame, keys: list[str]) -> None:
+def _one_row_a_run(frame: pd.DataFrame, keys: list[str], value: str) -> None:
+    """Refuse (ValueError) rows that means over groups would leave out in silence, or count twice.
+
+    pandas skips rows whose group or value is missing, but they would count as runs.
+    """
+    *groups, inner = keys
+    for name in groups:
+        if lost := int(frame[name].isna().sum()):
+            raise ValueError(f"{lost} of {len(frame)} runs have no {name}: name it, or drop them")
+    if lost := int((~np.isfinite(frame[value].to_numpy(float))).sum()):
+        raise ValueError(
+            f"{value} is not finite in {lost} of {len(frame)} runs: drop runs that were not asked"
+        )
     if frame.duplicated(keys).any():
-        *_, outer, inner = keys
+        outer = groups[-1]
         raise ValueError(f"several rows have one {outer} and {inner}; there must be one row a run")
 
 
@@ -341,4 +355,7 @@ def _values(values: Sequence[float], unit: Sequence | None) -> tuple[np.ndarray,
         return array, np.arange(len(array))
     if len(unit) != len(array):
         raise ValueError(f"{len(array)} values have {len(unit)} units; each needs one")
-    return array, pd.factorize(np.asarray(unit, dtype=object))[0]
+    codes = pd.factorize(np.asarray(unit, dtype=object))[0]
+    if lost := int((codes < 0).sum()):  # a missing unit would be none, or one for all of them
+        raise ValueError(f"{lost} of {len(array)} values have no unit: name what each hangs on")
+    return array, codes

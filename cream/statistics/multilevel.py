@@ -28,6 +28,8 @@ def group_means(runs: pd.DataFrame, by: Sequence[str], endpoint: str = "lines") 
     base has one), unit, bases, runs. Runs that were not asked are left out.
     """
     there = runs.dropna(subset=[endpoint])
+    if lost := int(there["base"].isna().sum()):  # which pandas would leave out
+        raise ValueError(f"{lost} of {len(there)} runs have no base: name it, or drop them")
     if there.duplicated([*by, "base", "seed"]).any():
         raise ValueError("several rows have one base and seed; there must be one row a run")
     cells = there.groupby([*by, "base"], sort=False)[endpoint].agg(["mean", "var", "size"])

@@ -416,7 +416,7 @@ def _check_divides(config: TrainConfig, window: int) -> None:
             "as many tokens as the base has read; choose less, or 0 for all of it"
         )
     if target % tokens or target == tokens and config.method != "plain":
-        near = [n for n in (target // k for k in range(2, 65) if target % k == 0) if n <= window]
+        near = [n for n in range(min(window, target // 2), 0, -1) if target % n == 0]
         raise ValueError(
             f"train_window is {tokens:,}, which must be a proper divisor of the target length "
             f"{config.scale} x {window:,} = {target:,}; choose {', '.join(map(str, near[:4]))}"

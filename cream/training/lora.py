@@ -32,6 +32,7 @@ from cream import models
 from cream.models import bases, checkpoints
 from cream.rope.config import check_rotation
 from cream.training.config import TrainConfig
+from cream.utils.files import readable_alike
 
 __all__ = ["add", "check_bits", "frozen_and_trained", "load", "merge", "restore", "save", "store"]
 
@@ -164,6 +165,7 @@ def save(model: PreTrainedModel, config: TrainConfig, folder: Path) -> Path:
     save_file(written, part / WEIGHTS, {"format": "pt"})
     checkpoints.save_config(model.config, part)
     (part / "README.md").write_text(_card(config, model.config), encoding="utf-8")
+    readable_alike(part)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
     return folder

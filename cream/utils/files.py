@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["atomic_path", "atomic_write"]
+__all__ = ["atomic_path", "atomic_write", "readable_alike"]
 
 
 @contextlib.contextmanager
@@ -33,3 +33,15 @@ def atomic_write(path: str | Path, content: str | bytes) -> None:
     """Write a whole file: bytes as they are, text as UTF-8 with its line ends."""
     with atomic_path(path) as beside:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def readable_alike(folder: Path, like: str = "config.json") -> None:
+    """Give a folder's files the permissions of the one called `like`, written as files usually are.
+
+    safetensors from 0.8 lets the owner alone read its files: a server under another name, which
+    could read the rest, would say that the weights are not there.
+    """
+    mode = (folder / like).stat().st_mode & 0o777
+    for file in folder.iterdir():
+        if file.is_file():
+            file.chmod(mode)

@@ -49,6 +49,16 @@ def test_a_folder_with_a_checkpoint_is_a_model(place):
     assert one.load().header["scaling"] == "yarn"
 
 
+def test_a_folder_with_a_comma_in_its_name_stands_alone(place):
+    """A comma separates names; cream.chat, which takes one name, could not find such a folder."""
+    (place / "runs" / "a, b").mkdir(parents=True)
+    shutil.copytree(place / "base", place / "runs" / "a, b" / "mine")
+    (spec,) = find("runs/a, b/mine", "base", place)
+    assert spec.path == str(place / "runs/a, b/mine")
+    with pytest.raises(FileNotFoundError, match="models names runs/a,"):
+        find("original,runs/a, b/mine", "base", place)
+
+
 def test_all_models_are_asked_the_same(place, tmp_path, tiny_tokenizer):
     examples = longchat_lines.examples(tiny_tokenizer, [200, 400], 2)
     listed = find("original,runs/done", "base", place)
@@ -59,6 +69,19 @@ def test_all_models_are_asked_the_same(place, tmp_path, tiny_tokenizer):
     before = rows.read_bytes()
     assert evaluate_models(listed, longchat_lines, examples, rows, progress=False).equals(frame)
     assert rows.read_bytes() == before
+
+
+def test_rows_that_cannot_be_written_are_refused_before_any_model_is_loaded(
+    place, tmp_path, tiny_tokenizer, monkeypatch
+):
+    asked = longchat_lines.examples(tiny_tokenizer, [200], 1)
+    specs = find("original", "base", place)
+    monkeypatch.setattr(type(specs[0]), "load", lambda *_: pytest.fail("a model was loaded"))
+    with pytest.raises(IsADirectoryError, match="is a folder, rows go to a file: name .*x.jsonl"):
+        evaluate_models(specs, longchat_lines, asked, tmp_path)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(PermissionError, match=f"cannot be written, {tmp_path} allows it not"):
+        evaluate_models(specs, longchat_lines, asked, tmp_path / "new" / "rows.jsonl")
 
 
 def test_a_sharper_copy_is_a_model_of_its_own(place, tmp_path, tiny_tokenizer):

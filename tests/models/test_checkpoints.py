@@ -132,6 +132,22 @@ def test_a_saved_model_decodes_with_a_cache_and_a_long_tokenizer(base, tmp_path)
     assert tokenizer.model_max_length == WINDOW and not model.config.use_cache
 
 
+def test_all_files_of_a_checkpoint_may_be_read_by_the_same_people(base, tmp_path):
+    """safetensors alone keeps its file to the owner; a server under another name reads none."""
+    folder = _save(models.load(base, "yarn", 8, device="cpu"), tmp_path / "m")
+    modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert set(modes.values()) == {modes["config.json"]}
+
+
+def test_weights_that_may_not_be_read_are_not_called_missing(base, tmp_path, monkeypatch):
+    folder = _save(models.load(base, "yarn", 8, device="cpu"), tmp_path / "m")
+    own = os.access  # for whom runs the tests may read all
+    monkeypatch.setattr(os, "access", lambda path, mode: "safetensors" not in str(path)
+                        and own(path, mode))  # fmt: skip
+    with pytest.raises(PermissionError, match=r"model.safetensors may not be read"):
+        models.load(folder)
+
+
 def test_gathered_weights_can_be_handed_in(base, tmp_path):
     model = models.load(base, device="cpu")
     gathered = {name: torch.zeros_like(tensor) for name, tensor in model.state_dict().items()}

@@ -70,6 +70,8 @@ def test_depths_begin_at_zero(capsys):
 def test_an_empty_text_is_not_none():
     with pytest.raises(ValueError, match="style is an empty text; leave it out"):
         begun("03_longchat_lines", style="")
+    with pytest.raises(ValueError, match="official is an empty text; leave it out"):
+        begun("04_lost_in_the_middle", official=" , ")  # names no file, and made objects were asked
 
 
 @pytest.mark.parametrize(("value", "plain"), [("1e-4", "0.0001"), ("5", "5"), ("2e1", "20")])

@@ -11,6 +11,7 @@ from cream.models import load_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = sorted(file.stem for file in (ROOT / "notebooks").glob("*.ipynb"))
+DATA = "01_data"
 LINES, PAIRS, NEEDLE = "03_longchat_lines", "04_lost_in_the_middle", "05_needle"
 PERPLEXITY, BENCHMARKS = "07_perplexity", "08_benchmarks"
 
@@ -50,13 +51,18 @@ def run(name: str, given: dict[str, object]) -> None:
         (PERPLEXITY, {"revision": "abc", "corpus": "a"}, "revision is 'abc', but"),
         (BENCHMARKS, {"tasks": "boolq", "corpus": "a"}, "corpus is 'a', but tasks says"),
         (BENCHMARKS, {"lengths": "1"}, "lengths is '1', but lengths are of RULER's tasks"),
+        (DATA, {"preset": "tiny", "held_out": 0.1},
+         "held_out is 0.1, but it is of documents of your own, and the source is 'standard-libr"),
+        (DATA, {"preset": "tiny", "split": "test"}, "split is 'test', but it is of documents"),
+        (DATA, {"field": "text"}, "field is 'text', but it is of documents"),
     ],
 )  # fmt: skip
 def test_what_is_not_read_is_refused_before_a_model_is(name, given, says, tmp_path):
     """With the value, the reason and what to choose instead."""
     rows = tmp_path / "rows.jsonl"
     with pytest.raises(ValueError, match=says):
-        run(name, {"models": "original", "rows": str(rows), **given})
+        asked = {} if name == DATA else {"models": "original", "rows": str(rows)}
+        run(name, asked | given)
     assert not rows.exists()
 
 

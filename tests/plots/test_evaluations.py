@@ -12,6 +12,7 @@ import pytest
 from made_rows import frame, metrics
 from matplotlib.colors import to_rgb
 from matplotlib.container import ErrorbarContainer
+from matplotlib.lines import Line2D
 from PIL import Image
 
 from cream import results
@@ -54,6 +55,15 @@ def test_a_method_looks_like_no_other_and_prints_in_grey():
     assert style.in_order(["cream", "zeta", "pose", "original"])[-2:] == ["cream", "zeta"]
 
 
+def test_a_point_without_an_interval_has_no_bar(rows):
+    """Samples of one record have no interval; caps at the point would be one of no width."""
+    lines = of(rows, "longchat_lines")
+    figure = evaluations.accuracy_by_length(lines.assign(document="one record"))
+    found = [bar for axes in figure.axes for bar in bars(axes)]
+    caps = np.concatenate([cap.get_ydata() for bar in found for cap in bar.lines[1]])
+    assert len(caps) and np.isnan(caps).all()
+
+
 def test_accuracy_by_length_draws_each_method_with_its_interval(rows):
     """A bar for every length measured; the values are those of the rows."""
     figure = evaluations.accuracy_by_length(of(rows, "longchat_lines"))
@@ -90,9 +100,26 @@ def test_accuracy_by_position_has_a_panel_a_size(rows):
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "23 keys, 1.2 N (n = 20)", "47 keys, 2.4 N (n = 20)"]  # fmt: skip
     assert all(len(bars(axes)) == 4 for axes in figure.axes)
-    one = of(rows, "kv_retrieval").query("num_keys == 23")
-    texts = evaluations.accuracy_by_position(one, yarn).legends[0].get_texts()
-    assert "paper, Llama-2-7B" not in [text.get_text() for text in texts]
+    assert all(len(published_lines(axes)) == 2 for axes in figure.axes)
+
+
+def published_lines(axes) -> list[Line2D]:
+    return [line for line in axes.lines if str(line.get_label()).startswith("_paper")]
+
+
+def test_published_places_stand_beside_objects_of_their_size_alone(rows):
+    """They stood beside any two sizes: those of 75 keys, 1.2 N, beside objects of 0.5 N."""
+    published = read_published(PAPER, "lost_in_the_middle")
+    yarn, pairs = published[published["scaling"] == "yarn"], of(rows, "kv_retrieval")
+    half = pairs.assign(token_length=pairs["token_length"] // 2)  # 0.6 and 1.2 N
+    figure = evaluations.accuracy_by_position(half, yarn)
+    assert [len(published_lines(axes)) for axes in figure.axes] == [0, 2]
+    other = evaluations.accuracy_by_position(pairs.assign(token_length=pd.NA), yarn)
+    assert not any(published_lines(axes) for axes in other.axes)
+    assert "paper, Llama-2-7B" not in [one.get_text() for one in other.legends[0].get_texts()]
+    as_many = pairs.assign(token_length=pd.NA, num_keys=pairs["num_keys"].map({23: 75, 47: 300}))
+    figure = evaluations.accuracy_by_position(as_many, yarn)
+    assert [len(published_lines(axes)) for axes in figure.axes] == [2, 0]
 
 
 def test_perplexity_is_logarithmic_only_where_it_must_be(rows):

@@ -21,6 +21,7 @@ from cream.positions import (
     pose_indices,
     sampler,
 )
+from cream.positions.registry import check_options
 
 
 def draws(draw, num_tokens, count=200, seed=0):
@@ -321,6 +322,24 @@ def test_replaying_an_impossible_draw_is_refused():
         cream_indices(512, 8, 512, "relativity", 9, 5)
     with pytest.raises(ValueError, match="511 tokens"):
         cream_indices(512, 8, 511, "continuity", 2, 507)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"ends": 8, "mode": "relativity"}, "ends is 8, but mode 'relativity'"),
+        ({"mode_group": 70, "mode": "continuity"}, "mode_group is 70, but mode 'continuity'"),
+        ({"sigma": 2, "middle": "uniform"}, "sigma is 2, but middle 'uniform'"),
+        ({"mean": 9, "middle": "uniform"}, "mean is 9, but middle 'uniform'"),
+    ],
+)
+def test_options_that_nothing_reads_are_refused(options, said):
+    """A sweep over sigma with a uniform middle would give one number several times."""
+    with pytest.raises(ValueError, match=said):
+        sampler("cream", 512, 8, **options)
+    with pytest.raises(ValueError, match=said):
+        check_options("cream", 8, options)
+    sampler("cream", 512, 8, **dict([*options.items()][1:]))
 
 
 def test_unknown_options_are_named():

@@ -255,6 +255,35 @@ def test_p_without_spread_or_units():
     assert np.isnan(st.p_value(st.two_level(frame[:1], "value")))
 
 
+def test_runs_that_a_mean_would_leave_out_are_refused():
+    """pandas skips a missing base or value, which counted as a run all the same."""
+    frame = pd.DataFrame(
+        {"base": list("aabb"), "seed": [0, 1, 0, 1], "value": [1.0, 2.0, 3.0, 5.0], "by": "x"}
+    )
+    lost = frame.assign(value=[np.nan, 2.0, 3.0, 5.0])
+    unnamed = frame.assign(base=[None, "a", "b", "b"])
+    for wrong, said in ((lost, "value is not finite in 1 of 4"), (unnamed, "1 of 4 runs have no")):
+        with pytest.raises(ValueError, match=said):
+            st.two_level(wrong, "value")
+        with pytest.raises(ValueError, match=said):
+            intervals.two_levels(wrong, "value", "by")
+    with pytest.raises(ValueError, match="4 of 4 runs have no by"):
+        intervals.two_levels(frame.assign(by=None), "value", "by")
+
+
+def test_a_mean_of_no_parts_is_refused():
+    with pytest.raises(ValueError, match="nothing to average"):
+        st.mean_of([])
+
+
+@pytest.mark.parametrize("interval", [st.mean_interval, st.proportion])
+def test_samples_without_a_unit_are_refused(interval):
+    """A missing unit is neither a unit of its own nor one that all of them share."""
+    for units in ([None, "a", "b"], [None, None, None], ["a", np.nan, "b"]):
+        with pytest.raises(ValueError, match="of 3 values have no unit"):
+            interval([1.0, 0.0, 1.0], units)
+
+
 def test_holm_by_hand():
     """Holm's steps: 4 x 0.01, then 3 x 0.02, 2 x 0.03 raised to it, and the last; in any order."""
     assert st.holm([0.03, 0.01, 0.2, 0.02]) == pytest.approx([0.06, 0.04, 0.2, 0.06])

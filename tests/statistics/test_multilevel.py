@@ -21,6 +21,13 @@ def test_levels_are_means_of_bases_not_of_runs():
     assert row.seeds_high - row.seeds_low == 0.0  # seeds alike, these bases given
 
 
+def test_runs_without_a_base_are_refused():
+    """pandas would leave them out of the mean."""
+    made = pd.DataFrame({"base": ["a", None], "seed": 0, "scaling": "yarn", "lines": [50.0, 70.0]})
+    with pytest.raises(ValueError, match="1 of 2 runs have no base"):
+        multilevel.group_means(made, ["scaling"])
+
+
 def test_differences_are_those_of_the_claims():
     """The same value and both intervals as `claims.contrasts`, which tests the paper's claims."""
     runs = made_runs({"cream": 8.0, "pose": 3.0}, bases=3, seeds=4)

@@ -24,8 +24,8 @@ def test_fields_of_one_run_alone_stand_behind_it():
     assert eight.name == "cream-yarn-8-seed1-float8-tensorwise-micro_batch-4"
     assert eight.evaluation_name("runs/x") == f"runs/x/{eight.name}"
     (uniform,) = jobs("cream:yarn:8:1:sampler_options.middle=uniform:sampler_options.ends=8")
-    fields = uniform.run_fields({"micro_batch": 4, "sampler_options": {"sigma": 2.0}})
-    assert fields["sampler_options"] == {"sigma": 2.0, "middle": "uniform", "ends": 8}
+    fields = uniform.run_fields({"micro_batch": 4, "sampler_options": {"content": "free"}})
+    assert fields["sampler_options"] == {"content": "free", "middle": "uniform", "ends": 8}
     assert fields["micro_batch"] == 4 and fields["seed"] == 1
     assert uniform.name.endswith("-sampler_options.middle-uniform-sampler_options.ends-8")
     made = presets.get("miniature", **fields).train

@@ -62,6 +62,9 @@ def test_a_run_leaves_an_adapter_and_a_merged_stock_model(training_place, tmp_pa
     for name, one in kept.frozen.items():
         assert torch.equal(one, weights[name.replace(".base_layer", "")]), name
     adapter = tmp_path / "run" / "adapter"
+    modes = {file.stat().st_mode for each in (adapter, tmp_path / "run/model")
+             for file in each.iterdir()}  # fmt: skip
+    assert len(modes) == 1, "some files are their owner's alone"
     again = AutoModelForCausalLM.from_pretrained(
         training_place / "base", config=AutoConfig.from_pretrained(adapter)
     )

@@ -95,6 +95,7 @@ def test_a_base_is_tuned_within_its_own_window():
         ({"train_window": 48}, "must be a proper divisor of the target length 8 x 64 = 512; "
                                "choose 64, 32, 16, 8"),
         ({"train_window": 64, "scale": 1, "scaling": "none"}, "choose 32"),
+        ({"train_window": 48, "scale": 128}, "= 8,192; choose 64, 32, 16, 8"),  # none was named
     ],
 )  # fmt: skip
 def test_windows_that_do_not_fit_are_refused(training_place, tmp_path, changes, said):
