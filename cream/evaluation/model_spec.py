@@ -98,9 +98,13 @@ class ModelSpec:
 
     def check(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
         """Refuse (ValueError) examples beyond the model's target length, before it is loaded."""
+        if target := self.target_length():
+            check_lengths(examples, tokenizer, target, self.name)
+
+    def target_length(self) -> int | None:
+        """Return the length in tokens that the model was extended to; None of a base as it is."""
         config = self.config()
-        if not _may_read_beyond(config):
-            check_lengths(examples, tokenizer, models.describe(config)["target_length"], self.name)
+        return None if _may_read_beyond(config) else models.describe(config)["target_length"]
 
     def weights_hash(self) -> str:
         """Hash the weights as they are stored."""
@@ -136,6 +140,10 @@ class ServedModel:
     def tokenizer_place(self) -> str:
         """The folder, or hub id, of the tokenizer that the server is taken to have."""
         return self.checkpoint.path if self.checkpoint else self.base
+
+    def target_length(self) -> int | None:
+        """Return the target length of its checkpoint; None where that is not known."""
+        return self.checkpoint.target_length() if self.checkpoint else None
 
     def check(self, examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise ConnectionError if the server gives no answers, while nothing has been computed."""

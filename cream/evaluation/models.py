@@ -90,13 +90,22 @@ def token_lengths(multiples: str | Sequence[float], window: int) -> list[int]:
     return lengths
 
 
-def prompt_lengths(multiples: str | Sequence[float], base: Base, preset: "Preset") -> list[int]:
+def prompt_lengths(
+    multiples: str | Sequence[float],
+    base: Base,
+    preset: "Preset",
+    specs: Sequence[ModelSpec | ServedModel] = (),
+) -> list[int]:
     """Turn lengths of prompts in windows into tokens; answers have room within the target length.
 
-    The target length is that of the preset, whatever models are asked, so that all are asked alike.
+    That is so for the target length of the preset, whatever models are asked, and for that of every
+    model of `specs` (`find`). All are asked alike.
     """
     lengths = token_lengths(multiples, base.window)
-    return spared(lengths, base.window * preset.train.scale)
+    targets = {base.window * preset.train.scale, *(spec.target_length() for spec in specs)}
+    for target in sorted(filter(None, targets)):
+        lengths = spared(lengths, target)
+    return lengths
 
 
 def find(

@@ -8,7 +8,7 @@ import shutil
 import pytest
 from transformers import MptConfig
 
-from cream import models
+from cream import models, presets
 from cream.evaluation import models as evaluation_models
 from cream.evaluation.models import evaluate_models, find
 from cream.models.sharper import sharper
@@ -182,8 +182,7 @@ def test_what_examples_need_of_a_base(place):
 
 def test_prompts_of_the_target_length_leave_room_for_the_answer(place, caplog):
     """At s x N a prompt and all that may be answered are within the scaled model's length."""
-    from cream import presets
-    from cream.tasks import kv_retrieval, longchat_lines, needle, passkey
+    from cream.tasks import kv_retrieval, needle, passkey
     from cream.tasks.base import check_lengths
 
     base, preset = evaluation_models.base_of("base", place), presets.get("miniature")
@@ -200,11 +199,20 @@ def test_prompts_of_the_target_length_leave_room_for_the_answer(place, caplog):
     check_lengths(asked, base.tokenizer, 2048)
 
 
+def test_prompts_of_a_models_own_target_length_leave_room_too(place):
+    """A model of scale 4 asked with the miniature's numbers, which are of scale 8."""
+    base, preset = evaluation_models.base_of("base", place), presets.get("miniature")
+    specs = find("original,runs/done", "base", place)
+    lengths = evaluation_models.prompt_lengths("1,4,8", base, preset, specs)
+    assert lengths == [256, 1024 - 100, 2048 - 100]
+    asked = longchat_lines.examples(base.tokenizer, lengths[:2], 1)
+    for spec in specs:
+        spec.check(asked, base.tokenizer)
+
+
 @pytest.mark.parametrize("name", ["tiny", "miniature", "smollm2-135m", "llama2-7b"])
 def test_no_length_of_a_preset_exceeds_the_length_it_trains_for(name):
     """With the most new tokens that any task allows (LongChat-Lines: 35, a sentence: 50)."""
-    from cream import presets
-
     preset, window = presets.get(name), {"smollm2-135m": 8192, "llama2-7b": 4096}.get(name, 512)
     base = evaluation_models.Base("", None, window)
     target = window * preset.train.scale
