@@ -20,6 +20,7 @@ from cream.utils.files import atomic_write
 from cream.utils.jsonl import whole_objects
 
 __all__ = [
+    "COMPUTED",
     "CheckpointNotes",
     "CheckpointSeal",
     "MetricsLog",
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 SEAL = "complete.json"
 CORPUS = "corpus.json"  # of a checkpoint: the corpus that it was trained on
 SETTINGS = "settings.json"  # of a checkpoint: the fields of the run that decide its weights
+COMPUTED = "computed in"  # of these settings: what precision "auto" was on the machine
 GIB = 2**30
 
 
@@ -100,10 +102,17 @@ def check_corpus(run_dir: Path, corpus: dict[str, str], name: str) -> None:
 def check_settings(run_dir: Path, settings: dict[str, Any]) -> None:
     """Raise ValueError if a run's checkpoints were trained by other settings than it has now.
 
-    Its config.json may have been written anew. Checkpoints without a note pass, and fields that
-    only one of the two has.
+    Its config.json may have been written anew, or precision "auto" be another on this machine.
+    Checkpoints without a note pass, and fields that only one of the two has.
     """
     for was in _notes(run_dir, SETTINGS):
+        here, there = settings.get(COMPUTED), was.get(COMPUTED)
+        if here and there and here != there:
+            raise ValueError(
+                f"the checkpoints of {run_dir} were trained in {there} and this machine would go "
+                f"on in {here}, because precision is 'auto': resume where the run was begun, or "
+                "choose another run directory"
+            )
         differs = [
             f"{name} {was[name]!r} -> {value!r}"
             for name, value in settings.items()

@@ -42,6 +42,7 @@ from cream.rope import clex
 from cream.training import checkpoint_room, float8, lora, memory, parallel, zero
 from cream.training.arguments import accumulation, trainer_arguments
 from cream.training.callbacks import (
+    COMPUTED,
     CheckpointNotes,
     CheckpointSeal,
     MetricsLog,
@@ -127,7 +128,7 @@ def _train(
     asked = config
     _environment(config)
     check_complete()
-    check_settings(run_dir, asked.deciding())
+    check_settings(run_dir, _settings(asked))
     machine = parallel.Machine.here()
     accumulation(config, machine.processes)
     probe = probe or _named_probe(config.probe)
@@ -162,7 +163,7 @@ def _train(
     )
     trainer.sparing = room == 0
     trainer.room = memory.left(config, extended, len(dataset[0]["input_ids"]), machine.card)
-    trainer.add_callback(CheckpointNotes(corpus, asked.deciding()))  # before the seal counts files
+    trainer.add_callback(CheckpointNotes(corpus, _settings(asked)))  # before the seal counts files
     _prepare(trainer, asked, tokenizer, run_dir)
     if probe and config.probe_steps:
         trainer.add_callback(ProbeCallback(probe, tokenizer, config.probe_steps, run_dir))
@@ -176,6 +177,14 @@ def _train(
         merged = functools.partial(_merged, config, root, load) if config.lora_rank else None
         _save(trainer, tokenizer, run_dir, merged)
 
+
+
+def _settings(config: TrainConfig) -> dict[str, object]:
+    """What decides the weights, with what precision "auto" is on this machine."""
+    if config.precision != "auto":
+        return config.deciding()
+    here = "bfloat16" if torch.cuda.is_available() else "float32"
+    return {**config.deciding(), COMPUTED: here}
 
 
 def _environment(config: TrainConfig) -> None:

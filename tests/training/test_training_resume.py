@@ -227,6 +227,20 @@ def test_a_run_does_not_go_on_by_another_config(training_place, tmp_path, change
     assert sorted(run.rglob("*")) == left
 
 
+def test_a_run_begun_on_a_card_does_not_go_on_without_one(training_place, tmp_path):
+    """Precision "auto" is bfloat16 on a card, and float32 on a machine without one."""
+    run = tmp_path / "run"
+    config = stopped(training_place, run)
+    (note,) = run.glob(f"checkpoints/*/{callbacks.SETTINGS}")
+    settings = json.loads(note.read_text())
+    here = settings[callbacks.COMPUTED]
+    there = {"float32": "bfloat16", "bfloat16": "float32"}[here]
+    note.write_text(json.dumps({**settings, callbacks.COMPUTED: there}))
+    said = f"trained in {there} and this machine would go on in {here}, because precision is 'auto'"
+    with pytest.raises(ValueError, match=said):
+        training_run.train(config, run, root=training_place, progress=False)
+
+
 def test_what_does_not_decide_the_weights_may_change_on_the_way(training_place, tmp_path):
     """Smaller forward passes and other workers, after a card ran out of memory: the same losses."""
     run, whole = tmp_path / "run", tmp_path / "whole"
