@@ -31,8 +31,8 @@ from cream.reproduction.method_cells import (
     ruler_share,
     served,
     three,
+    with_models,
 )
-from cream.reproduction.smollm2 import with_models
 from cream.results import drawn_from
 from cream.statistics import Interval, difference, mean_interval, share_over_lengths
 from cream.statistics import perplexity as perplexity_of

@@ -34,9 +34,9 @@ from cream.reproduction.method_cells import (
     ruler_share,
     served,
     three,
+    with_models,
 )
 from cream.results import drawn_from
-from cream.results.run_names import campaign_model
 from cream.statistics import Interval, difference, share_over_lengths
 from cream.utils.files import atomic_write
 
@@ -77,13 +77,6 @@ def comparison(rows: pd.DataFrame) -> pd.DataFrame:
     order = in_order(each["method"] for each in found)
     found.sort(key=lambda each: (order.index(each["method"]), each["scaling"], each["scale"]))
     return pd.DataFrame(found)
-
-
-def with_models(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return rows with their methods' names, and `model`, how a campaign names each."""
-    runs = rows["run"].fillna("") if "run" in rows else [""] * len(rows)
-    about = zip(rows["method"], rows["scaling"], rows["scale"], runs, strict=True)
-    return by_name(rows.assign(model=[campaign_model(*each) for each in about]))
 
 
 def _of(rows: pd.DataFrame, method: str, scaling: str, scale: int) -> pd.DataFrame:

@@ -21,10 +21,9 @@ from cream import results
 from cream.plots.margin import margin_by_length
 from cream.plots.style import save, style
 from cream.reproduction.method_cells import lines_of, page
-from cream.reproduction.paired import level, over, points
+from cream.reproduction.paired import NOT_DECIDED, level, over, points
 from cream.reproduction.smollm2_primary import (
     BASE,
-    NOT_DECIDED,
     QUESTION,
     check_questions,
     check_tokens,

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 
 from cream.plots.style import style
+from cream.reproduction.paired import NOT_DECIDED
 from cream.statistics import holm, p_value, two_level
 from cream.study.analysis import contrasts
 from cream.study.analysis.contrasts import FAILS, MARGIN, Claim
@@ -29,7 +30,6 @@ __all__ = [
     "COMPARISONS",
     "DEPTHS",
     "LENGTHS",
-    "NOT_DECIDED",
     "SEEDS",
     "THIRDS",
     "by_seed",
@@ -70,7 +70,6 @@ COMPARISONS = tuple(
         ("cream", "pose", "middle third"),
     )
 )  # fmt: skip
-NOT_DECIDED = "not decided"
 PLACE = ["token_length", "depth_percent", "kind"]
 QUESTION = ["kind", "token_length", "depth_percent", "sample"]
 

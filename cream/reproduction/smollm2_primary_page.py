@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from cream.plots.smollm2_primary import primary_differences
 from cream.plots.style import in_order, save, style
 from cream.reproduction.method_cells import lines_of
+from cream.reproduction.paired import NOT_DECIDED
 from cream.reproduction.paper_claims import ends, signed
 from cream.reproduction.smollm2_primary import (
     BESIDE,
@@ -26,7 +27,6 @@ from cream.reproduction.smollm2_primary import (
     FEWEST,
     LENGTHS,
     METHODS,
-    NOT_DECIDED,
     SEEDS,
     THIRDS,
     by_seed,

@@ -35,8 +35,7 @@ from cream.reproduction import (
     smollm2_variants,
 )
 from cream.reproduction.method_cells import lines_of
-from cream.reproduction.paired import points, seeds_of
-from cream.reproduction.smollm2_primary import NOT_DECIDED
+from cream.reproduction.paired import NOT_DECIDED, points, seeds_of
 from cream.reproduction.smollm2_seeds import FACTOR
 from cream.reproduction.smollm2_variants import VARIANTS
 from cream.results import drawn_from

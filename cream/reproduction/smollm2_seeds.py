@@ -20,9 +20,8 @@ import pandas as pd
 from cream import results
 from cream.reproduction import smollm2_variants
 from cream.reproduction.method_cells import lines_of, page
-from cream.reproduction.paired import level, over, points
+from cream.reproduction.paired import NOT_DECIDED, level, over, points
 from cream.reproduction.smollm2_margin import CLAIMS, LENGTHS, WITHIN
-from cream.reproduction.smollm2_primary import NOT_DECIDED
 from cream.reproduction.smollm2_variants import MEASURED, SEEDS, VARIANTS, by_seed, cells, in_order
 from cream.study.analysis.contrasts import MARGIN, verdict
 from cream.utils.files import atomic_write
