@@ -106,11 +106,11 @@ figures: $(ENV)
 	@mkdir -p runs
 	$(PAPERMILL) notebooks/09_figures.ipynb runs/09_figures.ipynb
 	$(if $(wildcard data/smollm2/*.parquet),$(BIN)/python -m cream.reproduction.smollm2 data/smollm2)
-	$(if $(wildcard data/methods/*.parquet),$(BIN)/python -m cream.reproduction.miniature_methods \
+	$(if $(wildcard data/methods/*.parquet),$(BIN)/python -m cream.reproduction.miniature.methods \
 		data/methods)
-	$(if $(wildcard data/margin/*.parquet),$(BIN)/python -m cream.reproduction.miniature_margin \
+	$(if $(wildcard data/margin/*.parquet),$(BIN)/python -m cream.reproduction.miniature.margin \
 		data/margin)
-	$(if $(wildcard data/sharper/*.parquet),$(BIN)/python -m cream.reproduction.miniature_sharper \
+	$(if $(wildcard data/sharper/*.parquet),$(BIN)/python -m cream.reproduction.miniature.sharper \
 		data/sharper)
 	$(if $(wildcard data/smollm2-margin/*.parquet),$(BIN)/python -m \
 		cream.reproduction.smollm2_margin data/smollm2-margin)

@@ -1,6 +1,6 @@
 """What both tables of methods share: how a model is named, who serves it, how a cell is written.
 
-What belongs here: the cells of `smollm2` and `miniature_methods`, and a page's tables. Nothing is
+What belongs here: the cells of `smollm2` and `miniature.methods`, and a page's tables. Nothing is
 typed in: what was not run is "not run".
 """
 

@@ -1,6 +1,6 @@
 """Tuned for 1.25 L and used to L: the plan `margin` on the miniature, from rows alone.
 
-    python -m cream.reproduction.miniature_margin data/margin
+    python -m cream.reproduction.miniature.margin data/margin
 
 reads margin.parquet in the folder, writes MARGIN.md beside it and figures/margin.png and .pdf. The
 claims and their rules are those of `study.analysis.contrasts`. The rows are of one base, so
@@ -39,7 +39,7 @@ PAIRS = (("cream", "pose"), ("pose", "plain"), ("cream", "plain"), ("full", "cre
 GAP_HEAD = ["method", "LongChat lines at", "gap to full length (points, 95 %)", "gain",
             "share of the gap", "gain less half the gap (points, 95 %)", "seeds"]  # fmt: skip
 SAID = [
-    "Written by `python -m cream.reproduction.miniature_margin data/margin` from the rows in this "
+    "Written by `python -m cream.reproduction.miniature.margin data/margin` from the rows in this "
     "folder; README.md there has the command of the runs.",
     f"Each method is tuned for L = 8 N and for {WIDER:g} L, with the same seeds, data and steps, "
     "and asked up to 7.8 N. N = 512 tokens, YaRN, text with retrieval. One base: intervals are "
@@ -198,7 +198,7 @@ def _points(value: float, low: float, high: float) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and the figure of a folder of rows."""
     parser = argparse.ArgumentParser(
-        prog="python -m cream.reproduction.miniature_margin", description=main.__doc__
+        prog="python -m cream.reproduction.miniature.margin", description=main.__doc__
     )
     parser.add_argument("rows", type=Path, help="the folder that holds margin.parquet")
     parser.add_argument("--figures", type=Path, default=Path("figures"))

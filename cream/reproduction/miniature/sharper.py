@@ -1,6 +1,6 @@
 """Attention made sharper when a model is used: the plans `sharper-choice` and `sharper`.
 
-    python -m cream.reproduction.miniature_sharper data/sharper
+    python -m cream.reproduction.miniature.sharper data/sharper
 
 reads choice.parquet and sharper.parquet in the folder and writes SHARPER.md beside them. The factor
 is chosen by validation questions, the verdicts are of test questions; both rules stand in
@@ -18,7 +18,7 @@ import pandas as pd
 
 from cream.plots.style import style
 from cream.reproduction.method_cells import lines_of, page
-from cream.reproduction.miniature_margin import GAP_HEAD, claim_lines, gap_lines
+from cream.reproduction.miniature.margin import GAP_HEAD, claim_lines, gap_lines
 from cream.study.analysis import tables
 from cream.study.analysis.contrasts import MARGIN, contrasts, verdict
 from cream.study.analysis.endpoints import units
@@ -32,7 +32,7 @@ __all__ = ["choice", "chosen", "claims", "main", "markdown"]
 METHODS = ("cream", "pose", "plain")
 AS_GOOD = 1.0  # points: of two factors so near each other the smaller is chosen
 SAID = [
-    "Written by `python -m cream.reproduction.miniature_sharper data/sharper` from the rows in "
+    "Written by `python -m cream.reproduction.miniature.sharper data/sharper` from the rows in "
     "this folder; README.md there has the commands of the runs.",
     "The logits of attention are multiplied by a factor when a model is asked, not when it is "
     "tuned. N = 512 tokens, L = 8 N, YaRN, text with retrieval. One base: intervals are Student's "
@@ -153,7 +153,7 @@ def _cell(ends: pd.DataFrame, name: str, factor: float) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page of a folder of rows."""
     parser = argparse.ArgumentParser(
-        prog="python -m cream.reproduction.miniature_sharper", description=main.__doc__
+        prog="python -m cream.reproduction.miniature.sharper", description=main.__doc__
     )
     parser.add_argument("rows", type=Path, help="the folder of choice.parquet and sharper.parquet")
     given = parser.parse_args(arguments)

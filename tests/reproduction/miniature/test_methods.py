@@ -12,8 +12,8 @@ import pytest
 from scipy import stats
 
 from cream import results
-from cream.reproduction import miniature_methods
-from cream.reproduction.miniature_methods import comparison, markdown, per_run
+from cream.reproduction.miniature import methods
+from cream.reproduction.miniature.methods import comparison, markdown, per_run
 
 BEYOND, WITHIN = (1024, 2048, 3072, 3994), (307, 512)
 SEEDS = range(4)
@@ -158,7 +158,7 @@ def test_two_bases_are_refused(rows):
 
 def test_the_command_writes_the_page_and_the_figure(rows, tmp_path):
     results.to_parquet(rows, tmp_path / "rows" / "miniature.parquet")
-    miniature_methods.main([str(tmp_path / "rows"), "--figures", str(tmp_path / "figures")])
+    methods.main([str(tmp_path / "rows"), "--figures", str(tmp_path / "figures")])
     page = (tmp_path / "rows" / "TABLE.md").read_text()
     assert page.count("\n| ") == 1 + 8  # the head, and a line a method and scaling
     assert "python -m cream.study.campaign" in page

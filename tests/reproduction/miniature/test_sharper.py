@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cream.reproduction import miniature_sharper
+from cream.reproduction.miniature import sharper
 from cream.study.analysis import tables
 from cream.study.analysis.endpoints import units
 from cream.study.analysis.gap import gaps
 from cream.study.conditions import SHARPER
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "data" / "sharper"
 LENGTHS = (307, 512, 2048, 3072, 3994)
 FACTORS = (1.0, *SHARPER)
@@ -68,11 +68,11 @@ def tried() -> pd.DataFrame:
 
 
 def test_of_factors_as_good_the_smaller_is_chosen(tried):
-    means = miniature_sharper.choice(tried)
+    means = sharper.choice(tried)
     assert means.round(2).tolist() == [63.33, 70.0, 70.67, 60.0]
-    assert miniature_sharper.chosen(means) == 1.1
-    assert miniature_sharper.chosen(means + [10, 0, 0, 0]) == 1.0
-    assert miniature_sharper.chosen(means + [0, 0, 1, 0]) == 1.2
+    assert sharper.chosen(means) == 1.1
+    assert sharper.chosen(means + [10, 0, 0, 0]) == 1.0
+    assert sharper.chosen(means + [0, 0, 1, 0]) == 1.2
 
 
 def test_factors_that_were_not_all_asked_choose_nothing(tried):
@@ -81,25 +81,25 @@ def test_factors_that_were_not_all_asked_choose_nothing(tried):
     for frame, said in ((lacking, "1 of 16"), (one_model, "12 of 16"),
                         (tried[tried["variant"] != "cream x1.35"], "2 of 16")):  # fmt: skip
         with pytest.raises(ValueError, match=f"{said} runs of the plan sharper-choice are missing"):
-            miniature_sharper.choice(frame)
+            sharper.choice(frame)
 
 
 def test_verdicts_are_of_the_chosen_factor_alone(runs):
-    found = miniature_sharper.claims(runs, 1.2).set_index(["b", "endpoint"])
+    found = sharper.claims(runs, 1.2).set_index(["b", "endpoint"])
     assert len(found) == 6 and set(found["a"].str.partition(" ")[2]) == {"x1.2"}
     gain = found.loc["cream", "lines_last"]
     assert gain["value"] == pytest.approx(22) and gain["n"] == 3 and gain["verdict"] == "holds"
     assert found.loc["pose", "lines_last"]["verdict"] == "does not hold"
     assert found.loc["cream", "in_window"]["verdict"] == "holds"
-    assert miniature_sharper.claims(runs, 1.1).set_index("b").loc["cream", "value"].max() == 10
-    assert miniature_sharper.claims(runs, 1.0).empty
+    assert sharper.claims(runs, 1.1).set_index("b").loc["cream", "value"].max() == 10
+    assert sharper.claims(runs, 1.0).empty
     with pytest.raises(ValueError, match="rows are of 2 bases"):
-        miniature_sharper.claims(pd.concat([runs, runs.assign(base="other")]), 1.2)
+        sharper.claims(pd.concat([runs, runs.assign(base="other")]), 1.2)
 
 
 def test_the_page_has_the_choice_the_claims_and_the_gap(runs, tried):
-    means = miniature_sharper.choice(tried)
-    said = miniature_sharper.markdown(means, runs)
+    means = sharper.choice(tried)
+    said = sharper.markdown(means, runs)
     assert "**Chosen: 1.1**" in said and "| 63.3 | 70.0 | 70.7 | 60.0 |" in said
     assert "| CREAM | lines at 7.8 N | 30.0 | 40.0 | +10.0 [+7.5, +12.5] | 3 | **holds** |" in said
     assert "| CREAM, tuned for 1.25 L | 40, 83 (3) | 50, 83 (3) | 62, 83 (3) | 45, 83 (3) |" in said
@@ -108,14 +108,14 @@ def test_the_page_has_the_choice_the_claims_and_the_gap(runs, tried):
     assert f"{gap} | +10.0 | 25 % | -10.0 [-12.5, -7.5] | 3 |" in said
     both = said.partition("both, tuned for 1.25 L and attention x1.1")[2]
     assert f"{gap} | +20.0 | 50 % | +0.0 [-2.5, +2.5] | 3 |" in both
-    nothing = miniature_sharper.markdown(means + [10, 0, 0, 0], runs)
+    nothing = sharper.markdown(means + [10, 0, 0, 0], runs)
     assert "**Chosen: 1**" in nothing and "there is no claim to be told" in nothing
     assert "to full length: attention x1" not in nothing
 
 
 def test_a_folder_without_rows_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        miniature_sharper.main([str(tmp_path)])
+        sharper.main([str(tmp_path)])
     assert "holds no choice.parquet: merge the records" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
@@ -124,7 +124,7 @@ def test_a_folder_without_rows_is_said(tmp_path, capsys):
 def measured() -> tuple[pd.Series, pd.DataFrame]:
     """The committed rows: the mean of each factor, and the runs."""
     found = {name: tables.load(FOLDER / f"{name}.parquet") for name in ("choice", "sharper")}
-    return miniature_sharper.choice(found["choice"][0]), found["sharper"][1]
+    return sharper.choice(found["choice"][0]), found["sharper"][1]
 
 
 def _said(name: str) -> str:
@@ -132,16 +132,16 @@ def _said(name: str) -> str:
 
 
 def test_the_committed_page_is_that_of_the_rows(measured):
-    made = miniature_sharper.markdown(*measured)
+    made = sharper.markdown(*measured)
     assert (FOLDER / "SHARPER.md").read_text(encoding="utf-8") == made
-    assert miniature_sharper.chosen(measured[0]) == 1.2
+    assert sharper.chosen(measured[0]) == 1.2
     assert measured[1].groupby("variant").size().tolist() == [8] * 25
 
 
 def test_reproduction_has_the_verdicts_of_the_rows(measured):
     """Its tables are typed; each line is what the rows give."""
     said = _said("REPRODUCTION.md")
-    page = miniature_sharper.markdown(*measured)
+    page = sharper.markdown(*measured)
     cells = [line.split(" | ") for line in page.splitlines() if line.endswith("** |")]
     assert len(cells) == 6
     for gain, kept in zip(cells[:3], cells[3:], strict=True):
@@ -152,7 +152,7 @@ def test_reproduction_has_the_verdicts_of_the_rows(measured):
 def test_the_shares_of_the_gap_that_are_typed_are_those_of_the_rows(measured):
     """In the table of REPRODUCTION.md, with the gap that they are shares of."""
     said = _said("REPRODUCTION.md")
-    remedies = miniature_sharper._remedies(1.2).values()
+    remedies = sharper._remedies(1.2).values()
     found = [gaps(measured[1], one).set_index(["endpoint", "method"]) for one in remedies]
     labels = {"cream": "CREAM", "pose": "PoSE", "plain": "plain fine-tuning"}
     for method, label in labels.items():

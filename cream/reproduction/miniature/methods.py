@@ -1,6 +1,6 @@
 """Every method on the miniature, eight seeds of one base: its table and figure, from rows alone.
 
-    python -m cream.reproduction.miniature_methods data/methods
+    python -m cream.reproduction.miniature.methods data/methods
 
 reads every file of rows in the folder, writes TABLE.md beside them and
 figures/methods_miniature.png and .pdf. Seeds are the units here, where SmolLM2's table
@@ -47,7 +47,7 @@ BEYOND, WITHIN = (2, 4, 6, 7.8), (0.6, 1)  # lengths in windows of the lines' tw
 RULER_AT, TARGET = 2.2, 8
 MEASURED = ("beyond", "within", "perplexity_n", "perplexity_l", "ruler")
 SAID = [
-    "Written by `python -m cream.reproduction.miniature_methods data/methods` from the rows in "
+    "Written by `python -m cream.reproduction.miniature.methods data/methods` from the rows in "
     "this folder.",
     "The command for a line, MODEL being its last column and SEED a number: `python -m "
     "cream.study.campaign runs/methods --preset miniature --dtype float32 --tasks "
@@ -239,7 +239,7 @@ def _nll(one: dict, name: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the table and the figure of a folder of rows."""
     parser = argparse.ArgumentParser(
-        prog="python -m cream.reproduction.miniature_methods", description=main.__doc__
+        prog="python -m cream.reproduction.miniature.methods", description=main.__doc__
     )
     parser.add_argument("rows", type=Path, help="a folder of rows")
     parser.add_argument("--figures", type=Path, default=Path("figures"))

@@ -10,11 +10,11 @@ import pytest
 from scipy import stats
 
 from cream.plots.margin import margin_by_length
-from cream.reproduction import miniature_margin
+from cream.reproduction.miniature import margin
 from cream.study.analysis import tables
 from cream.study.analysis.endpoints import units
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "data" / "margin"
 LENGTHS = (307, 512, 2048, 3072, 3994)
 GAINS = (20, 24, 28)  # lines of 100 that the wider tuning gains at 7.8 N, a seed
@@ -50,7 +50,7 @@ def frame() -> pd.DataFrame:
 
 def test_a_gain_is_over_seeds_of_one_base(frame):
     """Student's interval of the seeds' differences; the rule is that it lies above 5 points."""
-    found = miniature_margin.claims(units(frame)).set_index(["b", "endpoint"])
+    found = margin.claims(units(frame)).set_index(["b", "endpoint"])
     gain = found.loc["cream", "lines_last"]
     low, high = stats.t.interval(0.95, 2, np.mean(GAINS), stats.sem(GAINS))
     assert (gain["value"], gain["n"]) == (np.mean(GAINS), 3)
@@ -60,7 +60,7 @@ def test_a_gain_is_over_seeds_of_one_base(frame):
 
 
 def test_methods_are_compared_tuned_alike(frame):
-    pairs = miniature_margin.leads(units(frame)).set_index(["a", "b", "wider"])
+    pairs = margin.leads(units(frame)).set_index(["a", "b", "wider"])
     assert pairs.loc[("cream", "pose", False), "value"] == pytest.approx(0)
     assert pairs.loc[("cream", "pose", True), "value"] == pytest.approx(np.mean(GAINS) / 3)
 
@@ -73,7 +73,7 @@ def test_a_share_of_the_gap_is_of_runs_with_equal_seeds():
         row for method, (last, gains) in lasts.items() for seed, gain in enumerate(gains)
         for wider in (False, True) for row in _run(method, wider, seed, last + gain * wider)
     ]))  # fmt: skip
-    found = miniature_margin.closed(runs).set_index(["endpoint", "method"])
+    found = margin.closed(runs).set_index(["endpoint", "method"])
     cream = found.loc["lines_last", "cream"]
     assert (cream["gap"], cream["gain"], cream["share"], cream["more"]) == (60, 24, 0.4, -6)
     low, high = stats.t.interval(0.95, 2, -6, stats.sem(GAINS))
@@ -81,22 +81,22 @@ def test_a_share_of_the_gap_is_of_runs_with_equal_seeds():
     assert found.loc["lines", "cream"]["gap"] == pytest.approx(20)  # the mean of three lengths
     assert found.loc["lines_last", "plain"]["share"] == 0.5
     without = runs[~((runs["variant"] == "cream, wider") & (runs["seed"] == 2))]
-    one = miniature_margin.closed(without).set_index(["endpoint", "method"])
+    one = margin.closed(without).set_index(["endpoint", "method"])
     assert one.loc["lines_last", "cream"]["gain"] == np.mean(GAINS[:2])
 
 
 def test_bases_are_not_taken_for_seeds(frame):
     two = pd.concat([frame, frame.assign(base="other")])
     with pytest.raises(ValueError, match="rows are of 2 bases .* give those of one"):
-        miniature_margin.claims(units(two))
+        margin.claims(units(two))
 
 
 def test_the_page_and_the_figure_show_every_method(frame):
-    lines = miniature_margin.by_length(frame)
+    lines = margin.by_length(frame)
     runs = units(frame)
-    said = miniature_margin.markdown(
-        miniature_margin.claims(runs), lines, miniature_margin.leads(runs),
-        miniature_margin.closed(runs),
+    said = margin.markdown(
+        margin.claims(runs), lines, margin.leads(runs),
+        margin.closed(runs),
     )  # fmt: skip
     assert "| CREAM | lines at 7.8 N | 30.0 | 54.0 | +24.0 [+14.1, +33.9] | 3 | **holds** |" in said
     assert "| PoSE | within N | 83.3 | 83.3 | +0.0 [+0.0, +0.0] | 3 | **kept** |" in said
@@ -110,16 +110,16 @@ def test_the_page_and_the_figure_show_every_method(frame):
 
 def test_a_folder_without_rows_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        miniature_margin.main([str(tmp_path), "--figures", str(tmp_path)])
+        margin.main([str(tmp_path), "--figures", str(tmp_path)])
     assert "holds no margin.parquet: merge the records" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_the_committed_page_is_what_its_rows_say():
     frame, runs = tables.load(FOLDER / "margin.parquet")
-    made = miniature_margin.markdown(
-        miniature_margin.claims(runs), miniature_margin.by_length(frame),
-        miniature_margin.leads(runs), miniature_margin.closed(runs),
+    made = margin.markdown(
+        margin.claims(runs), margin.by_length(frame),
+        margin.leads(runs), margin.closed(runs),
     )  # fmt: skip
     assert (FOLDER / "MARGIN.md").read_text(encoding="utf-8") == made
     assert runs.groupby("variant").size().tolist() == [8] * 8 and runs["seed"].min() == 8
@@ -129,10 +129,10 @@ def test_reproduction_has_the_verdicts_of_the_rows():
     """Its table is typed; each line is what the rows give."""
     said = (ROOT / "REPRODUCTION.md").read_text(encoding="utf-8")
     _, runs = tables.load(FOLDER / "margin.parquet")
-    page = miniature_margin.markdown(
-        found := miniature_margin.claims(runs),
-        miniature_margin.by_length(tables.load(FOLDER / "margin.parquet")[0]),
-        miniature_margin.leads(runs), miniature_margin.closed(runs),
+    page = margin.markdown(
+        found := margin.claims(runs),
+        margin.by_length(tables.load(FOLDER / "margin.parquet")[0]),
+        margin.leads(runs), margin.closed(runs),
     )  # fmt: skip
     cells = [line.split(" | ") for line in page.splitlines() if line.endswith("** |")]
     assert len(cells) == len(found) == 8
@@ -143,7 +143,7 @@ def test_reproduction_has_the_verdicts_of_the_rows():
 
 def test_the_shares_of_the_gap_that_are_typed_are_those_of_the_rows():
     _, runs = tables.load(FOLDER / "margin.parquet")
-    found = miniature_margin.closed(runs).set_index(["endpoint", "method"]).loc["lines_last"]
+    found = margin.closed(runs).set_index(["endpoint", "method"]).loc["lines_last"]
     methods = ("cream", "pose", "plain")
     cream, pose, plain = (f"{100 * found.loc[one, 'share']:.0f}" for one in methods)
     words = f"closes {cream} % for CREAM, {pose} % for PoSE and {plain} % for plain fine-tuning"
