@@ -1,7 +1,7 @@
 """What both tables of methods share: how a model is named, who serves it, how a cell is written.
 
-What belongs here: the cells of `smollm2` and `miniature.methods`, and a page's tables. Nothing is
-typed in: what was not run is "not run".
+What belongs here: the cells of `smollm2.methods` and `miniature.methods`, and a page's tables.
+Nothing is typed in: what was not run is "not run".
 """
 
 from __future__ import annotations

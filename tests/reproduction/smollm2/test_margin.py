@@ -12,11 +12,11 @@ from scipy import stats
 
 from cream import results
 from cream.plots.margin import margin_by_length
-from cream.reproduction import smollm2_margin
+from cream.reproduction.smollm2 import margin
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "data" / "smollm2-margin"
-LENGTHS = tuple(smollm2_margin.LENGTHS)
+LENGTHS = tuple(margin.LENGTHS)
 GAINS = {1: 0.20, 2: 0.24, 3: 0.28}
 
 
@@ -39,7 +39,7 @@ def rows() -> pd.DataFrame:
 
 def test_gain_and_cost_are_over_pairs_of_equal_seed(rows):
     """Student's interval by scipy; CREAM gains nothing and loses 10 points in every seed."""
-    found = smollm2_margin.claims(smollm2_margin.values(rows)).set_index(["method", "end"])
+    found = margin.claims(margin.values(rows)).set_index(["method", "end"])
     gain, points = found.loc["pose", "at 64K"], [100 * each for each in GAINS.values()]
     low, high = stats.t.interval(0.95, 2, np.mean(points), stats.sem(points))
     assert (gain["value"], gain["low"], gain["high"]) == pytest.approx((24, low, high))
@@ -51,7 +51,7 @@ def test_gain_and_cost_are_over_pairs_of_equal_seed(rows):
 
 
 def test_methods_are_compared_tuned_alike(rows):
-    pairs = smollm2_margin.leads(smollm2_margin.values(rows)).set_index(["end", "wider"])["value"]
+    pairs = margin.leads(margin.values(rows)).set_index(["end", "wider"])["value"]
     assert pairs["at 64K", False] == pytest.approx(0)
     assert pairs["at 64K", True] == pytest.approx(24)
     assert pairs["within N", True] == pytest.approx(10)
@@ -63,37 +63,33 @@ def test_a_run_that_lacks_a_length_or_was_changed_is_not_compared(rows):
     changed = wider("pose", 1, 0.9, 0.9, run="runs/margin/pose-yarn-10-seed1-float8-tensorwise",
                     model_hash="other")  # fmt: skip
     rest = rows[~((rows["method"] == "pose") & (rows["scale"] == 10) & (rows["seed"] == 1))]
-    found = smollm2_margin.values(runs(rest, short, changed))
+    found = margin.values(runs(rest, short, changed))
     assert found[found["wider"] & (found["method"] == "pose")]["seed"].tolist() == [2, 3]
-    (gain,) = (
-        smollm2_margin.claims(found)
-        .query("method == 'pose' and end == 'at 64K'")
-        .to_dict("records")
-    )
+    (gain,) = margin.claims(found).query("method == 'pose' and end == 'at 64K'").to_dict("records")
     assert gain["seeds"] == (2, 3) and gain["value"] == pytest.approx(26)
 
 
 def test_two_models_of_one_seed_are_refused(rows):
     again = wider("pose", 1, 0.9, 0.9, run="runs/again/pose-yarn-10-seed1", model_hash="other")
     with pytest.raises(ValueError, match=r"two models of pose, seed 1.*runs/again/pose-yarn-10"):
-        smollm2_margin.values(runs(rows, again))
+        margin.values(runs(rows, again))
 
 
 def test_what_was_not_run_is_said():
     alone = runs(run("cream", 1, 0.4, lengths=LENGTHS), wider("cream", 1, 0.4, 0.5))
-    said = smollm2_margin.markdown(smollm2_margin.values(alone))
+    said = margin.markdown(margin.values(alone))
     assert "| CREAM | found at 64K | 40.0 | 50.0 | +10.0 | 1 | **not decided** |" in said
     assert "| PoSE | found at 64K | not run | not run | not run | none | **not decided** |" in said
 
 
 def test_the_page_and_the_figure_show_both_methods(rows):
-    found = smollm2_margin.values(rows)
-    said = smollm2_margin.markdown(found)
+    found = margin.values(rows)
+    said = margin.markdown(found)
     assert "| found at 64K | 40.0 | 64.0 | +24.0 [+14.1, +33.9] | 1, 2, 3 | **holds** |" in said
     assert "| within N | 40.0 | 30.0 | -10.0 [-10.0, -10.0] | 1, 2, 3 | **not kept** |" in said
     assert "| PoSE | 1 | 60 | 40 → 40 | 40 → 40 | 40 → 40 | 40 → 40 | 40 → 40 | 40 → 60 |" in said
-    each = smollm2_margin.each_seed(found)
-    figure = margin_by_length(smollm2_margin.by_length(found), "sentences found (%)", each)
+    each = margin.each_seed(found)
+    figure = margin_by_length(margin.by_length(found), "sentences found (%)", each)
     assert len(figure.axes) == 2 and figure.axes[0].get_ylabel() == "sentences found (%)"
     assert all(len(panel.lines) >= 2 + 2 * 3 for panel in figure.axes)
     assert "thin: each seed" in figure._supxlabel.get_text()
@@ -101,15 +97,15 @@ def test_the_page_and_the_figure_show_both_methods(rows):
 
 def test_a_folder_without_runs_is_said(tmp_path, capsys):
     with pytest.raises(SystemExit):
-        smollm2_margin.main([str(tmp_path), "--beside", str(ROOT / "data" / "smollm2"),
-                             "--figures", str(tmp_path)])  # fmt: skip
+        margin.main([str(tmp_path), "--beside", str(ROOT / "data" / "smollm2"),
+                     "--figures", str(tmp_path)])  # fmt: skip
     assert "holds no run tuned for 1.25 L" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_the_committed_page_is_what_its_rows_say():
-    found = smollm2_margin.values(results.read(ROOT / "data" / "smollm2", FOLDER))
-    assert (FOLDER / "MARGIN.md").read_text(encoding="utf-8") == smollm2_margin.markdown(found)
+    found = margin.values(results.read(ROOT / "data" / "smollm2", FOLDER))
+    assert (FOLDER / "MARGIN.md").read_text(encoding="utf-8") == margin.markdown(found)
     assert found.groupby(["method", "wider"])["seed"].apply(list).tolist() == [[1, 2, 3]] * 4
 
 

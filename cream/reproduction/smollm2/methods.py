@@ -3,9 +3,9 @@
     python -m cream.reproduction.smollm2 data/smollm2
 
 reads every file of rows in the folder, writes TABLE.md beside them and figures/smollm2.png and
-.pdf, and the primary comparisons (`smollm2_primary_page`): PRIMARY.md and
-figures/smollm2_primary.png and .pdf. What belongs here: which numbers stand in the table, and how
-the lengths are read. Nothing is typed: what was not run is "not run".
+.pdf, and the primary comparisons (`primary_page`): PRIMARY.md and figures/smollm2_primary.png and
+.pdf. What belongs here: which numbers stand in the table, and how the lengths are read. Nothing is
+typed: what was not run is "not run".
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from cream import results
 from cream.plots.method_names import by_name
 from cream.plots.smollm2 import in_multiples, sentences_found
 from cream.plots.style import in_order, save, style
-from cream.reproduction import smollm2_primary, smollm2_primary_page
 from cream.reproduction.method_cells import (
     answers,
     interval_of,
@@ -36,6 +35,7 @@ from cream.reproduction.method_cells import (
     three,
     with_models,
 )
+from cream.reproduction.smollm2 import primary, primary_page
 from cream.results import drawn_from
 from cream.statistics import Interval, difference, share_over_lengths
 from cream.utils.files import atomic_write
@@ -162,9 +162,9 @@ def pictures(every: pd.DataFrame) -> dict[str, Figure]:
     """
     if every.empty:
         return {}
-    primary = smollm2_primary_page.drawn(smollm2_primary.values(every))
+    comparisons = primary_page.drawn(primary.values(every))
     found = {"smollm2": sentences_found(by_name(results.current(every)))}
-    return found if primary is None else {**found, smollm2_primary_page.FIGURE: primary}
+    return found if comparisons is None else {**found, primary_page.FIGURE: comparisons}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -179,11 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     every = results.read(given.rows)
     rows, path = results.current(every), given.table or given.rows / "TABLE.md"
     table, figure = markdown(comparison(rows)), sentences_found(by_name(rows))
-    primary = smollm2_primary_page.write(every, path.with_name("PRIMARY.md"), given.figures)
+    comparisons = primary_page.write(every, path.with_name("PRIMARY.md"), given.figures)
     atomic_write(path, table)
     written = save(figure, given.figures / "smollm2", drawn_from(rows))
-    print(*[path, *written, *primary], sep="\n")
-
-
-if __name__ == "__main__":
-    main()
+    print(*[path, *written, *comparisons], sep="\n")

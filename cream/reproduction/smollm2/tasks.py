@@ -6,7 +6,7 @@
 
 What belongs here: how a campaign asks these tasks, and what the answers of a run, or of the base by
 YaRN untuned, come to at each size: a length in tokens, or a number of key-value pairs. Hidden
-sentences are `smollm2_variants`'.
+sentences are `variants`'.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from cream.reproduction.smollm2_margin import ENDS, LENGTHS
-from cream.reproduction.smollm2_primary import ASKED, BASE, SCALE, check_tokens
-from cream.reproduction.smollm2_variants import in_order, named
+from cream.reproduction.smollm2.margin import ENDS, LENGTHS
+from cream.reproduction.smollm2.primary import ASKED, BASE, SCALE, check_tokens
+from cream.reproduction.smollm2.variants import in_order, named
 from cream.results import variant as form_of
 
 __all__ = ["TASKS", "UNTUNED", "Asked", "by_size", "not_whole", "size_name", "whole"]
@@ -59,7 +59,7 @@ def size_name(task: str, token_length: int, num_keys: int | None = None) -> str:
 def by_size(rows: pd.DataFrame, task: str, names: Collection[str]) -> pd.DataFrame:
     """Return a line a run, and one of the base by YaRN untuned, with what each size came to.
 
-    `rows` is of `results.read`, `task` of `TASKS`, `names` of `smollm2_variants.VARIANTS`. Columns:
+    `rows` is of `results.read`, `task` of `TASKS`, `names` of `variants.VARIANTS`. Columns:
     variant (of `names`, or `UNTUNED`), seed (0 of the base), n (answers a size, the fewest) and the
     task's sizes by name: answers found in per cent, or the perplexity of all documents, NaN where a
     size is not whole. ValueError where a run was trained on more or fewer tokens, where two untuned
@@ -127,7 +127,7 @@ def _check_alike(counted: pd.DataFrame, task: str) -> None:
 
 
 def whole(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs that answered every length, in the columns of `smollm2_variants.values`.
+    """Return the runs that answered every length, in the columns of `variants.values`.
 
     `found` is of `by_size`, of a task asked at the lengths of hidden sentences. The base is not in.
     """
@@ -137,7 +137,7 @@ def whole(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def not_whole(found: pd.DataFrame) -> pd.DataFrame:
-    """Return a line a run that lacks lengths, in the columns of `smollm2_variants.not_whole`."""
+    """Return a line a run that lacks lengths, in the columns of `variants.not_whole`."""
     lines = [
         {**{name: one[name] for name in WHO}, "factor": 1.0, "lacks": lacks}
         for one in found[found["variant"] != UNTUNED].to_dict("records")

@@ -1,12 +1,12 @@
 """SmolLM2-135M, every secondary comparison in one figure, from rows alone.
 
-    python -m cream.reproduction.smollm2_secondary data
+    python -m cream.reproduction.smollm2.secondary data
 
 reads smollm2-retrieval, smollm2-seeds, smollm2-parts and smollm2-margin in the folder (and smollm2,
 which has the runs tuned for L) and writes figures/smollm2_secondary.png and .pdf. What belongs
 here: which comparisons of the four pages are drawn, and under which names. The numbers and the
-verdicts are `smollm2_retrieval`'s, `smollm2_seeds`', `smollm2_parts`' and `smollm2_margin`'s, the
-drawing is `plots.smollm2_secondary`'s. Nothing is typed: what was not run is "not run".
+verdicts are `retrieval`'s, `seeds`', `parts`' and `margin`'s, the drawing is
+`plots.smollm2_secondary`'s. Nothing is typed: what was not run is "not run".
 """
 
 from __future__ import annotations
@@ -27,17 +27,11 @@ from cream.plots.smollm2_secondary import (
     forest_of_groups,
 )
 from cream.plots.style import save
-from cream.reproduction import (
-    smollm2_margin,
-    smollm2_parts,
-    smollm2_retrieval,
-    smollm2_seeds,
-    smollm2_variants,
-)
 from cream.reproduction.method_cells import lines_of
 from cream.reproduction.paired import NOT_DECIDED, points, seeds_of
-from cream.reproduction.smollm2_seeds import FACTOR
-from cream.reproduction.smollm2_variants import VARIANTS
+from cream.reproduction.smollm2 import margin, parts, retrieval, seeds, variants
+from cream.reproduction.smollm2.seeds import FACTOR
+from cream.reproduction.smollm2.variants import VARIANTS
 from cream.results import drawn_from
 from cream.study.analysis.contrasts import FAILS, HOLDS, MARGIN
 from cream.study.conditions import WIDER
@@ -124,26 +118,26 @@ def _label(variant: str) -> str:
 def _retrieval(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, object]]:
     """Runs with retrieval documents, compared with each other and with text alone."""
     beside = rows["seeds"] if len(rows["retrieval"]) else rows["seeds"].iloc[:0]
-    found = smollm2_retrieval.values(rows["retrieval"], beside)
+    found = retrieval.values(rows["retrieval"], beside)
     lines = []
-    for one in smollm2_retrieval.comparisons(found).to_dict("records"):
+    for one in retrieval.comparisons(found).to_dict("records"):
         what = f"{_label(one['a'])} {LESS} {_label(one['b'])}, "
         what += "beyond N" if one["endpoint"] == "sentences" else f"{one['endpoint']} beyond N"
         lines.append(_line(BOTH, what, one, near=one["near"]))
-    for one in smollm2_retrieval.less_text(found).to_dict("records"):
+    for one in retrieval.less_text(found).to_dict("records"):
         if one["end"] in ("beyond N", "within N"):
             lines.append(_line(WITH_DOCUMENTS, f"{_label(one['method'])}, {one['end']}", one))
     return lines
 
 
 def _uniform(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, object]]:
-    one = smollm2_seeds.uniform_claim(smollm2_seeds.values(rows["seeds"]))
+    one = seeds.uniform_claim(seeds.values(rows["seeds"]))
     return [_line(UNIFORM, "CREAM, beyond N", one)]
 
 
 def _parts(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, object]]:
     """CREAM less those parts that have a verdict."""
-    found = smollm2_parts.comparisons(smollm2_parts.values(rows["parts"]))
+    found = parts.comparisons(parts.values(rows["parts"]))
     return [
         _line(PARTS, f"{_label(one['other']).removeprefix('CREAM, ')}, {one['end']}", one)
         for one in found[found["verdict"] != ""].to_dict("records")
@@ -152,14 +146,14 @@ def _parts(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, object]]:
 
 def _sharper(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, object]]:
     """Attention sharper when a model is asked, at the ends that have a rule."""
-    found = smollm2_seeds.sharper_claims(smollm2_seeds.values(rows["seeds"]))
+    found = seeds.sharper_claims(seeds.values(rows["seeds"]))
     return [_asked(SHARPER, _label(one["variant"]), one)
             for one in found[found["verdict"] != ""].to_dict("records")]  # fmt: skip
 
 
 def _margin(rows: Mapping[str, pd.DataFrame]) -> list[dict[str, object]]:
     """Tuned for more than is used, both ends of a method together."""
-    found = smollm2_margin.claims(smollm2_margin.values(rows["margin"]))
+    found = margin.claims(margin.values(rows["margin"]))
     found = found.sort_values("method", kind="stable")
     return [_asked(WIDER_TUNED, _label(one["method"]), one) for one in found.to_dict("records")]
 
@@ -170,16 +164,16 @@ def _asked(group: str, label: str, one: Mapping[str, object]) -> dict[str, objec
 
 def counted(rows: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Return the answers behind `comparisons`, each once; `rows` is of `read`."""
-    retrieval = rows["retrieval"]
-    lines = retrieval[retrieval["task"] == "longchat_lines"]
-    parts = [
-        smollm2_variants.answers(retrieval, smollm2_retrieval.NAMES),
-        smollm2_variants.named(lines, smollm2_retrieval.NAMES),
-        smollm2_variants.answers(rows["seeds"], smollm2_seeds.NAMES, (1, FACTOR)),
-        smollm2_variants.answers(rows["parts"], smollm2_parts.NAMES),
-        smollm2_margin.counted(rows["margin"]),
+    documents = rows["retrieval"]
+    lines = documents[documents["task"] == "longchat_lines"]
+    each = [
+        variants.answers(documents, retrieval.NAMES),
+        variants.named(lines, retrieval.NAMES),
+        variants.answers(rows["seeds"], seeds.NAMES, (1, FACTOR)),
+        variants.answers(rows["parts"], parts.NAMES),
+        margin.counted(rows["margin"]),
     ]
-    found = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    found = pd.concat([part for part in each if len(part)] or each[:1], ignore_index=True)
     return found.drop_duplicates("key", ignore_index=True)
 
 
@@ -238,7 +232,7 @@ def pictures(found: pd.DataFrame) -> dict[str, Figure]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Draw the secondary comparisons of the pages' folders."""
     parser = argparse.ArgumentParser(
-        prog="python -m cream.reproduction.smollm2_secondary", description=main.__doc__
+        prog="python -m cream.reproduction.smollm2.secondary", description=main.__doc__
     )
     parser.add_argument("folder", type=Path, help=f"the folder of {_named()}")
     parser.add_argument("--figures", type=Path, default=Path("figures"))

@@ -7,7 +7,7 @@ import pandas as pd
 
 from cream import results
 
-DATA = Path(__file__).parents[2] / "data"
+DATA = Path(__file__).parents[3] / "data"
 TEXT = (DATA / "smollm2-linear" / "README.md").read_text(encoding="utf-8")
 
 

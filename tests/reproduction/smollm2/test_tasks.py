@@ -12,7 +12,7 @@ from retrieval_rows import SCALED, lines, pairs, sentences, texts, trained
 
 from cream.evaluation.models import token_lengths
 from cream.presets import get
-from cream.reproduction.smollm2_tasks import (
+from cream.reproduction.smollm2.tasks import (
     TASKS,
     UNTUNED,
     by_size,

@@ -1,6 +1,6 @@
 """SmolLM2-135M, seeds 7 to 9: CREAM beside its parts, from rows alone.
 
-    python -m cream.reproduction.smollm2_parts data/smollm2-parts --beside data/smollm2-seeds
+    python -m cream.reproduction.smollm2.parts data/smollm2-parts --beside data/smollm2-seeds
 
 reads the parts in the folder (continuity only, relativity only, sigma 1) and CREAM, CREAM with a
 uniform middle and PoSE in the other (`--beside`), and writes PARTS.md in the folder. The rules were
@@ -17,11 +17,11 @@ from pathlib import Path
 import pandas as pd
 
 from cream import results
-from cream.reproduction import smollm2_variants
 from cream.reproduction.method_cells import lines_of, page
 from cream.reproduction.paired import compared, lead, leads_in, level, points, seeds_of
-from cream.reproduction.smollm2_margin import LENGTHS, WITHIN
-from cream.reproduction.smollm2_variants import (
+from cream.reproduction.smollm2 import variants
+from cream.reproduction.smollm2.margin import LENGTHS, WITHIN
+from cream.reproduction.smollm2.variants import (
     MEASURED,
     SEEDS,
     VARIANTS,
@@ -40,7 +40,7 @@ NAMES = ("cream", *PARTS, *REFERENCE)
 DECIDED = "beyond N"  # the end that a verdict is of
 SHOWN = ("within N", "at 64K")
 SAID = [
-    "Written by `python -m cream.reproduction.smollm2_parts data/smollm2-parts --beside "
+    "Written by `python -m cream.reproduction.smollm2.parts data/smollm2-parts --beside "
     "data/smollm2-seeds` from the rows in both folders; README.md here has the command of the "
     "runs.",
     "CREAM draws continuity or relativity for each example, by a coin. Its middle is drawn by a "
@@ -63,15 +63,15 @@ SAID = [
 def values(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a line a run that answered all six lengths, with what it found in per cent.
 
-    `rows` is of `results.read`. Columns and errors are those of `smollm2_variants.values`; variants
-    are of `NAMES`, each asked as it is (factor 1).
+    `rows` is of `results.read`. Columns and errors are those of `variants.values`; variants are
+    of `NAMES`, each asked as it is (factor 1).
     """
-    return smollm2_variants.values(rows, NAMES)
+    return variants.values(rows, NAMES)
 
 
 def not_whole(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a line a run that is in no comparison: variant, factor, seed, lacks (of lengths)."""
-    return smollm2_variants.not_whole(rows, NAMES)
+    return variants.not_whole(rows, NAMES)
 
 
 def comparisons(found: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +139,7 @@ def _by_length(found: pd.DataFrame, left_out: pd.DataFrame) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page of CREAM beside its parts."""
     parser = argparse.ArgumentParser(
-        prog="python -m cream.reproduction.smollm2_parts", description=main.__doc__
+        prog="python -m cream.reproduction.smollm2.parts", description=main.__doc__
     )
     parser.add_argument("rows", type=Path, help="the folder of the parts")
     parser.add_argument("--beside", type=Path, default=Path("data/smollm2-seeds"),

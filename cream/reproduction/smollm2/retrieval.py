@@ -1,6 +1,6 @@
 """SmolLM2-135M trained with retrieval documents, seeds 7 to 9, from rows alone.
 
-    python -m cream.reproduction.smollm2_retrieval data/smollm2-retrieval \\
+    python -m cream.reproduction.smollm2.retrieval data/smollm2-retrieval \\
         --beside data/smollm2-seeds
 
 reads CREAM, PoSE and plain fine-tuning with these documents in the folder and CREAM and PoSE on
@@ -21,13 +21,13 @@ from typing import NamedTuple
 import pandas as pd
 
 from cream import results
-from cream.reproduction import smollm2_tasks, smollm2_variants
 from cream.reproduction.method_cells import lines_of, number, page, three
 from cream.reproduction.paired import compared, lead, leads_in, level, points, seeds_of
-from cream.reproduction.smollm2_margin import BEYOND, LENGTHS, WITHIN
-from cream.reproduction.smollm2_primary import near_end
-from cream.reproduction.smollm2_tasks import TASKS, UNTUNED
-from cream.reproduction.smollm2_variants import SEEDS, VARIANTS, by_seed, said_left_out
+from cream.reproduction.smollm2 import tasks, variants
+from cream.reproduction.smollm2.margin import BEYOND, LENGTHS, WITHIN
+from cream.reproduction.smollm2.primary import near_end
+from cream.reproduction.smollm2.tasks import TASKS, UNTUNED
+from cream.reproduction.smollm2.variants import SEEDS, VARIANTS, by_seed, said_left_out
 from cream.study.analysis.contrasts import MARGIN
 from cream.utils.files import atomic_write
 
@@ -41,7 +41,7 @@ DECIDED = "beyond N"  # the end that a verdict is of
 SHOWN = (DECIDED, "within N", "at 64K")
 LABELS = {**{name: VARIANTS[name].label for name in NAMES}, UNTUNED: "untuned by YaRN"}
 SAID = [
-    "Written by `python -m cream.reproduction.smollm2_retrieval data/smollm2-retrieval --beside "
+    "Written by `python -m cream.reproduction.smollm2.retrieval data/smollm2-retrieval --beside "
     "data/smollm2-seeds` from the rows in both folders; README.md here has the command of the "
     "runs.",
     "A quarter of the corpus's training tokens are generated documents that ask for something in "
@@ -65,12 +65,12 @@ SAID = [
 
 
 class Found(NamedTuple):
-    """What the runs answered; tables are of `smollm2_variants.values`, or its `not_whole`."""
+    """What the runs answered; tables are of `variants.values`, or its `not_whole`."""
 
     sentences: pd.DataFrame
     text_alone: pd.DataFrame  # sentences, of the other folder
     lines: pd.DataFrame
-    by_task: dict[str, pd.DataFrame]  # of `smollm2_tasks.by_size`
+    by_task: dict[str, pd.DataFrame]  # of `tasks.by_size`
     left_out: dict[str, pd.DataFrame]  # of "sentences", "text alone" and "lines"
 
     def of(self, endpoint: str) -> pd.DataFrame:
@@ -86,23 +86,23 @@ def values(rows: pd.DataFrame, beside: pd.DataFrame) -> Found:
     tokens, and where runs answered different questions, also those of the two folders.
     """
     rows, beside = (_checked(each, names) for each, names in ((rows, NAMES), (beside, TEXT_ALONE)))
-    sentences, lacking = smollm2_variants.divided(rows, NAMES)
-    text_alone, lacking_alone = smollm2_variants.divided(beside, TEXT_ALONE)
+    sentences, lacking = variants.divided(rows, NAMES)
+    text_alone, lacking_alone = variants.divided(beside, TEXT_ALONE)
     _check_folders(sentences, text_alone)
-    by_task = {task: smollm2_tasks.by_size(rows, task, NAMES) for task in TASKS}
+    by_task = {task: tasks.by_size(rows, task, NAMES) for task in TASKS}
     lines = by_task["longchat_lines"]
     left_out = {
         "sentences": lacking,
         "text alone": lacking_alone,
-        "lines": smollm2_tasks.not_whole(lines),
+        "lines": tasks.not_whole(lines),
     }
-    tables = map(smollm2_variants.tabled, (sentences, text_alone))
-    return Found(*tables, smollm2_tasks.whole(lines), by_task, left_out)
+    tables = map(variants.tabled, (sentences, text_alone))
+    return Found(*tables, tasks.whole(lines), by_task, left_out)
 
 
 def _checked(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     """The rows of a folder that has one model of each method and seed, whatever it answered."""
-    smollm2_variants.check_models(smollm2_variants.named(rows, names), "are in one folder")
+    variants.check_models(variants.named(rows, names), "are in one folder")
     return rows
 
 
@@ -111,7 +111,7 @@ def _check_folders(rows: pd.DataFrame, beside: pd.DataFrame) -> None:
     if len(both := rows[rows["model_hash"].isin(beside["model_hash"])]):
         raise ValueError(f"{both['run'].iloc[0]} is in both folders, with equal weights: one is of "
                          "runs with retrieval documents, the other of text alone")  # fmt: skip
-    smollm2_variants.check_alike(pd.concat([rows, beside], ignore_index=True))
+    variants.check_alike(pd.concat([rows, beside], ignore_index=True))
 
 
 def comparisons(found: Found) -> pd.DataFrame:
@@ -234,7 +234,7 @@ def _run(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page of the runs with retrieval documents."""
     parser = argparse.ArgumentParser(
-        prog="python -m cream.reproduction.smollm2_retrieval", description=main.__doc__
+        prog="python -m cream.reproduction.smollm2.retrieval", description=main.__doc__
     )
     parser.add_argument("rows", type=Path, help="the folder of the runs with retrieval documents")
     parser.add_argument("--beside", type=Path, default=Path("data/smollm2-seeds"),

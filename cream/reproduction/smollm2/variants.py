@@ -4,7 +4,7 @@
     by_seed(found, "cream", "beyond N")                                    # per cent, a line a seed
 
 What belongs here: which rows are answers of a variant, a seed and a factor of attention, and which
-of them count. `smollm2_seeds`, `smollm2_parts` and `smollm2_retrieval` compare them.
+of them count. `seeds`, `parts` and `retrieval` compare them.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from cream.reproduction.paired import level
-from cream.reproduction.smollm2_margin import ENDS, LENGTHS, found_by_length
-from cream.reproduction.smollm2_primary import (
+from cream.reproduction.smollm2.margin import ENDS, LENGTHS, found_by_length
+from cream.reproduction.smollm2.primary import (
     BASE,
     QUESTION,
     SCALE,

@@ -3,7 +3,7 @@
     write(rows, Path("data/smollm2/PRIMARY.md"), Path("figures"))
 
 What belongs here: how verdicts are written and which differences are drawn. The verdicts themselves
-are `smollm2_primary`'s, the drawing is `plots.smollm2_primary`'s.
+are `primary`'s, the drawing is `plots.smollm2_primary`'s.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cream.plots.style import in_order, save, style
 from cream.reproduction.method_cells import lines_of
 from cream.reproduction.paired import NOT_DECIDED
 from cream.reproduction.paper_claims import ends, signed
-from cream.reproduction.smollm2_primary import (
+from cream.reproduction.smollm2.primary import (
     BESIDE,
     COMPARISONS,
     FEWEST,

@@ -1,6 +1,6 @@
 """SmolLM2-135M, seeds 7 to 9: a uniform middle, and attention sharper when a model is asked.
 
-    python -m cream.reproduction.smollm2_seeds data/smollm2-seeds
+    python -m cream.reproduction.smollm2.seeds data/smollm2-seeds
 
 reads the rows in the folder, a campaign of CREAM, CREAM with a uniform middle and PoSE, each asked
 as it is and with its attention sharper, and writes SEEDS.md there. The rules were written before
@@ -18,11 +18,11 @@ from pathlib import Path
 import pandas as pd
 
 from cream import results
-from cream.reproduction import smollm2_variants
 from cream.reproduction.method_cells import lines_of, page
 from cream.reproduction.paired import NOT_DECIDED, level, over, points
-from cream.reproduction.smollm2_margin import CLAIMS, LENGTHS, WITHIN
-from cream.reproduction.smollm2_variants import MEASURED, SEEDS, VARIANTS, by_seed, cells, in_order
+from cream.reproduction.smollm2 import variants
+from cream.reproduction.smollm2.margin import CLAIMS, LENGTHS, WITHIN
+from cream.reproduction.smollm2.variants import MEASURED, SEEDS, VARIANTS, by_seed, cells, in_order
 from cream.study.analysis.contrasts import MARGIN, verdict
 from cream.utils.files import atomic_write
 
@@ -32,7 +32,7 @@ FACTOR = 1.2  # chosen on the miniature (data/sharper/SHARPER.md), before these 
 NAMES = {each: VARIANTS[each].label for each in ("cream", "uniform", "pose")}
 SENTENCES = "beyond N"
 SAID = [
-    "Written by `python -m cream.reproduction.smollm2_seeds data/smollm2-seeds` from the rows in "
+    "Written by `python -m cream.reproduction.smollm2.seeds data/smollm2-seeds` from the rows in "
     "this folder; README.md here has the command of the runs.",
     MEASURED,
 ]
@@ -44,10 +44,10 @@ SAID = [
 def values(rows: pd.DataFrame) -> pd.DataFrame:
     """Return a line a run and factor that answered all six lengths, with what it found in per cent.
 
-    `rows` is of `results.read`. Columns and errors are those of `smollm2_variants.values`; variants
-    are of `NAMES`, factors 1 and `FACTOR`.
+    `rows` is of `results.read`. Columns and errors are those of `variants.values`; variants are
+    of `NAMES`, factors 1 and `FACTOR`.
     """
-    return smollm2_variants.values(rows, NAMES, (1, FACTOR))
+    return variants.values(rows, NAMES, (1, FACTOR))
 
 
 def uniform_claim(found: pd.DataFrame) -> dict[str, object]:
@@ -164,7 +164,7 @@ def _lines(found: pd.DataFrame) -> list[list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page of seeds 7 to 9."""
     parser = argparse.ArgumentParser(
-        prog="python -m cream.reproduction.smollm2_seeds", description=main.__doc__
+        prog="python -m cream.reproduction.smollm2.seeds", description=main.__doc__
     )
     parser.add_argument("rows", type=Path, help="the folder of the runs")
     given = parser.parse_args(arguments)

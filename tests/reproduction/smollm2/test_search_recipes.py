@@ -13,7 +13,7 @@ from scipy import stats
 from search_rows import DOCUMENTS, RATES, TEXT, Searched, every, publish, table
 
 from cream import results
-from cream.reproduction.smollm2_search_recipes import (
+from cream.reproduction.smollm2.search_recipes import (
     PRESET,
     RECIPES,
     check_split,

@@ -9,7 +9,7 @@ import re
 import pandas as pd
 import pytest
 
-from cream.reproduction.smollm2 import comparison, markdown
+from cream.reproduction.smollm2.methods import comparison, markdown
 
 LENGTHS = (2048, 4096, 8192, 16384, 32768, 65436)
 

@@ -13,9 +13,9 @@ from variant_rows import asked
 
 from cream import results
 from cream.plots.smollm2_secondary import DECIDED, DESCRIPTIVE, INCONCLUSIVE, LACKING
-from cream.reproduction import smollm2_secondary
+from cream.reproduction.smollm2 import secondary
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DATA = ROOT / "data"
 PAGES = {name: DATA / f"smollm2-{name}" / f"{name.upper()}.md"
          for name in ("retrieval", "seeds", "parts", "margin")}  # fmt: skip
@@ -45,12 +45,12 @@ ON_A_PAGE = {  # a line of the figure: its page, and how the page's line begins
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, pd.DataFrame]:
-    return smollm2_secondary.read(DATA)
+    return secondary.read(DATA)
 
 
 @pytest.fixture(scope="module")
 def found(rows) -> pd.DataFrame:
-    return smollm2_secondary.comparisons(rows)
+    return secondary.comparisons(rows)
 
 
 def on_its_page(line: tuple[str, str]) -> list[str]:
@@ -66,7 +66,7 @@ def on_its_page(line: tuple[str, str]) -> list[str]:
 
 
 def drawn_texts(found: pd.DataFrame) -> list[str]:
-    return [text.get_text() for text in smollm2_secondary.drawn(found).axes[0].texts]
+    return [text.get_text() for text in secondary.drawn(found).axes[0].texts]
 
 
 def test_the_lines_are_those_of_the_pages_in_groups(found):
@@ -76,7 +76,7 @@ def test_the_lines_are_those_of_the_pages_in_groups(found):
 @pytest.mark.parametrize("line", ON_A_PAGE, ids=", ".join)
 def test_a_line_has_the_numbers_the_seeds_and_the_verdict_of_its_page(found, line):
     cells = on_its_page(line)
-    (mine,) = [text for text in smollm2_secondary.markdown(found).splitlines()
+    (mine,) = [text for text in secondary.markdown(found).splitlines()
                if text.startswith(f"| {line[0]} | {line[1]} |")]  # fmt: skip
     points, seeds, verdict = [cell.strip() for cell in mine.strip("|").split("|")][2:]
     assert points in cells and "[" in points
@@ -102,7 +102,7 @@ def test_marks_say_what_an_interval_decides(found):
 
 
 def test_what_stands_at_an_end_of_the_scale_is_named_and_not_drawn(found):
-    figure = smollm2_secondary.drawn(found)
+    figure = secondary.drawn(found)
     names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert len(names) == 20 and not any("lines" in name for name in names)
     assert (
@@ -112,7 +112,7 @@ def test_what_stands_at_an_end_of_the_scale_is_named_and_not_drawn(found):
 
 
 def test_the_committed_figure_is_of_the_committed_rows(rows):
-    drawn = results.drawn_from(smollm2_secondary.counted(rows))
+    drawn = results.drawn_from(secondary.counted(rows))
     assert Image.open(ROOT / "figures" / "smollm2_secondary.png").text["Rows"] == drawn["rows"]
 
 
@@ -135,15 +135,15 @@ def published(rows: pd.DataFrame, folder: Path) -> None:
 def test_a_uniform_middle_is_decided_where_its_interval_leaves_0_out(tmp_path):
     published(runs(every("cream", 0), every("pose", 0.1), every("uniform", 0.08)),
               tmp_path / "smollm2-seeds")  # fmt: skip
-    found = smollm2_secondary.comparisons(smollm2_secondary.read(tmp_path)).set_index("group")
+    found = secondary.comparisons(secondary.read(tmp_path)).set_index("group")
     assert (found.loc[UNIFORM, "verdict"], found.loc[UNIFORM, "kind"]) == ("as predicted", DECIDED)
 
 
 def test_a_cost_within_n_has_the_pages_words(tmp_path):
     published(runs(*(asked("cream", seed, SHARES[seed], sharper=SHARES[seed] - 0.2 - seed / 1000)
                      for seed in SHARES)), tmp_path / "smollm2-seeds")  # fmt: skip
-    found = smollm2_secondary.comparisons(smollm2_secondary.read(tmp_path))
-    said = smollm2_secondary.markdown(found)
+    found = secondary.comparisons(secondary.read(tmp_path))
+    said = secondary.markdown(found)
     numbers = "-20.8 [-21.0, -20.6] | 7, 8, 9"
     assert f"| {SHARPER} | CREAM, at 64K | {numbers} | **does not hold** |" in said
     assert f"| {SHARPER} | CREAM, within N | {numbers} | **not kept** |" in said
@@ -153,29 +153,29 @@ def test_a_cost_within_n_has_the_pages_words(tmp_path):
 def test_a_folder_that_is_not_there_is_not_run(tmp_path, found):
     """Seeds alone: the other three pages' lines are there and say so."""
     (tmp_path / "smollm2-seeds").symlink_to(DATA / "smollm2-seeds", target_is_directory=True)
-    few = smollm2_secondary.comparisons(smollm2_secondary.read(tmp_path))
+    few = secondary.comparisons(secondary.read(tmp_path))
     assert list(few["what"]) == list(found["what"])
     run = few["value"].notna()
     assert set(few.loc[run, "group"]) == {UNIFORM, SHARPER}
     assert f"| {PART} | sigma 1, beyond N | not run | none | **not decided** |" \
-        in smollm2_secondary.markdown(few)  # fmt: skip
+        in secondary.markdown(few)  # fmt: skip
     assert drawn_texts(few).count("not run") == (~run).sum()
-    assert len(smollm2_secondary.pictures(few)) == 1
+    assert len(secondary.pictures(few)) == 1
 
 
 def test_retrieval_documents_without_text_alone_are_compared_with_each_other(tmp_path):
     (tmp_path / "smollm2-retrieval").symlink_to(DATA / "smollm2-retrieval",
                                                 target_is_directory=True)  # fmt: skip
-    few = smollm2_secondary.comparisons(smollm2_secondary.read(tmp_path))
+    few = secondary.comparisons(secondary.read(tmp_path))
     assert set(few.loc[few["value"].notna(), "group"]) == {BOTH}
 
 
 def test_without_any_run_there_is_no_figure(tmp_path, capsys):
     for folder in (None, tmp_path):
-        nothing = smollm2_secondary.comparisons(smollm2_secondary.read(folder))
-        assert nothing["value"].isna().all() and smollm2_secondary.pictures(nothing) == {}
+        nothing = secondary.comparisons(secondary.read(folder))
+        assert nothing["value"].isna().all() and secondary.pictures(nothing) == {}
     with pytest.raises(SystemExit):
-        smollm2_secondary.main([str(tmp_path), "--figures", str(tmp_path / "figures")])
+        secondary.main([str(tmp_path), "--figures", str(tmp_path / "figures")])
     said = capsys.readouterr().err
     assert "holds no run of smollm2-retrieval, smollm2-seeds, smollm2-parts, smollm2-margin" in said
     assert not (tmp_path / "figures").exists()
@@ -183,7 +183,7 @@ def test_without_any_run_there_is_no_figure(tmp_path, capsys):
 
 def test_a_misspelt_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder .*dta; give the one"):
-        smollm2_secondary.read(tmp_path / "dta")
+        secondary.read(tmp_path / "dta")
 
 
 @pytest.mark.slow
@@ -191,10 +191,10 @@ def test_the_command_writes_both_files_and_equal_rows_give_equal_bytes(
     rows, found, monkeypatch, tmp_path
 ):
     """Once from the committed files, and once from the rows that other tests have read of them."""
-    smollm2_secondary.main([str(DATA), "--figures", str(tmp_path / "first")])
-    monkeypatch.setattr(smollm2_secondary, "read", lambda folder: rows)
-    monkeypatch.setattr(smollm2_secondary, "comparisons", lambda given: found)
-    smollm2_secondary.main([str(DATA), "--figures", str(tmp_path / "second")])
+    secondary.main([str(DATA), "--figures", str(tmp_path / "first")])
+    monkeypatch.setattr(secondary, "read", lambda folder: rows)
+    monkeypatch.setattr(secondary, "comparisons", lambda given: found)
+    secondary.main([str(DATA), "--figures", str(tmp_path / "second")])
     first, second = ((tmp_path / name / "smollm2_secondary.png").read_bytes()
                      for name in ("first", "second"))  # fmt: skip
     assert first == second and (tmp_path / "first" / "smollm2_secondary.pdf").stat().st_size > 0

@@ -13,8 +13,8 @@ from primary_rows import run, runs
 from scipy import stats
 
 from cream import results
-from cream.reproduction import smollm2
-from cream.reproduction.smollm2_primary import (
+from cream.reproduction.smollm2 import methods
+from cream.reproduction.smollm2.primary import (
     COMPARISONS,
     by_seed,
     compared,
@@ -24,9 +24,9 @@ from cream.reproduction.smollm2_primary import (
     values,
     words,
 )
-from cream.reproduction.smollm2_primary_page import ONE_BASE, drawn, markdown
+from cream.reproduction.smollm2.primary_page import ONE_BASE, drawn, markdown
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 SIX = range(1, 7)
 STEADY = [10.0, 11.0, 9.0, 10.5, 9.5, 10.0]
 
@@ -318,7 +318,7 @@ def test_what_has_three_seeds_of_both_sides_is_drawn(six):
 @pytest.mark.slow
 def test_the_command_writes_the_page_and_the_figure(six, tmp_path):
     results.to_parquet(six, tmp_path / "rows" / "primary.parquet")
-    smollm2.main([str(tmp_path / "rows"), "--figures", str(tmp_path / "figures")])
+    methods.main([str(tmp_path / "rows"), "--figures", str(tmp_path / "figures")])
     assert (tmp_path / "rows" / "PRIMARY.md").read_text() == markdown(six)
     text = Image.open(tmp_path / "figures" / "smollm2_primary.png").text
     assert text["Rows"] == results.drawn_from(six)["rows"] and text["Commit"] == "0123abc"
@@ -331,7 +331,7 @@ def test_nothing_is_written_where_rows_are_refused(tmp_path):
     two = runs(run("cream", 5, folder="runs/smollm2"), run("cream", 5))
     results.to_parquet(two, tmp_path / "rows" / "primary.parquet")
     with pytest.raises(ValueError, match="2 models of cream"):
-        smollm2.main([str(tmp_path / "rows"), "--figures", str(tmp_path / "figures")])
+        methods.main([str(tmp_path / "rows"), "--figures", str(tmp_path / "figures")])
     assert [one.name for one in (tmp_path / "rows").iterdir()] == ["primary.parquet"]
     assert not (tmp_path / "figures").exists()
 

@@ -11,12 +11,12 @@ from primary_rows import runs
 from search_rows import DOCUMENTS, RATES, Searched, every, publish, table
 
 from cream import presets, results
-from cream.reproduction import smollm2_search
-from cream.reproduction.smollm2_search import drawn, markdown, reason
-from cream.reproduction.smollm2_search_recipes import RECIPES, chosen
+from cream.reproduction.smollm2 import search
+from cream.reproduction.smollm2.search import drawn, markdown, reason
+from cream.reproduction.smollm2.search_recipes import RECIPES, chosen
 from cream.study.design import Recipe
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDER = ROOT / "data" / "smollm2-search"
 NAN, SPLIT = math.nan, "How the split is known."
 TEXT = {(150, 1e-4): (30.0, 36.0), (150, 2e-4): (50.0, 53.0), (150, 4e-4): (47.0, 49.0),
@@ -173,7 +173,7 @@ def asked(folder: Path, *given: str) -> Path:
     results.to_parquet(one[one["sample"] == 0], known / "validation.parquet")
     usual = ["--test", str(known / "test.parquet"), "--figures", str(folder / "figures"),
              "--validation", str(known / "validation.parquet")]  # fmt: skip
-    smollm2_search.main([str(folder / "rows"), *usual, *given])
+    search.main([str(folder / "rows"), *usual, *given])
     return folder / "rows" / "SEARCH.md"
 
 
@@ -204,7 +204,7 @@ def test_the_command_refuses_test_questions_and_writes_nothing(tmp_path):
 def test_a_folder_without_runs_is_said(tmp_path, capsys):
     results.to_parquet(Searched(150, 2e-4).rows.assign(method="cream"), tmp_path / "search.parquet")
     with pytest.raises(SystemExit):
-        smollm2_search.main([str(tmp_path)])
+        search.main([str(tmp_path)])
     assert "holds no sentence beyond N of PoSE by YaRN with seeds 100 and 101" in \
         capsys.readouterr().err  # fmt: skip
 
@@ -212,9 +212,9 @@ def test_a_folder_without_runs_is_said(tmp_path, capsys):
 @pytest.mark.skipif(not (FOLDER / "SEARCH.md").exists(), reason="the runs are not published")
 def test_the_committed_page_is_what_its_rows_say(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
-    rows = smollm2_search.read("data/smollm2-search")
-    found = smollm2_search.values(rows)
+    rows = search.read("data/smollm2-search")
+    found = search.values(rows)
     page = (FOLDER / "SEARCH.md").read_text(encoding="utf-8")
-    split = smollm2_search.split_of(rows, *smollm2_search.KNOWN)
+    split = search.split_of(rows, *search.KNOWN)
     assert page == markdown(found, split)
     assert chosen(found) is None or chosen(found) in RECIPES

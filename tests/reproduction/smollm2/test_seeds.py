@@ -13,10 +13,10 @@ from scipy import stats
 from variant_rows import asked
 
 from cream import results
-from cream.reproduction import smollm2_seeds
-from cream.reproduction.smollm2_margin import LENGTHS
+from cream.reproduction.smollm2 import seeds
+from cream.reproduction.smollm2.margin import LENGTHS
 
-FOLDER = Path(__file__).resolve().parents[2] / "data" / "smollm2-seeds"
+FOLDER = Path(__file__).resolve().parents[3] / "data" / "smollm2-seeds"
 GAINS = {7: 0.10, 8: 0.12, 9: 0.17}
 
 
@@ -30,7 +30,7 @@ def three(uniform: dict[int, float], **more: float) -> pd.DataFrame:
 
 
 def claim(rows: pd.DataFrame) -> dict[str, object]:
-    return smollm2_seeds.uniform_claim(smollm2_seeds.values(rows))
+    return seeds.uniform_claim(seeds.values(rows))
 
 
 def test_a_uniform_middle_that_leads_and_closes_half_of_the_gap_is_as_predicted():
@@ -61,7 +61,7 @@ def test_without_a_gap_there_is_no_share():
 
 def test_sharper_attention_is_compared_with_the_same_model():
     """CREAM gains 20 points at every length; PoSE was not asked so."""
-    claims = smollm2_seeds.sharper_claims(smollm2_seeds.values(three(GAINS, sharper=0.5)))
+    claims = seeds.sharper_claims(seeds.values(three(GAINS, sharper=0.5)))
     found = claims.set_index(["variant", "end"])
     gain = found.loc["cream", "at 64K"]
     assert gain["value"] == pytest.approx(20) and gain["seeds"] == (7, 8, 9)
@@ -69,7 +69,7 @@ def test_sharper_attention_is_compared_with_the_same_model():
     assert gain["verdict"] == "holds" and found.loc["cream", "within N"]["verdict"] == "holds"
     assert found.loc["cream", "beyond N"]["verdict"] == ""
     assert found.loc["pose", "at 64K"]["verdict"] == "not decided"
-    said = smollm2_seeds.markdown(smollm2_seeds.values(three(GAINS, sharper=0.5)))
+    said = seeds.markdown(seeds.values(three(GAINS, sharper=0.5)))
     assert "Recommended for this base (a gain that holds, no cost): CREAM." in said
 
 
@@ -79,20 +79,20 @@ def test_other_runs_factors_and_lengths_half_asked_do_not_count():
                 run="runs/margin/cream-yarn-10-seed7", model_hash="margin")  # fmt: skip
     part = run("cream", 7, 0.9, lengths=(65436,), how={"sharper": 1.2})
     strange = run("cream", 7, 0.9, lengths=tuple(LENGTHS), how={"sharper": 1.35})
-    found = smollm2_seeds.values(runs(whole, other, part, strange))
-    pd.testing.assert_frame_equal(found, smollm2_seeds.values(whole))
+    found = seeds.values(runs(whole, other, part, strange))
+    pd.testing.assert_frame_equal(found, seeds.values(whole))
     assert len(found) == 9 and set(found["n"]) == {60}
 
 
 def test_two_seeds_of_three_decide_nothing():
-    found = smollm2_seeds.values(three({7: 0.1, 8: 0.12}, sharper=0.5))
-    claims = smollm2_seeds.sharper_claims(found)
+    found = seeds.values(three({7: 0.1, 8: 0.12}, sharper=0.5))
+    claims = seeds.sharper_claims(found)
     assert set(claims["verdict"]) == {"not decided", ""} and not claims["low"].isna().all()
 
 
 def test_the_page_says_what_was_not_run(tmp_path, capsys):
     results.to_parquet(three({7: 0.1}, sharper=0.4), tmp_path / "seeds.parquet")
-    smollm2_seeds.main([str(tmp_path)])
+    seeds.main([str(tmp_path)])
     said = (tmp_path / "SEEDS.md").read_text(encoding="utf-8")
     assert "| 30.0 | 40.0 | 50.0 | +10.0 | 50 % | 1 of 1 | **not decided** |" in said
     assert "| CREAM | found at 64K | 30.0 | 40.0 | +10.0 | 7 | **not decided** |" in said
@@ -101,10 +101,10 @@ def test_the_page_says_what_was_not_run(tmp_path, capsys):
     assert "| CREAM | x1.2 | 7 | 60 | 40 | 40 | 40 | 40 | 40 | 40 |" in said
     results.to_parquet(three({7: 0.1}).iloc[:0], tmp_path / "seeds.parquet")
     with pytest.raises(SystemExit):
-        smollm2_seeds.main([str(tmp_path)])
+        seeds.main([str(tmp_path)])
     assert "holds no run of seeds 7 to 9" in capsys.readouterr().err
 
 
 def test_the_committed_page_is_what_its_rows_say():
-    found = smollm2_seeds.values(results.read(FOLDER))
-    assert (FOLDER / "SEEDS.md").read_text(encoding="utf-8") == smollm2_seeds.markdown(found)
+    found = seeds.values(results.read(FOLDER))
+    assert (FOLDER / "SEEDS.md").read_text(encoding="utf-8") == seeds.markdown(found)

@@ -1,6 +1,6 @@
 """SmolLM2-135M tuned for 1.25 L and used to L, beside tuned for L: from rows alone.
 
-    python -m cream.reproduction.smollm2_margin data/smollm2-margin
+    python -m cream.reproduction.smollm2.margin data/smollm2-margin
 
 reads the runs tuned for 1.25 L in the folder and those tuned for L in data/smollm2 (`--beside`),
 writes MARGIN.md in the folder and figures/smollm2_margin.png and .pdf. The rules were written
@@ -22,7 +22,7 @@ from cream.plots.margin import margin_by_length
 from cream.plots.style import save, style
 from cream.reproduction.method_cells import lines_of, page
 from cream.reproduction.paired import NOT_DECIDED, level, over, points
-from cream.reproduction.smollm2_primary import (
+from cream.reproduction.smollm2.primary import (
     BASE,
     QUESTION,
     check_questions,
@@ -54,7 +54,7 @@ WITHIN, BEYOND, AT_L = ("2K", "4K", "8K"), ("16K", "32K", "64K"), "64K"
 ENDS = {"at 64K": (AT_L,), "within N": WITHIN, "beyond N": BEYOND}
 CLAIMS = {"at 64K": "more", "within N": "kept"}
 SAID = [
-    "Written by `python -m cream.reproduction.smollm2_margin data/smollm2-margin` from the rows in "
+    "Written by `python -m cream.reproduction.smollm2.margin data/smollm2-margin` from the rows in "
     "this folder and in data/smollm2; README.md here has the command of the runs.",
     f"Each method is tuned for L = 8 N and for {WIDER:g} L, with the same seeds, data and steps, "
     "and asked up to L. N = 8,192 tokens, YaRN, text. Hidden sentences found, per cent, every "
@@ -249,7 +249,7 @@ def _leads(found: pd.DataFrame) -> list[list[str]]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and the figure of the runs tuned for 1.25 L."""
     parser = argparse.ArgumentParser(
-        prog="python -m cream.reproduction.smollm2_margin", description=main.__doc__
+        prog="python -m cream.reproduction.smollm2.margin", description=main.__doc__
     )
     parser.add_argument("rows", type=Path, help="the folder of the runs tuned for 1.25 L")
     parser.add_argument("--beside", type=Path, default=Path("data/smollm2"), help="tuned for L")

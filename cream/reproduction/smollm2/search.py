@@ -1,11 +1,11 @@
 """SmolLM2-135M, the search of steps and learning rate: its page and figure, from rows alone.
 
-    python -m cream.reproduction.smollm2_search data/smollm2-search
+    python -m cream.reproduction.smollm2.search data/smollm2-search
 
 reads search.parquet (runs on text) and retrieval.parquet (with retrieval documents) and the metrics
 beside them, writes SEARCH.md in the folder and figures/smollm2_search.png and .pdf. What belongs
-here: which numbers stand on the page, and how they are said; the rules are
-`smollm2_search_recipes`'. Nothing is typed: what was not run is "not run".
+here: which numbers stand on the page, and how they are said; the rules are `search_recipes`'.
+Nothing is typed: what was not run is "not run".
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from cream.plots.smollm2_search import sentences_by_rate
 from cream.plots.style import save
 from cream.reproduction.method_cells import NOT_RUN, lines_of, number, page
 from cream.reproduction.paired import level
-from cream.reproduction.smollm2_margin import BEYOND
-from cream.reproduction.smollm2_search_recipes import (
+from cream.reproduction.smollm2.margin import BEYOND
+from cream.reproduction.smollm2.search_recipes import (
     DECIDED,
     DOCUMENTS,
     KEYS,
@@ -66,7 +66,7 @@ def _rate(rate: float) -> str:
 
 
 SAID = [
-    "Written by `python -m cream.reproduction.smollm2_search data/smollm2-search` from the rows in "
+    "Written by `python -m cream.reproduction.smollm2.search data/smollm2-search` from the rows in "
     "this folder; README.md here has the command of the runs.",
     "PoSE by YaRN, N = 8,192 tokens, L = 8 N. Recipes differ in steps and learning rate. Hidden "
     "sentences found in validation text, per cent, every depth and kind of text weighing alike. "
@@ -290,7 +290,7 @@ def _last(path: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page and the figure of the search of steps and learning rate."""
     parser = argparse.ArgumentParser(
-        prog="python -m cream.reproduction.smollm2_search", description=main.__doc__
+        prog="python -m cream.reproduction.smollm2.search", description=main.__doc__
     )
     add = parser.add_argument
     add("rows", type=Path, help="the folder of the search")

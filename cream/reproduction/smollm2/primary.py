@@ -5,8 +5,8 @@
 
 The rules are those of "SmolLM2-135M: what was decided before its runs" in
 data/results/PREREGISTRATION.md, written before the runs. `python -m cream.reproduction.smollm2
-data/smollm2` writes the page and the figure (`smollm2_primary_page`). What belongs here: these
-rules and no others.
+data/smollm2` writes the page and the figure (`primary_page`). What belongs here: these rules and
+no others.
 """
 
 from __future__ import annotations

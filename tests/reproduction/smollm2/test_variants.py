@@ -9,8 +9,8 @@ import pytest
 from primary_rows import run, runs
 from variant_rows import asked
 
-from cream.reproduction.smollm2_margin import LENGTHS
-from cream.reproduction.smollm2_variants import (
+from cream.reproduction.smollm2.margin import LENGTHS
+from cream.reproduction.smollm2.variants import (
     VARIANTS,
     by_seed,
     cells,

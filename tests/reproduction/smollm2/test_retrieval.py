@@ -14,10 +14,10 @@ from scipy import stats
 from variant_rows import asked
 
 from cream import results
-from cream.reproduction import smollm2_retrieval
-from cream.reproduction.smollm2_margin import LENGTHS
+from cream.reproduction.smollm2 import retrieval
+from cream.reproduction.smollm2.margin import LENGTHS
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 FOLDER, BESIDE = ROOT / "data" / "smollm2-retrieval", ROOT / "data" / "smollm2-seeds"
 SEEDS = (7, 8, 9)
 SENTENCES = {  # the share that each finds: CREAM trails PoSE, which leads plain fine-tuning
@@ -66,9 +66,9 @@ def beside() -> pd.DataFrame:
 
 
 @pytest.fixture(scope="module")
-def usual(rows, beside) -> smollm2_retrieval.Found:
+def usual(rows, beside) -> retrieval.Found:
     """What they answered; not to be written into."""
-    return smollm2_retrieval.values(rows, beside)
+    return retrieval.values(rows, beside)
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +77,16 @@ def usual_comparisons(usual) -> pd.DataFrame:
     return indexed(usual)
 
 
-def indexed(found: smollm2_retrieval.Found) -> pd.DataFrame:
-    return smollm2_retrieval.comparisons(found).set_index(["a", "b", "endpoint"])
+def indexed(found: retrieval.Found) -> pd.DataFrame:
+    return retrieval.comparisons(found).set_index(["a", "b", "endpoint"])
 
 
 def compared(rows: pd.DataFrame, beside: pd.DataFrame) -> pd.DataFrame:
-    return indexed(smollm2_retrieval.values(rows, beside))
+    return indexed(retrieval.values(rows, beside))
 
 
 def page(rows: pd.DataFrame, beside: pd.DataFrame) -> str:
-    return smollm2_retrieval.markdown(smollm2_retrieval.values(rows, beside))
+    return retrieval.markdown(retrieval.values(rows, beside))
 
 
 def without(rows: pd.DataFrame, run: str, task: str, *lengths: int) -> pd.DataFrame:
@@ -159,11 +159,11 @@ def test_where_both_lie_near_an_end_the_page_says_so(rows, beside, levels, near,
     shares = rows["method"].map({"cream": levels[0], "pose": levels[1]})
     changed = (rows["task"] == "needle") & shares.notna()
     every = rows.assign(score=rows["score"].mask(changed, shares))
-    found = smollm2_retrieval.values(every, beside)
+    found = retrieval.values(every, beside)
     one = indexed(found).loc[("cream", "pose", "sentences")]
     assert (one["near"], one["verdict"]) == (near, verdict)
     said = f"**{verdict}** ({near}) |" if near else f"**{verdict}** |"
-    (line,) = [one for one in smollm2_retrieval.markdown(found).splitlines()
+    (line,) = [one for one in retrieval.markdown(found).splitlines()
                if one.startswith("| CREAM less PoSE | sentences")]  # fmt: skip
     assert line.endswith(said)
 
@@ -178,7 +178,7 @@ def test_lines_near_0_are_said(rows, beside):
 def test_runs_are_compared_with_text_alone_of_the_same_seed(rows, beside):
     """CREAM finds 10 points more in each seed; PoSE of seed 8 was not run on text alone."""
     part = without(beside, "pose-yarn-8-seed8", "needle")
-    found = smollm2_retrieval.less_text(smollm2_retrieval.values(rows, part))
+    found = retrieval.less_text(retrieval.values(rows, part))
     found = found.set_index(["method", "end"])
     for end in ("beyond N", "within N", "at 64K"):
         cream, pose = found.loc[("cream", end)], found.loc[("pose", end)]
@@ -192,7 +192,7 @@ def test_runs_are_compared_with_text_alone_of_the_same_seed(rows, beside):
 def test_ends_of_text_alone_are_of_their_lengths(rows, beside):
     at_l = rows["run"].str.contains("retrieval/pose") & (rows["token_length"] == 65436)
     every = rows.assign(score=rows["score"].mask(at_l & (rows["task"] == "needle"), 0.0))
-    found = smollm2_retrieval.less_text(smollm2_retrieval.values(every, beside))
+    found = retrieval.less_text(retrieval.values(every, beside))
     each = found[found["method"] == "pose"].set_index("end")["value"]
     mean = 100 * np.mean(SENTENCES["pose"])
     assert each["at 64K"] == pytest.approx(-mean) and each["within N"] == pytest.approx(0)
@@ -204,30 +204,30 @@ def test_two_models_of_a_seed_in_one_folder_are_refused(rows, beside):
     again = lines(trained("plain", 8, model_hash="again"), beyond(3))
     for lost in (rows, without(rows, "plain-yarn-8-seed8", "longchat_lines")):
         with pytest.raises(ValueError, match="two models of plain fine-tuning, seed 8, are in one"):
-            smollm2_retrieval.values(runs(lost, again), beside)
+            retrieval.values(runs(lost, again), beside)
     again = asked("pose", 7, 0.4).assign(model_hash="again")
     with pytest.raises(ValueError, match="two models of PoSE, seed 7, are in one folder"):
-        smollm2_retrieval.values(rows, runs(beside, again))
+        retrieval.values(rows, runs(beside, again))
 
 
 def test_a_model_in_both_folders_is_refused(rows, beside):
     with pytest.raises(ValueError, match="seed7 is in both folders, with equal weights"):
-        smollm2_retrieval.values(rows, rows)
+        retrieval.values(rows, rows)
 
 
 def test_folders_that_were_asked_otherwise_are_refused(rows, beside):
     other = beside.assign(prompt_hash=beside["prompt_hash"] + "?")
     with pytest.raises(ValueError, match="runs/.* and runs/.* answered different questions"):
-        smollm2_retrieval.values(rows, other)
+        retrieval.values(rows, other)
     more = runs(*(asked(method, 7, 0.4, samples=4) for method in ("cream", "pose")))
     with pytest.raises(ValueError, match=r"2 of 11 runs answered the sentence.*sample 3"):
-        smollm2_retrieval.values(rows, more)
+        retrieval.values(rows, more)
     with pytest.raises(ValueError, match="was trained on 1000 tokens"):
-        smollm2_retrieval.values(rows, beside.assign(tokens_trained=1000))
+        retrieval.values(rows, beside.assign(tokens_trained=1000))
 
 
 def test_the_page_has_every_table(usual):
-    said = smollm2_retrieval.markdown(usual)
+    said = retrieval.markdown(usual)
     assert "| PoSE less plain fine-tuning | lines | 54.2 | 52.1 | +2.1 [-21.6, +25.8] | 7, 8, 9 " \
         "| 1 of 3 | **inconclusive** |" in said  # fmt: skip
     assert "| CREAM | at 64K | 45.0 | 35.0 | +10.0 [+10.0, +10.0] | 7, 8, 9 | 3 of 3 |" in said
@@ -245,7 +245,7 @@ def test_the_page_has_every_table(usual):
 
 def test_tables_are_in_the_order_of_the_page(rows, beside, usual):
     said = page(rows.sample(frac=1, random_state=0), beside.sample(frac=1, random_state=1))
-    assert said == smollm2_retrieval.markdown(usual)
+    assert said == retrieval.markdown(usual)
     assert [line for line in said.splitlines() if line.startswith("#")] == [
         "# SmolLM2-135M, trained with retrieval documents",
         "## With these documents less text alone", "## Sentences by length",
@@ -266,7 +266,7 @@ def test_the_page_says_what_was_not_run(rows, beside, tmp_path, capsys):
     results.to_parquet(text, tmp_path / "beside" / "seeds.parquet")
     (tmp_path / "own").mkdir()
     (tmp_path / "retrieval.parquet").rename(tmp_path / "own" / "retrieval.parquet")
-    smollm2_retrieval.main([str(tmp_path / "own"), "--beside", str(tmp_path / "beside")])
+    retrieval.main([str(tmp_path / "own"), "--beside", str(tmp_path / "beside")])
     assert capsys.readouterr().out.strip().endswith("RETRIEVAL.md")
     said = (tmp_path / "own" / "RETRIEVAL.md").read_text(encoding="utf-8")
     none = "not run | not run | not run | none |  | **not decided** |"
@@ -300,14 +300,14 @@ def test_a_folder_without_runs_is_said(rows, beside, tmp_path, capsys):
         ("own", "other", "holds no CREAM or PoSE of seeds 7 to 9"),
     ):
         with pytest.raises(SystemExit):
-            smollm2_retrieval.main([str(folders[own]), "--beside", str(folders[text])])
+            retrieval.main([str(folders[own]), "--beside", str(folders[text])])
         assert said in capsys.readouterr().err
         assert not (folders[own] / "RETRIEVAL.md").exists()
 
 
 def test_made_runs_stand_beside_the_committed_rows():
     """Text alone of seeds 7 to 9 is read as it is, and every seed of it counts."""
-    found = smollm2_retrieval.values(results.read(BESIDE).iloc[:0], results.read(BESIDE))
+    found = retrieval.values(results.read(BESIDE).iloc[:0], results.read(BESIDE))
     assert found.text_alone.groupby("variant")["seed"].apply(list).to_dict() == {
         each: [7, 8, 9] for each in ("cream", "pose")
     }

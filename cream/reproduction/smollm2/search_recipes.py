@@ -4,8 +4,8 @@
     chosen(found)                                # the recipe that text chooses, by the rule
 
 The rules were written before the runs (the last two entries of data/results/PREREGISTRATION.md).
-`python -m cream.reproduction.smollm2_search data/smollm2-search` writes the page and the figure
-(`smollm2_search`). What belongs here: which runs count, and these rules and no others.
+`python -m cream.reproduction.smollm2.search data/smollm2-search` writes the page and the figure
+(`search`). What belongs here: which runs count, and these rules and no others.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from scipy import stats
 
 from cream import results
 from cream.plots import training_metrics
-from cream.reproduction.smollm2_margin import BEYOND, per_length
-from cream.reproduction.smollm2_primary import (
+from cream.reproduction.smollm2.margin import BEYOND, per_length
+from cream.reproduction.smollm2.primary import (
     BASE,
     KINDS,
     LENGTHS,
@@ -34,7 +34,7 @@ from cream.reproduction.smollm2_primary import (
     kind_of,
     lacking,
 )
-from cream.reproduction.smollm2_variants import check_alike
+from cream.reproduction.smollm2.variants import check_alike
 from cream.results.run_names import options_of
 from cream.study.design import VALIDATION_SEEDS, Recipe
 
