@@ -213,8 +213,8 @@ def test_the_pages_of_each_model_import_nothing_of_the_other():
     rooms = {"smollm2", "miniature"}
     for module in MODULES:
         if module.startswith("cream.reproduction."):
-            parts = (name.split(".") for name in _imported(tree_of(module)))
-            taken = {each[2] for each in parts if each[:2] == ["cream", "reproduction"] and each[2:]}
+            imported = (name.split(".") for name in _imported(tree_of(module)))
+            taken = {one[2] for one in imported if one[1:2] == ["reproduction"] and one[2:]}
             assert not taken & (rooms - {module.split(".")[2]}), module
 
 
