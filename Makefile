@@ -106,24 +106,24 @@ figures: $(ENV)
 	@mkdir -p runs
 	$(PAPERMILL) notebooks/09_figures.ipynb runs/09_figures.ipynb
 	$(if $(wildcard data/smollm2/*.parquet),$(BIN)/python -m cream.reproduction.smollm2 data/smollm2)
-	$(if $(wildcard data/methods/*.parquet),$(BIN)/python -m cream.reproduction.miniature_methods \
+	$(if $(wildcard data/methods/*.parquet),$(BIN)/python -m cream.reproduction.miniature.methods \
 		data/methods)
-	$(if $(wildcard data/margin/*.parquet),$(BIN)/python -m cream.reproduction.miniature_margin \
+	$(if $(wildcard data/margin/*.parquet),$(BIN)/python -m cream.reproduction.miniature.margin \
 		data/margin)
-	$(if $(wildcard data/sharper/*.parquet),$(BIN)/python -m cream.reproduction.miniature_sharper \
+	$(if $(wildcard data/sharper/*.parquet),$(BIN)/python -m cream.reproduction.miniature.sharper \
 		data/sharper)
 	$(if $(wildcard data/smollm2-margin/*.parquet),$(BIN)/python -m \
-		cream.reproduction.smollm2_margin data/smollm2-margin)
+		cream.reproduction.smollm2.margin data/smollm2-margin)
 	$(if $(wildcard data/smollm2-seeds/*.parquet),$(BIN)/python -m \
-		cream.reproduction.smollm2_seeds data/smollm2-seeds)
+		cream.reproduction.smollm2.seeds data/smollm2-seeds)
 	$(if $(wildcard data/smollm2-parts/*.parquet),$(BIN)/python -m \
-		cream.reproduction.smollm2_parts data/smollm2-parts --beside data/smollm2-seeds)
+		cream.reproduction.smollm2.parts data/smollm2-parts --beside data/smollm2-seeds)
 	$(if $(wildcard data/smollm2-retrieval/*.parquet),$(BIN)/python -m \
-		cream.reproduction.smollm2_retrieval data/smollm2-retrieval --beside data/smollm2-seeds)
+		cream.reproduction.smollm2.retrieval data/smollm2-retrieval --beside data/smollm2-seeds)
 	$(if $(wildcard data/smollm2-search/*.parquet),$(BIN)/python -m \
-		cream.reproduction.smollm2_search data/smollm2-search)
+		cream.reproduction.smollm2.search data/smollm2-search)
 	$(if $(wildcard $(SECONDARY:%=data/smollm2-%/*.parquet)),$(BIN)/python -m \
-		cream.reproduction.smollm2_secondary data)
+		cream.reproduction.smollm2.secondary data)
 
 # A real model of 135 M parameters, asked on this machine; needs downloads of 104 MB.
 real: $(ENV)

@@ -1,7 +1,7 @@
 """Accuracy by length of models tuned for the length they are used to, and for more: one figure.
 
 A table in, a matplotlib Figure out; looks are those of `style`. Which numbers are drawn is decided
-in `reproduction.miniature_margin` and `smollm2_margin`.
+in `reproduction.miniature.margin` and `reproduction.smollm2.margin`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One dot and interval a method: what was found beyond N, and how far that is from the control.
 
 A table in, a matplotlib Figure out; looks are those of `style`. Which numbers a dot is, is decided
-in `reproduction.miniature_methods`.
+in `reproduction.miniature.methods`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The primary comparisons on a real model: differences over training seeds, by length and depth.
 
 Tables in, a matplotlib Figure out; looks are those of `style`. Which runs are compared, and what a
-verdict is, is decided in `reproduction.smollm2_primary`.
+verdict is, is decided in `reproduction.smollm2.primary`.
 """
 
 from __future__ import annotations

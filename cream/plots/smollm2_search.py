@@ -1,7 +1,7 @@
 """The search of steps and learning rate on a real model: what was found by rate, one figure.
 
 A table in, a matplotlib Figure out; looks are those of `style`. Which runs are drawn and which
-recipe is chosen is decided in `reproduction.smollm2_search_recipes`.
+recipe is chosen is decided in `reproduction.smollm2.search_recipes`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The secondary comparisons on a real model: a forest, a line a comparison, its verdict beside it.
 
 A table in, a matplotlib Figure out; looks are those of `style`. Which comparisons there are, and
-what their verdicts are, is decided in `reproduction.smollm2_secondary`.
+what their verdicts are, is decided in `reproduction.smollm2.secondary`.
 """
 
 from __future__ import annotations

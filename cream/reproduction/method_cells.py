@@ -1,7 +1,7 @@
-"""What both tables of methods share: who serves a method, and how a cell is written.
+"""What both tables of methods share: how a model is named, who serves it, how a cell is written.
 
-What belongs here: the cells of `smollm2` and `miniature_methods`, and a page's tables. Nothing is
-typed in: what was not run is "not run".
+What belongs here: the cells of `smollm2.methods` and `miniature.methods`, and a page's tables.
+Nothing is typed in: what was not run is "not run".
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
+from cream.plots.method_names import by_name
+from cream.results.run_names import campaign_model
 from cream.statistics import Interval, mean_of, proportion, units
 
 __all__ = [
@@ -26,10 +28,18 @@ __all__ = [
     "ruler_share",
     "served",
     "three",
+    "with_models",
 ]
 
 NOT_RUN = "not run"
 RULER_TASKS = 6
+
+
+def with_models(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with their methods' names, and `model`, how a campaign names each."""
+    runs = rows["run"].fillna("") if "run" in rows else [""] * len(rows)
+    about = zip(rows["method"], rows["scaling"], rows["scale"], runs, strict=True)
+    return by_name(rows.assign(model=[campaign_model(*each) for each in about]))
 
 
 def served(scaling: str, method: str) -> str:

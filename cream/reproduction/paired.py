@@ -11,10 +11,11 @@ from collections.abc import Mapping
 import pandas as pd
 
 from cream.reproduction.method_cells import NOT_RUN
-from cream.reproduction.smollm2_primary import NOT_DECIDED
 from cream.statistics import mean_interval
 
-__all__ = ["compared", "lead", "leads_in", "level", "over", "points", "seeds_of"]
+__all__ = ["NOT_DECIDED", "compared", "lead", "leads_in", "level", "over", "points", "seeds_of"]
+
+NOT_DECIDED = "not decided"
 
 
 def over(differences: pd.Series) -> tuple[float, float, float]:

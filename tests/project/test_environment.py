@@ -208,6 +208,16 @@ def test_a_room_imports_only_from_those_before_it(module):
     assert not later, f"{module} imports {', '.join(sorted(later))}, which come after {room}"
 
 
+def test_the_pages_of_each_model_import_nothing_of_the_other():
+    """What both need stands in `reproduction` itself, and imports of neither."""
+    rooms = {"smollm2", "miniature"}
+    for module in MODULES:
+        if module.startswith("cream.reproduction."):
+            imported = (name.split(".") for name in _imported(tree_of(module)))
+            taken = {one[2] for one in imported if one[1:2] == ["reproduction"] and one[2:]}
+            assert not taken & (rooms - {module.split(".")[2]}), module
+
+
 def test_a_room_says_what_belongs_in_it():
     """Each package's docstring: what belongs here, what does not, which file to read first."""
     for name, path in MODULES.items():

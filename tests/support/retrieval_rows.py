@@ -8,7 +8,7 @@ import json
 import pandas as pd
 from variant_rows import asked
 
-from cream.reproduction.smollm2_variants import VARIANTS, run_name
+from cream.reproduction.smollm2.variants import VARIANTS, run_name
 from cream.results import COLUMNS
 from cream.utils.provenance import hash_of
 

@@ -12,7 +12,7 @@ import pandas as pd
 from primary_rows import LENGTHS, run, runs
 
 from cream import results
-from cream.reproduction.smollm2_search_recipes import COLUMNS, DOCUMENTS, FILES, TEXT
+from cream.reproduction.smollm2.search_recipes import COLUMNS, DOCUMENTS, FILES, TEXT
 from cream.study.campaign_models import jobs
 
 CORPORA = {TEXT: "runs/corpora/long-text", DOCUMENTS: "runs/corpora/long-text-retrieval"}
@@ -80,7 +80,7 @@ def table(
     text: Mapping[tuple[int, float], tuple[float, ...]],
     documents: Mapping[tuple[int, float], float] | None = None,
 ) -> pd.DataFrame:
-    """A table of `smollm2_search_recipes.values`: per cent beyond N of each recipe, a seed each.
+    """A table of `search_recipes.values`: per cent beyond N of each recipe, a seed each.
 
     A seed that is NaN lacks 64K. `documents` are of seed 100.
     """

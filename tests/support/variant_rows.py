@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 from primary_rows import run, runs
 
-from cream.reproduction.smollm2_margin import LENGTHS
-from cream.reproduction.smollm2_variants import VARIANTS, run_name
+from cream.reproduction.smollm2.margin import LENGTHS
+from cream.reproduction.smollm2.variants import VARIANTS, run_name
 
 
 def asked(
