@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import thinning
 import warm_python
 
 if TYPE_CHECKING:  # pytest-xdist's controller loads this file: what it needs not, fixtures import
@@ -88,13 +89,18 @@ def pytest_configure(config: pytest.Config) -> None:
         warm_python.warm_kernels()
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` is asked for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long files, so that no worker ends with one: many slow tests, then many."""
+    """Begin with the long files, so that no worker ends with one: many slow tests, then many.
+
+    Then thin matrices, whose cells are short.
+    """
     tests = Counter(item.path for item in items)
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(
         key=lambda item: ("notebooks" not in item.path.parts, -slow[item.path], -tests[item.path])
     )
+    thinning.thin(items)
 
 
 @pytest.fixture
