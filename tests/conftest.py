@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import gc
 import inspect
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -85,6 +86,9 @@ def pytest_configure(config: pytest.Config) -> None:
         serving = contextlib.ExitStack()
         serving.enter_context(warm_python.served())
         config.add_cleanup(serving.close)
+        if config.getoption("numprocesses", None):  # xdist's workers start warm as well
+            warm = f"popen//python={shlex.quote(warm_python.executable())}"
+            config.option.tx = [warm] * len(config.option.tx)
     if config.getoption("numprocesses", None) in (None, 0):
         warm_python.warm_kernels()
 
