@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import gc
 import inspect
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import thinning
 import warm_python
 
 if TYPE_CHECKING:  # pytest-xdist's controller loads this file: what it needs not, fixtures import
@@ -84,17 +86,25 @@ def pytest_configure(config: pytest.Config) -> None:
         serving = contextlib.ExitStack()
         serving.enter_context(warm_python.served())
         config.add_cleanup(serving.close)
+        if config.getoption("numprocesses", None):  # xdist's workers start warm as well
+            warm = f"popen//python={shlex.quote(warm_python.executable())}"
+            config.option.tx = [warm] * len(config.option.tx)
     if config.getoption("numprocesses", None) in (None, 0):
         warm_python.warm_kernels()
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` is asked for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long files, so that no worker ends with one: many slow tests, then many."""
+    """Begin with the long files, so that no worker ends with one: many slow tests, then many.
+
+    Then thin matrices, whose cells are short.
+    """
     tests = Counter(item.path for item in items)
     slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
     items.sort(
         key=lambda item: ("notebooks" not in item.path.parts, -slow[item.path], -tests[item.path])
     )
+    thinning.thin(items)
 
 
 @pytest.fixture

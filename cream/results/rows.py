@@ -182,7 +182,7 @@ def read(*paths: str | Path) -> pd.DataFrame:
     that hold no rows (a training's metrics, a grid's answers) and hidden ones (an editor's copies)
     are passed over. FileNotFoundError for a missing path, ValueError for a file of another schema.
     """
-    frames = [_empty()]
+    frames = []
     for path in map(Path, paths):
         if not path.exists():
             raise FileNotFoundError(f"there are no rows at {path}; evaluate a model first")
@@ -191,8 +191,8 @@ def read(*paths: str | Path) -> pd.DataFrame:
             frames += [_read_file(file) for file in files if _holds_rows(file)]
         else:
             frames.append(_read_file(path))
-    frame = pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
-    return frame.drop_duplicates("key", keep="last", ignore_index=True)
+    some = [frame for frame in frames if len(frame)] or [_empty()]
+    return pd.concat(some, ignore_index=True).drop_duplicates("key", keep="last", ignore_index=True)
 
 
 def _empty() -> pd.DataFrame:

@@ -85,7 +85,8 @@ def share_over_lengths(frame: pd.DataFrame, lengths: Sequence[float]) -> tuple[I
     models are pooled: the interval says how well these models are measured, not what another
     training seed would change.
     """
-    part = frame[frame["multiple"].isin(lengths)]
+    part = _read(frame, ["model_hash", "multiple"])
+    part = part[part["multiple"].isin(lengths)]
     have = part.groupby("model_hash")["multiple"].nunique()
     part = part[part["model_hash"].isin(have[have == len(lengths)].index)]
     if part.empty:
@@ -146,8 +147,15 @@ def _over_runs(part: pd.DataFrame) -> tuple[float, float, float, int, str, int]:
 def _table(
     frame: pd.DataFrame, by: Sequence[str], interval: Callable[[pd.DataFrame], Interval]
 ) -> pd.DataFrame:
-    read = [*by, *(name for name in _READ if name in frame and name not in by)]
-    # Other columns would be copied with every group, and settings be parsed in each.
-    groups = frame[read].assign(form=_variants(frame)).groupby(list(by), dropna=False)
+    groups = _read(frame, by).groupby(list(by), dropna=False)
     found = [(*key, *interval(part)) for key, part in groups]
     return pd.DataFrame(found, columns=[*by, *Interval._fields])
+
+
+def _read(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
+    """These columns, those that an interval is computed of, and `form`.
+
+    Others would be copied with every group, and settings be parsed in each.
+    """
+    read = [*by, *(name for name in _READ if name in frame and name not in by)]
+    return frame[read].assign(form=_variants(frame))

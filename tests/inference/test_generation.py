@@ -49,6 +49,7 @@ def told(tiny_model, tiny_tokenizer):
     return tell
 
 
+@pytest.mark.thinned
 @scalings
 @pytest.mark.parametrize("batch_size", ["auto", 1, 4])
 def test_batches_give_the_tokens_of_one_at_a_time(
@@ -184,6 +185,7 @@ def of_records(tiny_model, tiny_tokenizer):
     return ask
 
 
+@pytest.mark.thinned
 @scalings
 @pytest.mark.parametrize("batch_size", ["auto", 3, 64])
 def test_a_shared_beginning_is_read_once_and_changes_nothing(
@@ -309,6 +311,7 @@ def ragged_alone(tiny_model, tiny_tokenizer):
     return ask
 
 
+@pytest.mark.thinned
 @scalings
 @pytest.mark.parametrize("first", [0, 12])
 def test_rows_of_any_lengths_and_beginnings_give_what_they_give_alone(

@@ -209,6 +209,7 @@ def _prompts(lengths: list[int]) -> list[str]:
     return [" ".join(["a", "b"][(k * n) % 3 % 2] for k in range(n)) for n in lengths]
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", ["llama", "gemma", "phi", "qwen3"])
 @pytest.mark.parametrize("common", [0, 230])
 @pytest.mark.parametrize("lengths", [[300, 260, 250, 240] * 4, [300] * 16, [300, 150] * 8])

@@ -71,6 +71,7 @@ def computed(model, tokenizer, **how: object) -> dict[int, tuple[int, ...]]:
         return answers(model, tokenizer, **how)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("batch_size", ["auto", 3])
 def test_the_tokens_are_those_of_generate(family, batch_size, played, tiny_tokenizer):

@@ -56,6 +56,7 @@ def _effect(model, batch: int, **arguments) -> torch.Tensor:
     return (still - changed).detach().abs().amax(-1)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("family", "attention"), BACKENDS)
 def test_the_tail_sees_the_head(family, attention, batch):
@@ -69,6 +70,7 @@ def test_the_tail_sees_the_head(family, attention, batch):
     torch.testing.assert_close(guarded, masked, rtol=0, atol=0)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("family", "attention"), TRAINED)
 def test_the_tail_sees_the_head_under_gradient_checkpointing(family, attention, batch):
@@ -79,6 +81,7 @@ def test_the_tail_sees_the_head_under_gradient_checkpointing(family, attention, 
     torch.testing.assert_close(_effect(model, batch), plain, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize(("family", "attention"), MASKED)
 def test_without_both_guards_the_tail_is_blind(family, attention, batch):

@@ -54,6 +54,7 @@ def extended(tmp_path_factory):
     return make
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", tiny_models.STOCK_KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_stock_transformers_reads_the_same_model(family, name, extended, tmp_path):
@@ -69,6 +70,7 @@ def test_stock_transformers_reads_the_same_model(family, name, extended, tmp_pat
     assert models.weights_hash(tmp_path / "again") == models.weights_hash(model)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", tiny_models.STOCK_KINDS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_both_key_styles_say_the_same(family, name, extended):

@@ -162,6 +162,7 @@ CARDS = {
 }
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("card", CARDS)
 @pytest.mark.parametrize("kind", ["linear", "ntk", "yarn"])
 def test_the_open_models_shapes_can_be_extended(card, kind):

@@ -60,6 +60,7 @@ def plain(bases):
     return read
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", SCALINGS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_loaded_model_turns_by_the_formulas(bases, plain, family, name):

@@ -43,6 +43,7 @@ def plain(tmp_path) -> Path:
     return _saved("llama", "yarn-original", tmp_path / "plain")
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", ["yarn", "yarn-original"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_answers_as_the_study_asked(family, name, tmp_path):

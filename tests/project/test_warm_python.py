@@ -21,6 +21,13 @@ def test_it_is_not_the_interpreter_of_the_tests():
     assert warm_python.executable() != sys.executable
 
 
+def test_the_workers_of_a_run_start_warm():
+    """What every worker would import by itself is imported once."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        pytest.skip("a run without -n has no workers")
+    assert any("warm_python.py" in part for part in psutil.Process().parent().cmdline())
+
+
 @pytest.mark.slow
 def test_it_is_told_what_a_python_is_told(tmp_path):
     """Arguments, folder, environment, a module beside it, input, output and errors."""

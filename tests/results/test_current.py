@@ -102,6 +102,7 @@ ASKED_AGAIN = [
 ]
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("first", "change"), ASKED_AGAIN, ids=str)
 @pytest.mark.parametrize("counts", [(4, 2), (2, 4), (3, 3)], ids=str)
 def test_a_later_asking_is_never_pooled_with_an_earlier_one(first, change, counts, build, tmp_path):

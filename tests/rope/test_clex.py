@@ -233,6 +233,7 @@ def test_another_process_without_cream_refuses_the_checkpoint(extended, tmp_path
     assert ended.returncode and "clex" in ended.stderr
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("family", ["llama", "phi", "mixtral", "gpt_neox"])
 @pytest.mark.parametrize("t", [1, 3])
 def test_fixed_t_is_stock_longrope_with_equal_logits(family, t, tmp_path):

@@ -167,6 +167,7 @@ def test_what_a_base_turns_by_today(family, bases):
     assert scaling == pytest.approx(factor, rel=1e-6)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", SCALINGS)
 @each_family
 def test_a_base_is_stretched_from_there(family, name, bases):
@@ -201,6 +202,7 @@ def untouched(bases):
     return read
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("name", ["linear", "yarn"])
 @each_family
 def test_stock_transformers_reads_a_saved_one_alike(family, name, bases, untouched, tmp_path):
@@ -259,6 +261,7 @@ def test_transformers_4_reads_a_saved_one_alike(name, bases, tmp_path):
             torch.testing.assert_close(one, other, rtol=0, atol=2e-3, msg=family.name)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @each_family
 def test_the_tail_sees_the_head_across_gaps(family, attention, bases):

@@ -4,7 +4,7 @@
 arguments, environment, folder and files to a server, which forks: what a new interpreter imports in
 ten seconds is there at once, and all else is a process of its own as ever. Signals and endings are
 passed on; what SIGKILL would end a moment later only, `kill` ends at once. The server imports
-nothing before it is first asked.
+nothing before it is first asked. The workers of pytest-xdist are started by it, too.
 
 Tests of imports, and of settings that are read on import, keep `sys.executable`.
 """

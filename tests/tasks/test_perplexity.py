@@ -118,6 +118,7 @@ def reference(model, document: np.ndarray, how: dict, length: int) -> tuple[floa
     return total, count
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("bos", [0, None])
 @pytest.mark.parametrize(
     "given",

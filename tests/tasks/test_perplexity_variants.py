@@ -155,6 +155,7 @@ def by_hand(name: str, model, ids: np.ndarray, length: int, window: int, stride:
     return total, weight
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("rope_type", ["default", "dynamic"])
 @pytest.mark.parametrize("name", DEFINITIONS)
 def test_each_definition_equals_its_loop_in_double_precision(name, rope_type, tiny_model):

@@ -66,6 +66,7 @@ def _maskless(examples: list) -> dict[str, torch.Tensor]:
     return {name: value for name, value in batch.items() if name != "attention_mask"}
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("checkpointing", [True, False])
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("method", METHODS)
@@ -80,6 +81,7 @@ def test_the_tail_learns_from_the_head(
     assert len(effects) == batch and min(effects) > 1e-5
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("method", SKIPPING)
 def test_without_mask_and_guard_the_tail_is_blind(

@@ -111,23 +111,30 @@ def values(rows: pd.DataFrame) -> pd.DataFrame:
 
     Columns of per cent: every length by its name, and the means of `ENDS`.
     """
-    keys = ["method", "wider", "seed"]
-    found = [
-        {**dict(zip(keys, key, strict=True)), "run": part["run"].iloc[0], **found_by_length(part)}
-        for key, part in counted(rows).groupby(keys)
-    ]
-    columns = [*keys, "run", "n", *LENGTHS.values(), *ENDS]
-    return pd.DataFrame(found, columns=columns)
+    rows, keys = counted(rows), ["method", "wider", "seed"]
+    runs = rows.groupby(keys)["run"].first()
+    found = [{**one, "run": runs[key]} for key, one in found_by_length(rows, keys).items()]
+    return pd.DataFrame(found, columns=[*keys, "run", "n", *LENGTHS.values(), *ENDS])
 
 
-def found_by_length(answers: pd.DataFrame) -> dict[str, object]:
-    """Return what one run found: n (answers a length), per cent at every length and of `ENDS`.
+def found_by_length(answers: pd.DataFrame, keys: Sequence[str]) -> dict[tuple, dict[str, object]]:
+    """Return what each run found; `keys` are columns that tell runs apart, and begin each line.
 
-    Depths and kinds of text weigh alike.
+    Then come n (answers a length), per cent at every length and of `ENDS`. Depths and kinds of text
+    weigh alike. Every run answered every length.
     """
-    found = per_length(answers)
-    means = {end: found[list(names)].mean() for end, names in ENDS.items()}
-    return {"n": int(answers.groupby("token_length").size().min()), **found, **means}
+    if answers.empty:
+        return {}
+    length = [*keys, "token_length"]
+    cells = answers.groupby([*length, "depth_percent", "kind"])["score"].mean()
+    found = (100 * cells.groupby(level=length).mean()).unstack().rename(columns=LENGTHS)
+    for end, names in ENDS.items():
+        found[end] = sum(found[name] for name in names) / len(names)
+    found.insert(0, "n", answers.groupby(length).size().groupby(level=list(keys)).min())
+    return {
+        key: {**dict(zip(keys, key, strict=True)), **one}
+        for key, one in found.to_dict("index").items()
+    }
 
 
 def per_length(answers: pd.DataFrame) -> pd.Series:

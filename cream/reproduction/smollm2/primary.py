@@ -154,7 +154,7 @@ def lacking(answers: pd.DataFrame, lengths: Mapping[int, str] = LENGTHS) -> list
     `answers` have `kind` (of `kind_of`), `lengths` the names of lengths in tokens.
     """
     placed = answers[PLACE].dropna()
-    counts = Counter(zip(*(placed[name] for name in PLACE), strict=True))
+    counts = Counter(zip(*(placed[name].tolist() for name in PLACE), strict=True))
     cells: dict[int, dict[tuple[float, str], int]] = defaultdict(dict)
     for (length, *place), count in counts.items():
         cells[length][tuple(place)] = count

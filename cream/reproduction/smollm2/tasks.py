@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from pandas.api.typing import DataFrameGroupBy
 
 from cream.reproduction.smollm2.margin import ENDS, LENGTHS
 from cream.reproduction.smollm2.primary import ASKED, BASE, SCALE, check_tokens
@@ -71,31 +72,27 @@ def by_size(rows: pd.DataFrame, task: str, names: Collection[str]) -> pd.DataFra
     counted = answers[counts >= asked.fewest]
     check_tokens(counted[counted["variant"] != UNTUNED])
     _check_alike(counted, task)
-    lines = [_line(part, counted[counted["model_hash"] == model])
-             for model, part in answers.groupby("model_hash")]  # fmt: skip
-    return pd.DataFrame(lines, columns=[*WHO, "n", *asked.sizes])
+    sizes = counted.groupby(["model_hash", "size"])
+    lines = answers.groupby("model_hash")[WHO].first().astype({"seed": int})
+    lines = lines.assign(n=sizes.size().groupby(level=0).min())
+    lines = lines.join(_measured(sizes, task).astype(float).unstack())
+    return lines.reindex(columns=[*WHO, "n", *asked.sizes]).reset_index(drop=True)
 
 
-def _line(part: pd.DataFrame, counted: pd.DataFrame) -> dict[str, object]:
-    """Who answered, and what the sizes that are whole came to."""
-    sizes = counted.groupby("size")
-    found = {name: _measured(one) for name, one in sizes}
-    return {**part[WHO].iloc[0].to_dict(), "n": sizes.size().min(), **found}
-
-
-def _measured(answers: pd.DataFrame) -> float:
-    """Answers found in per cent, or the perplexity of all documents together."""
-    if answers["task"].iloc[0] == "perplexity":
-        return float(np.exp(answers["nll"].sum() / answers["scored_tokens"].sum()))
-    return float(100 * answers["score"].mean())
+def _measured(sizes: DataFrameGroupBy, task: str) -> pd.Series:
+    """Answers found in per cent, or the perplexity of all documents together, of each size."""
+    if task == "perplexity":
+        return np.exp(sizes["nll"].sum() / sizes["scored_tokens"].sum())
+    return 100 * sizes["score"].mean()
 
 
 def _answers(rows: pd.DataFrame, task: str, names: Collection[str]) -> pd.DataFrame:
     """The answers of these runs and of the untuned base, with `variant` and `size`, each once."""
     asked, rows = TASKS[task], rows[rows["task"] == task]
     rows = pd.concat([named(rows, names), _untuned(rows)])
-    usual = [json.loads(text).get("dtype") == ASKED["dtype"] for text in rows["settings"]]
-    rows = rows[np.array(usual, dtype=bool) & (form_of(rows) == asked.form)]
+    dtypes = {text: json.loads(text).get("dtype") for text in rows["settings"].unique()}
+    usual = rows["settings"].map(dtypes) == ASKED["dtype"]
+    rows = rows[usual & (form_of(rows) == asked.form)]
     about = rows[["task", "token_length", "num_keys"]].itertuples(index=False)
     rows = rows.assign(size=[size_name(*one) for one in about])
     rows = rows[rows["size"].isin(asked.sizes)]

@@ -117,10 +117,7 @@ def divided(
 
 def tabled(found: pd.DataFrame) -> pd.DataFrame:
     """Return the table of `values`; `found` is of `answers`."""
-    lines = [
-        {**dict(zip(KEYS, key, strict=True)), **found_by_length(part)}
-        for key, part in (found.groupby(KEYS) if len(found) else ())
-    ]
+    lines = found_by_length(found, KEYS).values()
     return pd.DataFrame(lines, columns=[*KEYS, "n", *LENGTHS.values(), *ENDS])
 
 
@@ -166,7 +163,7 @@ def named(rows: pd.DataFrame, names: Collection[str]) -> pd.DataFrame:
     rows = rows[(rows["base"] == BASE) & (rows["scale"] == SCALE) & rows["seed"].isin(SEEDS)]
     called = {(run_name(variant, seed), seed): variant for variant in names for seed in SEEDS}
     last = {run: PurePosixPath(run).name for run in rows["run"].fillna("").unique()}
-    runs = zip(rows["run"].fillna(""), rows["seed"], strict=True)
+    runs = zip(rows["run"].fillna("").tolist(), rows["seed"].tolist(), strict=True)
     rows = rows.assign(variant=[called.get((last[run], seed), "") for run, seed in runs])
     return rows[rows["variant"] != ""]
 
@@ -183,10 +180,10 @@ def check_models(found: pd.DataFrame, which: str = "answered all lengths") -> No
 
     `found` has the columns of `named`, `which` says of its models what they have in common.
     """
-    for (variant, seed), part in found.groupby(["variant", "seed"]):
-        if part["model_hash"].nunique() > 1:
-            raise ValueError(f"two models of {VARIANTS[variant].label}, seed {seed}, {which}; "
-                             "keep the rows of one")  # fmt: skip
+    models = found.groupby(["variant", "seed"])["model_hash"].nunique()
+    for variant, seed in models[models > 1].index:
+        raise ValueError(f"two models of {VARIANTS[variant].label}, seed {seed}, {which}; "
+                         "keep the rows of one")  # fmt: skip
 
 
 def check_alike(found: pd.DataFrame) -> None:
