@@ -126,8 +126,7 @@ def found_by_length(answers: pd.DataFrame, keys: Sequence[str]) -> dict[tuple, d
     if answers.empty:
         return {}
     length = [*keys, "token_length"]
-    cells = answers.groupby([*length, "depth_percent", "kind"])["score"].mean()
-    found = (100 * cells.groupby(level=length).mean()).unstack().rename(columns=LENGTHS)
+    found = per_length(answers, keys).unstack().rename(columns=LENGTHS)
     for end, names in ENDS.items():
         found[end] = sum(found[name] for name in names) / len(names)
     found.insert(0, "n", answers.groupby(length).size().groupby(level=list(keys)).min())
@@ -137,13 +136,14 @@ def found_by_length(answers: pd.DataFrame, keys: Sequence[str]) -> dict[tuple, d
     }
 
 
-def per_length(answers: pd.DataFrame) -> pd.Series:
-    """Return what one run found in per cent, by the names of the lengths that it answered.
+def per_length(answers: pd.DataFrame, keys: Sequence[str] = ()) -> pd.Series:
+    """Return what was found in per cent, by `keys` and token_length.
 
     Depths and kinds of text weigh alike.
     """
-    cells = answers.groupby(["token_length", "depth_percent", "kind"])["score"].mean()
-    return (100 * cells.groupby(level=0).mean()).rename(LENGTHS)
+    length = [*keys, "token_length"]
+    cells = answers.groupby([*length, "depth_percent", "kind"])["score"].mean()
+    return 100 * cells.groupby(level=length).mean()
 
 
 def claims(found: pd.DataFrame) -> pd.DataFrame:

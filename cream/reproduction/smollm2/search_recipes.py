@@ -3,7 +3,8 @@
     found = values(read("data/smollm2-search"))  # a line a run
     chosen(found)                                # the recipe that text chooses, by the rule
 
-The rules were written before the runs (the last two entries of data/results/PREREGISTRATION.md).
+The rules were written before the runs: data/results/PREREGISTRATION.md, the entries of 2026-11-30
+before the fourteenth GPU session.
 `python -m cream.reproduction.smollm2.search data/smollm2-search` writes the page and the figure
 (`search`). What belongs here: which runs count, and these rules and no others.
 """
@@ -199,7 +200,7 @@ def _not_whole(answers: pd.DataFrame) -> pd.Series:
 def _value(key: tuple, answers: pd.DataFrame) -> dict[str, object]:
     lacks, one = tuple(lacking(answers)), answers.iloc[0]
     whole = answers[~_not_whole(answers)]
-    found = per_length(whole).astype(float).reindex(list(BEYOND))
+    found = per_length(whole).rename(LENGTHS).astype(float).reindex(list(BEYOND))
     n = whole.groupby("token_length").size().min()
     return {**dict(zip(KEYS, key, strict=True)), "run": one["run"], "tokens": one["tokens_trained"],
             "loss": one["loss"], "n": n, **found, DECIDED: found.mean(skipna=False),
