@@ -86,11 +86,17 @@ def pytest_configure(config: pytest.Config) -> None:
         serving = contextlib.ExitStack()
         serving.enter_context(warm_python.served())
         config.add_cleanup(serving.close)
-        if config.getoption("numprocesses", None):  # xdist's workers start warm as well
-            warm = f"popen//python={shlex.quote(warm_python.executable())}"
-            config.option.tx = [warm] * len(config.option.tx)
+        if config.getoption("numprocesses", None):
+            _start_workers_warm(config.option)
     if config.getoption("numprocesses", None) in (None, 0):
         warm_python.warm_kernels()
+
+
+def _start_workers_warm(option: argparse.Namespace) -> None:
+    """Let xdist's workers be warm processes, which share the cores; threads in excess only spin."""
+    workers = len(option.tx)
+    option.tx = [f"popen//python={shlex.quote(warm_python.executable())}"] * workers
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m "not slow"` is asked for

@@ -380,6 +380,7 @@ errors = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.thinned
 @errors
 @pytest.mark.parametrize("share", [True, False])
 def test_out_of_memory_halves_the_batch_from_there_on(

@@ -44,6 +44,7 @@ def same(model, how: Tiling = FINE, **options) -> None:
 # ------------------------------------------------------------------------------------ results
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_are_those_of_the_whole_forward(family, attention):

@@ -82,6 +82,7 @@ def test_a_haystack_too_short_is_refused(tiny_tokenizer):
         examples(tiny_tokenizer, "A short text.", [512], 1)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("style", ["miniature", "official"])
 @pytest.mark.parametrize("length", [700, 2000])
 def test_the_sentence_stands_after_exactly_its_share_of_tokens(

@@ -129,6 +129,7 @@ def test_a_verdict_is_of_the_lengths_beyond_n_alone(rows, beside, usual_comparis
     pd.testing.assert_frame_equal(compared(every, beside), usual_comparisons)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("lost", ["seed", "length"])
 @pytest.mark.parametrize("task, endpoint, length", [("needle", "sentences", 2048),
                                                     ("longchat_lines", "lines", 4096)])  # fmt: skip
