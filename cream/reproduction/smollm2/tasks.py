@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -142,13 +142,17 @@ def _check_alike(counted: pd.DataFrame, task: str, asked: Asked) -> None:
                          "the same and as many, and keep the rows of these")  # fmt: skip
 
 
-def whole(found: pd.DataFrame) -> pd.DataFrame:
-    """Return the runs that answered every length, in the columns of `variants.values`.
+def whole(
+    found: pd.DataFrame,
+    sizes: Sequence[str] = ALL,
+    ends: Mapping[str, Sequence[str]] = ENDS,
+) -> pd.DataFrame:
+    """Return the runs that answered every size, in the columns of `variants.values`.
 
-    `found` is of `by_size`, of a task asked at the lengths of hidden sentences. The base is not in.
+    `found` is of `by_size`; `ends` are means, the sizes of each by its name. The base is not in.
     """
-    runs = found[found["variant"] != UNTUNED].dropna(subset=list(ALL))
-    means = {end: runs[list(names)].mean(axis=1) for end, names in ENDS.items()}
+    runs = found[found["variant"] != UNTUNED].dropna(subset=list(sizes))
+    means = {end: runs[list(names)].mean(axis=1) for end, names in ends.items()}
     return in_order(runs.assign(factor=1.0, **means))
 
 

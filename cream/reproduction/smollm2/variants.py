@@ -11,7 +11,7 @@ of them count. `seeds`, `parts` and `retrieval` compare them by the usual plan (
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -242,13 +242,19 @@ def _check_answered(found: pd.DataFrame) -> None:
         )
 
 
-def by_seed(found: pd.DataFrame, variant: str, end: str, factor: float = 1.0) -> pd.Series:
-    """Return what a variant found in per cent, a line a seed of `SEEDS`; NaN where it was not run.
+def by_seed(
+    found: pd.DataFrame,
+    variant: str,
+    end: str,
+    factor: float = 1.0,
+    seeds: Sequence[int] = SEEDS,
+) -> pd.Series:
+    """Return what a variant found in per cent, a line a seed of `seeds`; NaN where it was not run.
 
     `found` is of `values`, `end` one of its columns.
     """
     part = found[(found["variant"] == variant) & (found["factor"] == factor)]
-    return part.set_index("seed")[end].astype(float).reindex(list(SEEDS))
+    return part.set_index("seed")[end].astype(float).reindex(list(seeds))
 
 
 def in_order(found: pd.DataFrame) -> pd.DataFrame:
