@@ -201,6 +201,14 @@ def test_a_missing_seed_and_missing_perplexity_are_named(rows):
     assert "| plain fine-tuning | mean of 11 |" in below and "| CREAM | mean of 11 |" in below
 
 
+def test_seven_of_eight_documents_are_not_whole(rows):
+    part = without(rows, "pose-yarn-32-seed11", "perplexity", 262144)
+    lost = rows[~rows.index.isin(part.index)]
+    below = page(runs(part, lost.iloc[:7])).split(BY_LENGTH)[1]
+    assert "because not whole: PoSE, seed 11 (lacks 256K).\n" in below
+    assert "| PoSE | mean of 10 |" in below
+
+
 def test_a_method_without_a_run_has_no_mean(rows):
     said = page(rows[~rows["run"].str.contains("content-free")])
     assert cells(said, TITLE, "CREAM, free content", "mean of none")[1:] == ["not run"] * 4
