@@ -38,8 +38,10 @@ __all__ = [
     "accuracy_by_length",
     "accuracy_by_position",
     "document_lengths",
+    "dodge",
     "extensions",
     "lengths_panel",
+    "log_where_wide",
     "of_extension",
     "perplexity_by_length",
     "training_curves",
@@ -60,8 +62,11 @@ def of_extension(table: pd.DataFrame, extension: tuple[str, int]) -> pd.DataFram
     return table[ours.fillna(False) | (table["scaling"].fillna("none") == "none")]
 
 
-def _dodge(x: pd.Series, place: int, of: int, step: float) -> np.ndarray:
-    """x moved a little, by method, so that intervals stand beside each other (log2 scale)."""
+def dodge(x: pd.Series, place: int, of: int, step: float) -> np.ndarray:
+    """Return x moved a little, so that what is drawn `of` times stands side by side (log2 scale).
+
+    `place` is which of them this one is, `step` the distance between two, in powers of two.
+    """
     return x.to_numpy(float) * 2 ** (step * (place - (of - 1) / 2))
 
 
@@ -96,7 +101,7 @@ def lengths_panel(panel: Axes, table: pd.DataFrame) -> None:
     methods = in_order(table["method"])
     for place, method in enumerate(methods):
         ours = table[table["method"] == method]
-        curve(panel, method, _dodge(ours["multiple"], place, len(methods), 0.035), ours, 100)
+        curve(panel, method, dodge(ours["multiple"], place, len(methods), 0.035), ours, 100)
     in_windows(panel, table["multiple"])
 
 
@@ -197,17 +202,22 @@ def perplexity_by_length(rows: pd.DataFrame) -> Figure:
         methods = in_order(part["method"])
         for place, method in enumerate(methods):
             ours = part[part["method"] == method]
-            curve(panel, method, _dodge(ours["multiple"], place, len(methods), 0.035), ours)
+            curve(panel, method, dodge(ours["multiple"], place, len(methods), 0.035), ours)
         in_windows(panel, table["multiple"])
         finish(panel, _title("Perplexity", extension, part, " documents"), "tokens read", "")
-    if table["value"].max() > 3 * table["value"].min():
-        axes[0][0].set_yscale("log")
-        axes[0][0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
-        axes[0][0].yaxis.set_major_formatter("{x:g}")
-        axes[0][0].yaxis.set_minor_locator(NullLocator())
+    log_where_wide(axes[0][0], table["value"])
     axes[0][0].set_ylabel("perplexity")
     legend(figure)
     return figure
+
+
+def log_where_wide(panel: Axes, perplexities: pd.Series) -> None:
+    """Make y logarithmic where the largest perplexity is more than three times the smallest."""
+    if perplexities.max() > 3 * perplexities.min():
+        panel.set_yscale("log")
+        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.yaxis.set_minor_locator(NullLocator())
 
 
 def training_metrics(run: str | Path) -> pd.DataFrame:

@@ -71,9 +71,9 @@ def level(value: float, digits: int = 1) -> str:
     return NOT_RUN if math.isnan(value) else f"{round(value, 9):.{digits}f}"
 
 
-def points(one: tuple) -> str:
+def points(one: tuple, digits: int = 1) -> str:
     """Return a difference, `value`, `low` and `high` of a table's line, as a page says it."""
     if math.isnan(one.value):
         return NOT_RUN
-    ends = "" if math.isnan(one.low) else f" [{round(one.low, 9):+.1f}, {round(one.high, 9):+.1f}]"
-    return f"{round(one.value, 9):+.1f}{ends}"
+    value, low, high = (f"{round(each, 9):+.{digits}f}" for each in (one.value, one.low, one.high))
+    return value if math.isnan(one.low) else f"{value} [{low}, {high}]"

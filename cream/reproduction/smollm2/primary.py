@@ -148,24 +148,27 @@ def _answers(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[np.array(primary, dtype=bool)]
 
 
-def lacking(answers: pd.DataFrame, lengths: Mapping[int, str] = LENGTHS) -> list[str]:
+def lacking(
+    answers: pd.DataFrame, lengths: Mapping[int, str] = LENGTHS, fewest: int = FEWEST
+) -> list[str]:
     """Return the lengths at which a model has not answered equally many questions everywhere.
 
-    `answers` have `kind` (of `kind_of`), `lengths` the names of lengths in tokens.
+    `answers` have `kind` (of `kind_of`), `lengths` the names of lengths in tokens; `fewest` are the
+    answers that a length, depth and kind of text needs.
     """
     placed = answers[PLACE].dropna()
     counts = Counter(zip(*(placed[name].tolist() for name in PLACE), strict=True))
     cells: dict[int, dict[tuple[float, str], int]] = defaultdict(dict)
     for (length, *place), count in counts.items():
         cells[length][tuple(place)] = count
-    return [name for length, name in lengths.items() if not _is_whole(cells[length])]
+    return [name for length, name in lengths.items() if not _is_whole(cells[length], fewest)]
 
 
-def _is_whole(cells: Mapping[tuple[float, str], int]) -> bool:
+def _is_whole(cells: Mapping[tuple[float, str], int], fewest: int) -> bool:
     """Whether every depth and kind has as many answers of a length, and not too few."""
     if set(cells) != set(itertools.product(DEPTHS, KINDS)):
         return False
-    return len(set(cells.values())) == 1 and min(cells.values()) >= FEWEST
+    return len(set(cells.values())) == 1 and min(cells.values()) >= fewest
 
 
 def left_out(rows: pd.DataFrame) -> pd.DataFrame:

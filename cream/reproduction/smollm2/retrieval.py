@@ -13,7 +13,6 @@ stand on the page. Nothing is typed: what was not run is "not run".
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,13 +20,13 @@ from typing import NamedTuple
 import pandas as pd
 
 from cream import results
-from cream.reproduction.method_cells import lines_of, number, page, three
+from cream.reproduction.method_cells import lines_of, page, three
 from cream.reproduction.paired import compared, lead, leads_in, level, points, seeds_of
 from cream.reproduction.smollm2 import tasks, variants
 from cream.reproduction.smollm2.margin import BEYOND, LENGTHS, WITHIN
 from cream.reproduction.smollm2.primary import near_end
-from cream.reproduction.smollm2.tasks import TASKS, UNTUNED
-from cream.reproduction.smollm2.variants import SEEDS, VARIANTS, by_seed, said_left_out
+from cream.reproduction.smollm2.tasks import LABELS, TASKS, UNTUNED
+from cream.reproduction.smollm2.variants import SEEDS, by_seed, said_left_out
 from cream.study.analysis.contrasts import MARGIN
 from cream.utils.files import atomic_write
 
@@ -39,7 +38,6 @@ RUNS = [(name, seed) for name in NAMES for seed in SEEDS]
 PAIRS = (("cream", "pose"), ("pose", "plain"))  # each has a verdict in sentences and in lines
 DECIDED = "beyond N"  # the end that a verdict is of
 SHOWN = (DECIDED, "within N", "at 64K")
-LABELS = {**{name: VARIANTS[name].label for name in NAMES}, UNTUNED: "untuned by YaRN"}
 SAID = [
     "Written by `python -m cream.reproduction.smollm2.retrieval data/smollm2-retrieval --beside "
     "data/smollm2-seeds` from the rows in both folders; README.md here has the command of the "
@@ -215,20 +213,10 @@ def _section(
 ) -> str:
     """A section with a line a run, also one that was not run; those left out stand below."""
     gone = () if left_out is None else set(zip(left_out["variant"], left_out["seed"], strict=True))
-    lines = [_run(table, *run, sizes, form) for run in runs if run not in gone]
+    lines = [tasks.cells(table, *run, sizes, form) for run in runs if run not in gone]
     below = "" if left_out is None else said_left_out(left_out)
     head = ["run", "seed", "n", *sizes]
     return f"## {title}\n\n{said}\n\n{lines_of(head, lines)}\n{below}"
-
-
-def _run(
-    table: pd.DataFrame, name: str, seed: int, sizes: Sequence[str], form: Callable[[float], str]
-) -> list[str]:
-    here = table[(table["variant"] == name) & (table["seed"] == seed)].to_dict("records")
-    one = here[0] if here else dict.fromkeys(["n", *sizes], math.nan)
-    n = "" if math.isnan(one["n"]) else f"{one['n']:.0f}"
-    cells = [number(round(one[size], 9), form) for size in sizes]
-    return [LABELS[name], str(seed or ""), n, *cells]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,16 +1,17 @@
-"""Runs of SmolLM2-135M, seeds 7 to 9: CREAM, its variants and PoSE, told by the name of a run.
+"""Runs of SmolLM2-135M: CREAM, its variants, PoSE and plain fine-tuning, told by a run's name.
 
     found = values(results.read("data/smollm2-seeds"), ["cream", "pose"])  # a line a run
     by_seed(found, "cream", "beyond N")                                    # per cent, a line a seed
 
 What belongs here: which rows are answers of a variant, a seed and a factor of attention, and which
-of them count. `seeds`, `parts` and `retrieval` compare them.
+of them count. `seeds`, `parts` and `retrieval` compare them by the usual plan (seeds 7 to 9, scale
+8), `scale32` by its own.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from cream.reproduction.paired import level
 from cream.reproduction.smollm2.margin import ENDS, LENGTHS, found_by_length
 from cream.reproduction.smollm2.primary import (
     BASE,
+    FEWEST,
     QUESTION,
     SCALE,
     check_questions,
@@ -30,7 +32,9 @@ from cream.reproduction.smollm2.primary import (
 
 __all__ = [
     "MEASURED",
+    "Plan",
     "SEEDS",
+    "USUAL",
     "VARIANTS",
     "Variant",
     "answers",
@@ -46,6 +50,7 @@ __all__ = [
     "said_left_out",
     "tabled",
     "values",
+    "whole_lengths",
 ]
 
 
@@ -57,13 +62,24 @@ class Variant(NamedTuple):
     changed: str = ""
 
 
+class Plan(NamedTuple):
+    """The runs that a campaign was to have, and the sentences that it was to ask each."""
+
+    seeds: tuple[int, ...]
+    scale: int
+    lengths: Mapping[int, str]  # their names, by tokens
+    fewest: int  # sentences of a length, depth and kind of text
+
+
 SEEDS = (7, 8, 9)
+USUAL = Plan(SEEDS, SCALE, LENGTHS, FEWEST)
 VARIANTS = {
     "cream": Variant("CREAM"),
     "continuity": Variant("CREAM, continuity only", changed="-sampler_options.mode-continuity"),
     "relativity": Variant("CREAM, relativity only", changed="-sampler_options.mode-relativity"),
     "sigma 1": Variant("CREAM, sigma 1", changed="-sampler_options.sigma-1"),
     "uniform": Variant("CREAM, uniform middle", changed="-sampler_options.middle-uniform"),
+    "content free": Variant("CREAM, free content", changed="-sampler_options.content-free"),
     "pose": Variant("PoSE", "pose"),
     "plain": Variant("plain fine-tuning", "plain"),
 }  # in the order of a page
@@ -75,10 +91,10 @@ MEASURED = (
 )
 
 
-def run_name(variant: str, seed: int) -> str:
-    """Return what a campaign calls the run of a variant (of `VARIANTS`) and a seed."""
+def run_name(variant: str, seed: int, scale: int = SCALE) -> str:
+    """Return what a campaign calls the run of a variant (of `VARIANTS`), a seed and a scale."""
     one = VARIANTS[variant]
-    return f"{one.method}-yarn-{SCALE}-seed{seed}{one.changed}"
+    return f"{one.method}-yarn-{scale}-seed{seed}{one.changed}"
 
 
 def values(
@@ -115,6 +131,24 @@ def divided(
     return found, _said_of(runs)
 
 
+def whole_lengths(rows: pd.DataFrame, names: Collection[str], plan: Plan) -> pd.DataFrame:
+    """Return the answers to sentences at every length that a run answered whole.
+
+    A run that lacks lengths is there with the others. Columns beside those of `rows` are those of
+    `answers`, errors those of `values`.
+    """
+    asked = _asked(rows, names, (1,), plan)
+    parts = [(length, part) for (_, length), part in asked.groupby(["model_hash", "token_length"])]
+    whole = [part for length, part in parts
+             if not lacking(part, {length: plan.lengths[length]}, plan.fewest)]  # fmt: skip
+    found = pd.concat(whole or [asked.iloc[:0]], ignore_index=True)
+    check_tokens(found)
+    check_models(found, "answered a length")
+    for _, part in found.groupby("token_length"):
+        check_alike(part)
+    return found
+
+
 def tabled(found: pd.DataFrame) -> pd.DataFrame:
     """Return the table of `values`; `found` is of `answers`."""
     lines = found_by_length(found, KEYS).values()
@@ -144,10 +178,12 @@ def _by_run(asked: pd.DataFrame) -> list[tuple[pd.DataFrame, list[str]]]:
     return [(part, lacking(part, LENGTHS)) for _, part in asked.groupby(["model_hash", "factor"])]
 
 
-def _asked(rows: pd.DataFrame, names: Collection[str], factors: Collection[float]) -> pd.DataFrame:
+def _asked(
+    rows: pd.DataFrame, names: Collection[str], factors: Collection[float], plan: Plan = USUAL
+) -> pd.DataFrame:
     """The hidden sentences of these runs, with `variant`, `factor` and `kind`."""
-    rows = rows[(rows["task"] == "needle") & rows["token_length"].isin(LENGTHS)]
-    rows = named(rows, names)
+    rows = rows[(rows["task"] == "needle") & rows["token_length"].isin(plan.lengths)]
+    rows = named(rows, names, plan)
     how = {text: _how(text) for text in rows["settings"].unique()}
     rows = rows.assign(
         kind=rows["settings"].map(lambda text: how[text][0]),
@@ -158,10 +194,12 @@ def _asked(rows: pd.DataFrame, names: Collection[str], factors: Collection[float
     return rows.drop_duplicates(["model_hash", "factor", *QUESTION], keep="last")
 
 
-def named(rows: pd.DataFrame, names: Collection[str]) -> pd.DataFrame:
-    """Return the rows, of every task, of the runs of these variants and `SEEDS`, with `variant`."""
-    rows = rows[(rows["base"] == BASE) & (rows["scale"] == SCALE) & rows["seed"].isin(SEEDS)]
-    called = {(run_name(variant, seed), seed): variant for variant in names for seed in SEEDS}
+def named(rows: pd.DataFrame, names: Collection[str], plan: Plan = USUAL) -> pd.DataFrame:
+    """Return the rows, of every task, of the plan's runs of these variants, with `variant`."""
+    ours = (rows["scale"] == plan.scale) & rows["seed"].isin(plan.seeds)
+    rows = rows[(rows["base"] == BASE) & ours]
+    called = {(run_name(variant, seed, plan.scale), seed): variant
+              for variant in names for seed in plan.seeds}  # fmt: skip
     last = {run: PurePosixPath(run).name for run in rows["run"].fillna("").unique()}
     runs = zip(rows["run"].fillna("").tolist(), rows["seed"].tolist(), strict=True)
     rows = rows.assign(variant=[called.get((last[run], seed), "") for run, seed in runs])
@@ -204,13 +242,19 @@ def _check_answered(found: pd.DataFrame) -> None:
         )
 
 
-def by_seed(found: pd.DataFrame, variant: str, end: str, factor: float = 1.0) -> pd.Series:
-    """Return what a variant found in per cent, a line a seed of `SEEDS`; NaN where it was not run.
+def by_seed(
+    found: pd.DataFrame,
+    variant: str,
+    end: str,
+    factor: float = 1.0,
+    seeds: Sequence[int] = SEEDS,
+) -> pd.Series:
+    """Return what a variant found in per cent, a line a seed of `seeds`; NaN where it was not run.
 
     `found` is of `values`, `end` one of its columns.
     """
     part = found[(found["variant"] == variant) & (found["factor"] == factor)]
-    return part.set_index("seed")[end].astype(float).reindex(list(SEEDS))
+    return part.set_index("seed")[end].astype(float).reindex(list(seeds))
 
 
 def in_order(found: pd.DataFrame) -> pd.DataFrame:
@@ -219,14 +263,14 @@ def in_order(found: pd.DataFrame) -> pd.DataFrame:
     return order.sort_values(["place", "factor", "seed"]).drop(columns="place")
 
 
-def said_left_out(left_out: pd.DataFrame) -> str:
+def said_left_out(left_out: pd.DataFrame, of: str = "comparison") -> str:
     """Return the sentence of a page about runs that are not whole, "" where all are.
 
-    `left_out` has the columns variant, seed and lacks of `not_whole`.
+    `left_out` has the columns variant, seed and lacks of `not_whole`; the runs are in no `of`.
     """
     each = [f"{VARIANTS[one.variant].label}, seed {one.seed} (lacks {', '.join(one.lacks)})"
             for one in left_out.itertuples()]  # fmt: skip
-    return f"\nIn no comparison, because not whole: {'; '.join(each)}.\n" if each else ""
+    return f"\nIn no {of}, because not whole: {'; '.join(each)}.\n" if each else ""
 
 
 def cells(one: dict[str, object]) -> list[str]:

@@ -42,7 +42,9 @@ def rows() -> pd.DataFrame:
      ("continuity", "cream:yarn:8:7:sampler_options.mode=continuity",
       {"sampler_options.mode": "continuity"}),
      ("uniform", "cream:yarn:8:7:sampler_options.middle=uniform",
-      {"sampler_options.middle": "uniform"})],
+      {"sampler_options.middle": "uniform"}),
+     ("content free", "cream:yarn:8:7:sampler_options.content=free",
+      {"sampler_options.content": "free"})],
 )  # fmt: skip
 def test_a_run_is_called_as_its_campaign_calls_it(variant, model, options):
     (job,) = jobs(model)
@@ -54,7 +56,7 @@ def test_each_run_is_found_by_its_name():
     every = runs(*(asked(each, 7, 0.1 * place) for place, each in enumerate(VARIANTS, 1)))
     found = in_order(values(every, VARIANTS))
     assert found["variant"].tolist() == list(VARIANTS)
-    assert found["beyond N"].tolist() == pytest.approx([10, 20, 30, 40, 50, 60, 70])
+    assert found["beyond N"].tolist() == pytest.approx([10, 20, 30, 40, 50, 60, 70, 80])
     assert set(values(every, BOTH)["variant"]) == set(BOTH)
 
 
