@@ -122,7 +122,7 @@ figures: $(ENV)
 		cream.reproduction.smollm2.retrieval data/smollm2-retrieval --beside data/smollm2-seeds)
 	$(if $(wildcard data/smollm2-search/*.parquet),$(BIN)/python -m \
 		cream.reproduction.smollm2.search data/smollm2-search)
-	$(if $(wildcard data/smollm2-scale32/*.parquet),$(BIN)/python -m \
+	$(if $(wildcard data/smollm2-scale32/scale32.parquet),$(BIN)/python -m \
 		cream.reproduction.smollm2.scale32 data/smollm2-scale32)
 	$(if $(wildcard $(SECONDARY:%=data/smollm2-%/*.parquet)),$(BIN)/python -m \
 		cream.reproduction.smollm2.secondary data)
